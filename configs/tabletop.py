@@ -1,0 +1,62 @@
+"""The default: the embedded tabletop, robot episodes and web questions in one batch, on a CPU.
+
+Variants: `tabletop.py` (co-fine-tuned), `tabletop.py:robot_only` (the same time without the web
+stream), `tabletop.py:smoke` (under a minute, learns nothing, for tests).
+"""
+
+from ml_collections import config_dict
+
+from vla_jax.core.config import to_config_dict
+from vla_jax.core.errors import UserError
+from vla_jax.experiment import config as experiment
+from vla_jax.models import variants
+
+VARIANTS = ("cofinetuned", "robot_only", "smoke")
+
+
+def get_config(variant: str = "cofinetuned") -> config_dict.ConfigDict:
+    """Returns the defaults with this experiment's differences."""
+    if variant not in VARIANTS:
+        raise UserError(
+            "variant of configs/tabletop.py", expected=", ".join(VARIANTS), found=variant
+        )
+    c = experiment.defaults()
+    c.model = to_config_dict(variants.TABLETOP_TINY)
+    c.prompts.robot = "plain"
+    c.prompts.web = "plain"
+    c.sequence.prefix = 12
+    c.sequence.suffix = 9
+    c.action_tokens.initialization = "smooth"
+    c.loader.batch_size = 32
+    c.loader.threads = 2
+    c.mesh.cpu_devices = 2
+    c.optimizer.learning_rate = 1e-3
+    c.optimizer.warmup_steps = 200
+    c.optimizer.schedule = "cosine"
+    c.optimizer.final_fraction = 0.02
+    c.optimizer.b2 = 0.98
+    c.optimizer.weight_decay = 0.01
+    c.checkpoint.every = 2000
+    c.loop.steps = 16_000
+    c.loop.log_every = 100
+    c.loop.eval_every = 4000
+    if variant == "robot_only":
+        c.mixture.robot_share = 1.0
+    if variant == "smoke":
+        c.tabletop.demonstrations.episodes = 40
+        c.tabletop.questions.train = 100
+        c.tabletop.questions.validation = 50
+        c.loader.batch_size = 8
+        c.loader.held_out = 0.1
+        c.optimizer.warmup_steps = 2
+        c.checkpoint.every = 10
+        c.loop.steps = 20
+        c.loop.log_every = 5
+        c.loop.eval_every = 10
+        c.evaluation.episodes = 6
+        c.evaluation.quick_episodes = 3
+        c.evaluation.questions = 20
+        c.evaluation.frames = 20
+        c.evaluation.film = 3
+        c.evaluation.slots = 6
+    return c

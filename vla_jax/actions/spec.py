@@ -1,0 +1,66 @@
+"""What one action of a robot means: names, units, frame, bounds. Every other action file reads it."""
+
+import dataclasses
+from typing import Any
+
+from vla_jax.core.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ActionSpec:
+    """The meaning of an action vector, dimension by dimension.
+
+    Attributes:
+      names: one name per dimension, e.g. `("terminate", "dx", ...)`.
+      units: one unit per dimension, e.g. `"metres per step"`, `"radians per step"`, `"0..1"`.
+      low: smallest command, in the unit.
+      high: largest command, in the unit.
+      discrete: True where a dimension is an integer coded as itself (terminate), not a range.
+      frame: the coordinate frame of translations and rotations.
+      gripper: the gripper convention in words, e.g. `"0 open, 1 closed, absolute"`.
+      control_hz: commands per second.
+
+    Raises:
+      UserError: fields of different length, or bounds that are not low <= high.
+    """
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    discrete: tuple[bool, ...]
+    frame: str
+    gripper: str
+    control_hz: float
+
+    def __post_init__(self) -> None:
+        lengths = {
+            len(getattr(self, field)) for field in ("names", "units", "low", "high", "discrete")
+        }
+        if len(lengths) != 1:
+            raise UserError(
+                f"action spec {self.names}: names, units, low, high, discrete differ in length",
+                expected="one entry per dimension",
+                found=f"lengths {sorted(lengths)}",
+            )
+        for name, low, high in zip(self.names, self.low, self.high, strict=True):
+            if low > high:
+                raise UserError(
+                    f"action spec, dimension {name!r}",
+                    expected="low <= high",
+                    found=f"low {low}, high {high}",
+                )
+
+    @property
+    def size(self) -> int:
+        """The number of action dimensions."""
+        return len(self.names)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the spec as plain JSON values; `from_json` inverts it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "ActionSpec":
+        """Builds a spec from what `to_json` returned, after a trip through a JSON file."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

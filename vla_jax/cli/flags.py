@@ -1,0 +1,115 @@
+"""The flag surface: `--config=FILE:variant --config.a.b=value --workdir=DIR`, strict."""
+
+import difflib
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags as absl_flags
+from ml_collections import config_dict, config_flags
+
+from vla_jax.core import config as config_lib
+from vla_jax.core.errors import UserError
+from vla_jax.experiment.config import RunConfig
+
+
+def parse(
+    verb: str,
+    arguments: Sequence[str],
+    define: Callable[[absl_flags.FlagValues], None],
+    positional: Sequence[str] = (),
+) -> tuple[absl_flags.FlagValues, list[str]]:
+    """Parses the arguments of one verb.
+
+    Args:
+      verb: its name, for messages.
+      arguments: what follows the verb.
+      define: defines the flags.
+      positional: names of the positional arguments, all required.
+
+    Returns:
+      The flag values and the positional arguments.
+
+    Raises:
+      UserError: an unknown or ill-typed flag, or the wrong number of positional arguments.
+    """
+    values = absl_flags.FlagValues()
+    define(values)
+    argv = [f"vla-jax {verb}", *arguments]
+    # ml_collections reads its overrides from the process's arguments, whatever is parsed.
+    sys.argv = argv
+    try:
+        rest = values(argv)[1:]
+    except absl_flags.Error as error:
+        raise UserError(
+            f"vla-jax {verb}: {error}", fix=f"See vla-jax {verb} --help for its flags"
+        ) from error
+    if len(rest) != len(positional):
+        raise UserError(
+            f"vla-jax {verb}",
+            expected=f"the arguments {' '.join(positional)}" if positional else "flags only",
+            found=" ".join(rest) or "none",
+        )
+    return values, list(rest)
+
+
+def parse_run(verb: str, arguments: Sequence[str]) -> tuple[RunConfig, str]:
+    """Parses `--config`, its overrides and `--workdir`.
+
+    Returns:
+      The resolved configuration and the workdir.
+
+    Raises:
+      UserError: no or unknown config file, variant or field, an ill-typed value, no workdir.
+    """
+
+    def define(values: absl_flags.FlagValues) -> None:
+        config_flags.DEFINE_config_file(
+            "config", None, "Config file, FILE.py or FILE.py:variant.", flag_values=values
+        )
+        absl_flags.DEFINE_string(
+            "workdir", None, "Directory of the run; the same again resumes.", flag_values=values
+        )
+
+    _check_config_file(arguments)
+    plain = [argument for argument in arguments if not argument.startswith("--config.")]
+    values, _ = parse(verb, plain, define)
+    for flag in ("config", "workdir"):
+        if getattr(values, flag) is None:
+            raise UserError(f"vla-jax {verb}", expected=f"--{flag}=...", found="none")
+    for argument in arguments:
+        if argument.startswith("--config."):
+            _check_field(argument.removeprefix("--").split("=")[0], values.config)
+    values, _ = parse(verb, arguments, define)
+    return config_lib.build(RunConfig, values.config), values.workdir
+
+
+def _check_config_file(arguments: Sequence[str]) -> None:
+    """Names the missing file and its neighbours, where the library would only say errno 2."""
+    for argument in arguments:
+        if argument.startswith("--config="):
+            path = pathlib.Path(argument.removeprefix("--config=").split(":")[0])
+            if not path.is_file():
+                near = ", ".join(map(str, sorted(path.parent.glob("*.py")))) or "none"
+                raise UserError(
+                    f"config file {path}",
+                    expected="a Python file with get_config()",
+                    found=f"no such file; config files there: {near}",
+                )
+
+
+def _check_field(path: str, config: config_dict.ConfigDict) -> None:
+    """Walks `config.a.b` down the tree and names the nearest field at the first wrong step."""
+    node: object = config
+    names = path.split(".")
+    for depth, name in enumerate(names[1:], start=1):
+        fields = list(node) if isinstance(node, config_dict.ConfigDict) else []
+        if name.split("[")[0] not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            raise UserError(
+                f"{'.'.join(names[: depth + 1])}: no such field",
+                expected=f"one of {', '.join(fields)}" if fields else "no further name",
+                found=name,
+                fix=f"Did you mean {'.'.join([*names[:depth], near[0]])}" if near else None,
+            )
+        node = node[name.split("[")[0]]  # type: ignore[index]

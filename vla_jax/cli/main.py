@@ -1,0 +1,54 @@
+"""`vla-jax VERB ...`: one file per verb; a user's mistake ends in one line, not a traceback."""
+
+import errno
+import importlib
+import os
+import sys
+
+from vla_jax.core.errors import UserError
+
+VERBS = {
+    "train": "train on robot episodes and web questions; run again to resume",
+    "eval": "play the fixed episodes and ask the questions again",
+    "act": "print one action for one image and one instruction",
+    "export": "write the policy for PyTorch",
+}
+_MODULES = {"eval": "evaluate"}
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs one verb and exits: 0 done, 1 a mistake in the input, 130 interrupted.
+
+    Args:
+      argv: arguments after the program's name; those of the process by default.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_usage())
+        sys.exit(0)
+    verb, *arguments = argv
+    if verb not in VERBS:
+        sys.stderr.write(f"vla-jax: no verb {verb!r}\n{_usage()}")
+        sys.exit(1)
+    try:
+        importlib.import_module(f"vla_jax.cli.{_MODULES.get(verb, verb)}").main(arguments)
+    except UserError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt as stop:
+        _fail(str(stop) or "interrupted; run the same command again to go on", _INTERRUPTED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        _fail(f"{error.strerror}: {error.filename or os.getcwd()}. Nothing saved is lost.", 1)
+
+
+def _usage() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {what}" for verb, what in VERBS.items()]
+    return "\n".join(["usage: vla-jax VERB [--flag=value ...]", "", *lines, ""])
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write(f"vla-jax: {message}\n")
+    sys.exit(code)

@@ -1,0 +1,250 @@
+"""Configuration: frozen dataclasses inside, one ConfigDict at the command line, JSON on disk.
+
+Defaults are declared once, on the dataclass that stands beside the code it configures. A config
+file holds differences, flags override it, and `build` turns the result back into the dataclass
+exactly once, naming the path of whatever does not fit.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from ml_collections import config_dict
+
+from vla_jax.core import errors
+
+T = TypeVar("T")
+Tree = Mapping[str, Any] | config_dict.ConfigDict  # A ConfigDict is not a Mapping.
+
+_SCALARS = (int, float, str, bool)
+
+
+def to_config_dict(defaults: Any) -> config_dict.ConfigDict:
+    """Turns a dataclass into the ConfigDict that config files and flags override.
+
+    Args:
+      defaults: a dataclass instance; nested dataclasses, tuples and dicts of them allowed.
+
+    Returns:
+      A ConfigDict with one entry per field. A field that is None becomes a placeholder of its
+      type, so that a flag can still set it.
+    """
+    hints = typing.get_type_hints(type(defaults))
+    out = config_dict.ConfigDict()
+    for field in dataclasses.fields(defaults):
+        out[field.name] = _to_entry(getattr(defaults, field.name), hints[field.name])
+    return out
+
+
+def build(cls: type[T], tree: Tree, path: str = "config") -> T:
+    """Builds a dataclass from a ConfigDict or a plain dict, strictly.
+
+    Args:
+      cls: a dataclass type.
+      tree: the values by field name; absent fields take the dataclass defaults.
+      path: the name of `tree` in error messages.
+
+    Returns:
+      An instance of `cls`.
+
+    Raises:
+      UserError: a key is no field of `cls`, a field without a default is absent, a value does
+        not have the annotated type (an int passes for a float), or `cls` refused the values.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = [field for field in dataclasses.fields(typing.cast(Any, cls)) if field.init]
+    names = [field.name for field in fields]
+    for key in tree:
+        if key not in names:
+            raise _unknown_field(cls, str(key), names, path)
+    for field in fields:
+        if field.name not in tree and _is_required(field):
+            raise errors.UserError(
+                f"{path}.{field.name}: {cls.__name__} needs this field",
+                expected=_spell(hints[field.name]),
+                found="nothing",
+            )
+    values = {key: _build_value(hints[key], tree[key], f"{path}.{key}") for key in tree}
+    try:
+        return cls(**values)
+    except (errors.UserError, ValueError) as error:
+        # A __post_init__ knows what is wrong but not where it stands in the whole config.
+        raise errors.UserError(f"{path}: {str(error).removesuffix('.')}") from error
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """Turns a dataclass into plain JSON values, every default resolved.
+
+    Args:
+      config: a dataclass instance.
+
+    Returns:
+      Nested dicts and lists of scalars; `from_json` is the inverse.
+    """
+    return {
+        field.name: _to_plain(getattr(config, field.name)) for field in dataclasses.fields(config)
+    }
+
+
+def from_json(cls: type[T], tree: Mapping[str, Any], path: str = "config") -> T:
+    """Builds a dataclass from the output of `to_json`.
+
+    Args:
+      cls: a dataclass type.
+      tree: nested dicts and lists, as `json.loads` returns them.
+      path: the name of `tree` in error messages, for instance the file it came from.
+
+    Returns:
+      An instance of `cls`.
+
+    Raises:
+      UserError: as `build`.
+    """
+    return build(cls, tree, path)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Lists the leaves in which two configs differ.
+
+    Args:
+      old: the output of `to_json` of one config.
+      new: that of the other.
+
+    Returns:
+      One line per changed leaf, sorted by path, such as
+      `config.optimizer.learning_rate: 0.001 -> 0.002`.
+    """
+    before, after = dict(_leaves(old, "config")), dict(_leaves(new, "config"))
+    return [
+        f"{name}: {before.get(name, 'absent')!s} -> {after.get(name, 'absent')!s}"
+        for name in sorted(before.keys() | after.keys())
+        if name not in before or name not in after or before[name] != after[name]
+    ]
+
+
+def _to_entry(value: Any, hint: Any) -> Any:
+    if value is None:
+        return config_dict.placeholder(_flag_type(_without_none(hint)))
+    if dataclasses.is_dataclass(value):
+        return to_config_dict(value)
+    if isinstance(value, dict):
+        return config_dict.ConfigDict({key: _to_entry(item, Any) for key, item in value.items()})
+    if isinstance(value, tuple):
+        return tuple(_to_entry(item, Any) for item in value)
+    return value
+
+
+def _to_plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_json(value)
+    if isinstance(value, dict):
+        return {key: _to_plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_to_plain(item) for item in value]
+    return value
+
+
+def _build_value(hint: Any, value: Any, path: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _build_value(_without_none(hint), value, path)
+    if origin is tuple:
+        return _build_tuple(hint, value, path)
+    if origin is typing.Literal:
+        return _build_literal(hint, value, path)
+    if origin is not dict and not dataclasses.is_dataclass(hint):
+        return _build_scalar(hint, value, path)
+    if not isinstance(value, Mapping | config_dict.ConfigDict):
+        raise _wrong_type(hint, value, path)
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type, hint), value, path)
+    # Sorted, since a ConfigDict, a flag and a JSON file need not agree on the order.
+    return {key: _build_value(args[1], value[key], f"{path}.{key}") for key in sorted(value)}
+
+
+def _build_scalar(hint: Any, value: Any, path: str) -> Any:
+    if hint not in _SCALARS:
+        raise TypeError(f"{path}: a config field cannot be annotated {hint!r}")
+    if hint is float and type(value) is int:
+        return float(value)
+    # Not isinstance: True would pass for an int.
+    if type(value) is not hint:
+        raise _wrong_type(hint, value, path)
+    return value
+
+
+def _build_tuple(hint: Any, value: Any, path: str) -> tuple[Any, ...]:
+    if not isinstance(value, tuple | list):
+        raise _wrong_type(hint, value, path)
+    args = typing.get_args(hint)
+    if args[-1] is Ellipsis:
+        args = (args[0],) * len(value)
+    if len(args) != len(value):
+        raise errors.UserError(path, expected=f"{len(args)} values", found=f"{len(value)}: {value}")
+    pairs = zip(args, value, strict=True)
+    return tuple(_build_value(arg, item, f"{path}[{i}]") for i, (arg, item) in enumerate(pairs))
+
+
+def _build_literal(hint: Any, value: Any, path: str) -> Any:
+    choices = typing.get_args(hint)
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        near = _nearest(str(value), [str(choice) for choice in choices])
+        raise errors.UserError(path, expected=_spell(hint), found=repr(value), fix=near)
+    return value
+
+
+def _unknown_field(cls: type, key: str, names: list[str], path: str) -> errors.UserError:
+    return errors.UserError(
+        f"{path}.{key}: {cls.__name__} has no such field",
+        expected=f"one of {', '.join(names)}",
+        found=repr(key),
+        fix=_nearest(key, names),
+    )
+
+
+def _wrong_type(hint: Any, value: Any, path: str) -> errors.UserError:
+    return errors.UserError(
+        path, expected=_spell(hint), found=f"{type(value).__name__} {value!r}".replace("\n", " ")
+    )
+
+
+def _nearest(word: str, choices: list[str]) -> str | None:
+    near = difflib.get_close_matches(word, choices, n=1)
+    return f"The nearest is {near[0]!r}" if near else None
+
+
+def _spell(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(repr(choice) for choice in typing.get_args(hint))}"
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+
+
+def _leaves(tree: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{path}.{key}")
+        else:
+            yield f"{path}.{key}", value
+
+
+def _flag_type(hint: Any) -> type:
+    if dataclasses.is_dataclass(hint) or typing.get_origin(hint) is dict:
+        return config_dict.ConfigDict
+    if typing.get_origin(hint) is typing.Literal:
+        return type(typing.get_args(hint)[0])
+    return typing.get_origin(hint) or hint
+
+
+def _without_none(hint: Any) -> Any:
+    kept = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+    if len(kept) != 1:
+        raise TypeError(f"a config field that may be None has one other type, got {hint!r}")
+    return kept[0]
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing

@@ -1,0 +1,28 @@
+"""The one exception for a mistake the user can mend; the command line prints it without a traceback."""
+
+
+class UserError(Exception):
+    """A wrong input, named, with what was expected, what was found and what to do.
+
+    Args:
+      what: the thing and what is wrong with it, e.g. `config.actions.bin: no such field`.
+      expected: what would have been right, if one phrase says it.
+      found: what was there instead.
+      fix: the next thing to do, as a sentence without its full stop.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        expected: object | None = None,
+        found: object | None = None,
+        fix: str | None = None,
+    ):
+        facts = []
+        if expected is not None:
+            facts.append(f"expected {expected}")
+        if found is not None:
+            facts.append(f"found {found}")
+        message = f"{what}: {', '.join(facts)}" if facts else what
+        super().__init__(f"{message}. {fix}." if fix else f"{message}.")

@@ -1,0 +1,72 @@
+"""Names for the leaves of a pytree, and masks chosen by those names.
+
+A leaf is named by its path, `decoder/attention/query`, whatever the containers on the way are
+(dict, tuple, named tuple, dataclass). Freezing, weight decay, checkpoints and reports use the
+same names.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from vla_jax.core import errors
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """Spells a key path of `jax.tree_util`, for instance `a/0/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of a pytree by name, in the order of the tree."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def map_with_name(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+    """Maps a function over a pytree, handing it the name of each leaf first.
+
+    Args:
+      function: called as `function(name, leaf, *leaves_of_rest)`.
+      tree: any pytree.
+      *rest: pytrees with the structure of `tree`, or with subtrees where `tree` has leaves.
+
+    Returns:
+      A pytree with the structure of `tree`.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf, *others: function(path_name(path), leaf, *others), tree, *rest
+    )
+
+
+def mask(tree: Any, pattern: str) -> Any:
+    """Marks the leaves whose whole name matches a regular expression.
+
+    Args:
+      tree: any pytree.
+      pattern: matched against the whole name, so `vision/.*` is everything below `vision`.
+        The empty pattern marks nothing.
+
+    Returns:
+      A pytree of bool with the structure of `tree`.
+
+    Raises:
+      UserError: the pattern is not a regular expression, or it is not empty and matches no
+        leaf. A freeze that freezes nothing is a typing error, not a wish.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise errors.UserError(
+            f"parameter pattern {pattern!r}", expected="a regular expression", found=str(error)
+        ) from error
+    marked = map_with_name(lambda name, _: compiled.fullmatch(name) is not None, tree)
+    if pattern and not any(jax.tree_util.tree_leaves(marked)):
+        names = list(named_leaves(tree))
+        raise errors.UserError(
+            f"parameter pattern {pattern!r}",
+            expected="a match with some whole leaf name",
+            found=f"none among {len(names)} leaves such as {', '.join(names[:3])}",
+        )
+    return marked

@@ -1,0 +1,76 @@
+"""Does the model still answer questions? Exact match per kind of question."""
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from vla_jax.core.batch import Frame
+from vla_jax.eval.rate import Rate
+from vla_jax.policy.policy import Policy
+
+_LOCATION = re.compile(r"<loc(\d+)>")
+
+
+class Questions(Protocol):
+    """A set of questions by index."""
+
+    def __len__(self) -> int: ...
+
+    def frame(self, i: int) -> Frame: ...
+
+    def kind(self, i: int) -> str: ...
+
+
+def is_correct(answer: str, truth: str, *, locations: int, tolerance: float) -> bool:
+    """Tells whether an answer is right.
+
+    Words must be equal. A place (`<locNNNN>` tokens) must be within `tolerance` of the truth on
+    each axis, as a share of the image side.
+
+    Args:
+      answer: what the model said.
+      truth: the stored answer.
+      locations: how many `<locNNNN>` tokens span the image side.
+      tolerance: 0..1.
+    """
+    wanted, given = (list(map(int, _LOCATION.findall(text))) for text in (truth, answer))
+    if not wanted:
+        return answer.strip() == truth.strip()
+    return len(given) == len(wanted) and all(
+        abs(a - b) <= tolerance * locations for a, b in zip(wanted, given, strict=True)
+    )
+
+
+def answer_all(
+    policy: Policy, questions: Questions, count: int, *, batch_size: int = 50
+) -> list[tuple[str, str, str]]:
+    """Asks the first `count` questions; returns (kind, truth, answer) of each."""
+    out = []
+    total = min(count, len(questions))
+    for start in range(0, total, batch_size):
+        chosen = range(start, min(start + batch_size, total))
+        # The last batch repeats its end, so that one compiled program serves all.
+        padded = [*chosen, *[chosen[-1]] * (batch_size - len(chosen))]
+        frames = [questions.frame(i) for i in padded]
+        images = np.stack([np.stack(list(frame.images.values())) for frame in frames])
+        answers = policy.answer_batch(images, [frame.prefix for frame in frames])
+        for i, frame, answer in zip(chosen, frames, answers, strict=False):
+            out.append((questions.kind(i), frame.suffix or "", answer))
+    return out
+
+
+def rates(
+    results: Sequence[tuple[str, str, str]], *, locations: int, tolerance: float = 0.1
+) -> dict[str, Rate]:
+    """Returns the share of right answers per kind, kinds in alphabetical order."""
+    kinds = sorted({kind for kind, _, _ in results})
+    return {
+        kind: Rate.of(
+            is_correct(answer, truth, locations=locations, tolerance=tolerance)
+            for k, truth, answer in results
+            if k == kind
+        )
+        for kind in kinds
+    }

@@ -1,0 +1,133 @@
+"""RunConfig: every folder's configuration in one, and the checks across them."""
+
+import dataclasses
+import pathlib
+
+from vla_jax.actions.bins import BinsConfig
+from vla_jax.core.config import to_config_dict
+from vla_jax.core.errors import UserError
+from vla_jax.data.loader import LoaderConfig
+from vla_jax.data.mixture import MixtureConfig
+from vla_jax.data.robots.table import ROBOTS
+from vla_jax.envs.tabletop.datasets import DatasetsConfig
+from vla_jax.models.vlm import VLMConfig
+from vla_jax.runtime.checkpoint import CheckpointConfig
+from vla_jax.runtime.mesh import MeshConfig
+from vla_jax.tokens.action_tokens import ActionTokensConfig
+from vla_jax.tokens.prompts import PromptsConfig
+from vla_jax.tokens.sequence import SequenceConfig
+from vla_jax.tokens.tokenizer import TokenizerConfig
+from vla_jax.train.loop import LoopConfig
+from vla_jax.train.loss import LossConfig
+from vla_jax.train.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Closed-loop and question evaluation.
+
+    Attributes:
+      episodes: fixed closed-loop episodes per split at the end, shared evenly by the tasks.
+      quick_episodes: episodes on `seen` at every `loop.eval_every` steps.
+      blocks: fewest and most blocks on the table; with one block the words would not matter.
+      questions: held-out questions asked at the end.
+      frames: held-out demonstration frames of the open-loop error.
+      film: episodes in the picture grid.
+      slots: environments stepped together.
+
+    Raises:
+      UserError: a count is not positive.
+    """
+
+    episodes: int = 300
+    quick_episodes: int = 60
+    blocks: tuple[int, int] = (2, 3)
+    questions: int = 600
+    frames: int = 200
+    film: int = 12
+    slots: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "quick_episodes", "questions", "frames", "slots"):
+            if getattr(self, name) < 1:
+                raise UserError(
+                    f"config.evaluation.{name}", expected=">= 1", found=getattr(self, name)
+                )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything a run depends on; with the seed in it, the run is a pure function of this.
+
+    Attributes:
+      seed: of parameters, shuffles and mixing.
+      data_dir: where generated datasets are kept and found again.
+      robot: name of the robot dataset's adapter (`vla_jax/data/robots/table.py`).
+      robot_dir: TFDS version directory of the robot episodes; None generates the tabletop's.
+      web_dir: TFDS version directory of the web questions; None generates the tabletop's.
+      tabletop: content of the generated datasets.
+      bins: how an action dimension is cut.
+      tokenizer: text to ids.
+      action_tokens: bins to ids.
+      prompts: wording.
+      sequence: room for text.
+      model: sizes.
+      mixture: robot to web ratio.
+      loader: batches.
+      loss: normalisation.
+      optimizer: update rule.
+      mesh: device layout.
+      checkpoint: how often and how many.
+      loop: how long and how often to look.
+      evaluation: how much to evaluate.
+
+    Raises:
+      UserError: values that do not go together.
+    """
+
+    seed: int = 0
+    data_dir: str = "data"
+    robot: str = "tabletop"
+    robot_dir: str | None = None
+    web_dir: str | None = None
+    tabletop: DatasetsConfig = DatasetsConfig()
+    bins: BinsConfig = BinsConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    action_tokens: ActionTokensConfig = ActionTokensConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    sequence: SequenceConfig = SequenceConfig()
+    model: VLMConfig = VLMConfig()
+    mixture: MixtureConfig = MixtureConfig()
+    loader: LoaderConfig = LoaderConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    loop: LoopConfig = LoopConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def __post_init__(self) -> None:
+        if self.robot not in ROBOTS:
+            raise UserError(
+                "config.robot", expected=f"one of {', '.join(ROBOTS)}", found=self.robot
+            )
+        actions = ROBOTS[self.robot].spec.size
+        if self.sequence.suffix < actions + 1:
+            raise UserError(
+                f"config.sequence.suffix is too short for the actions of {self.robot}",
+                expected=f"at least {actions + 1} ({actions} action tokens and <eos>)",
+                found=self.sequence.suffix,
+            )
+        for name in ("robot_dir", "web_dir"):
+            path = getattr(self, name)
+            if path is not None and not pathlib.Path(path).is_dir():
+                raise UserError(
+                    f"config.{name}: {path}",
+                    expected="a TFDS version directory",
+                    found="no such directory",
+                )
+
+
+def defaults():
+    """Returns the ConfigDict that config files start from and flags override."""
+    return to_config_dict(RunConfig())

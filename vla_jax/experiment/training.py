@@ -1,0 +1,251 @@
+"""A training run from its configuration to its last checkpoint; run again, it goes on."""
+
+import dataclasses
+import signal
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+
+from vla_jax.data.loader import collate
+from vla_jax.experiment import evaluation, parts
+from vla_jax.experiment.config import RunConfig
+from vla_jax.experiment.workdir import Workdir
+from vla_jax.policy.policy import Policy
+from vla_jax.runtime import mesh as mesh_lib
+from vla_jax.runtime import progress, sharding
+from vla_jax.runtime.checkpoint import Checkpoints
+from vla_jax.runtime.metrics import MetricWriter
+from vla_jax.tokens.encoder import Encoder
+from vla_jax.train import loop, loss, step
+from vla_jax.train.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a finished run hands to its evaluation.
+
+    Attributes:
+      data: the opened datasets.
+      policy: the trained policy.
+      summary: steps, seconds they took over all resumptions, samples per second.
+    """
+
+    data: parts.Data
+    policy: Policy
+    summary: Mapping[str, float]
+
+
+class StopRequest:
+    """True once the process was asked to stop (Ctrl-C, SIGTERM); a second Ctrl-C is immediate."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __enter__(self) -> "StopRequest":
+        """Takes over the signals."""
+        self._previous = {
+            number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Gives the signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        """Tells whether to stop."""
+        return self._asked
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked = True
+        progress.note("stopping after this step; the run will be saved")
+
+
+def make_policy(config: RunConfig, encoder: Encoder, model: parts.Model, params: Any) -> Policy:
+    """Returns the policy of these parameters, on one device if they are not split over several."""
+    if model.mesh.shape["fsdp"] * model.mesh.shape["tensor"] == 1:
+        params = jax.device_put(params, jax.local_devices()[0])
+    return Policy(
+        model.graph,
+        params,
+        encoder,
+        views=tuple(parts.ROBOTS[config.robot].images),
+        image_size=config.model.vision.image_size,
+        vocabulary=encoder.tokenizer.size,
+    )
+
+
+def train(config: RunConfig, workdir: Workdir) -> Trained:
+    """Trains to `config.loop.steps`, from the newest checkpoint if there is one.
+
+    Raises:
+      UserError: the workdir is another run's, or a part of the configuration is wrong.
+      KeyboardInterrupt: asked to stop; everything done is saved.
+    """
+    mesh = mesh_lib.make_mesh(config.mesh)
+    workdir.claim(config)
+    with progress.Phases() as phases:
+        data = parts.open_data(config, phases)
+    encoder = workdir.load_encoder()
+    if encoder is None:
+        encoder = parts.make_encoder(config, data)
+        workdir.save_encoder(encoder)
+    model = parts.Model(config, encoder.tokenizer.size, mesh)
+    for line in model.fallbacks:
+        progress.note(f"sharding: {line}")
+    with Checkpoints(workdir.checkpoints, config.checkpoint) as checkpoints:
+        state, seconds = _start(model, encoder, checkpoints)
+        clock = loop.Clock(seconds)
+        _announce(config, data, encoder, model, int(state.step))
+        state = _run(config, workdir, data, encoder, model, state, checkpoints, clock)
+    done = int(state.step)
+    if done < config.loop.steps:
+        raise KeyboardInterrupt(f"stopped at step {done} of {config.loop.steps}, saved")
+    seconds = clock.seconds()
+    return Trained(
+        data=data,
+        policy=make_policy(config, encoder, model, state.params),
+        summary={
+            "steps": done,
+            "seconds": round(seconds, 1),
+            "samples_per_s": round(done * config.loader.batch_size / seconds, 1),
+        },
+    )
+
+
+def _start(
+    model: parts.Model, encoder: Encoder, checkpoints: Checkpoints
+) -> tuple[TrainState, float]:
+    """Returns the state to start from and the seconds of training behind it."""
+    if checkpoints.latest_step() is None:
+        return model.create(encoder), 0.0
+    abstract = model.abstract_state()
+    arrays = {"params": abstract.params, "optimizer": abstract.optimizer, "step": abstract.step}
+    _, arrays, loader = checkpoints.restore(arrays)
+    return TrainState(**arrays), loader["seconds"]
+
+
+def _announce(
+    config: RunConfig, data: parts.Data, encoder: Encoder, model: parts.Model, start: int
+) -> None:
+    begin = f"resuming at step {start}" if start else "starting"
+    progress.note(
+        f"{begin}: {model.size:,} parameters, {encoder.tokenizer.size} tokens, "
+        f"{len(data.robot):,} robot frames, {len(data.web):,} web questions, "
+        f"{config.mixture.robot_share:.0%} robot in batches of {config.loader.batch_size}, "
+        f"mesh {dict(model.mesh.shape)}"
+    )
+
+
+def _run(
+    config: RunConfig,
+    workdir: Workdir,
+    data: parts.Data,
+    encoder: Encoder,
+    model: parts.Model,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    clock: loop.Clock,
+) -> TrainState:
+    """Wires loader, step, hooks and displays together and runs the loop."""
+    start = int(state.step)
+    measure = step.make_loss(
+        model.graph,
+        prefix=config.sequence.prefix,
+        sources=len(parts.SOURCES),
+        config=config.loss,
+    )
+    train_step = jax.jit(step.make_train_step(measure, model.optimizer), donate_argnums=0)
+    loader = parts.make_loader(config, (data.robot, data.web), encoder, start)
+    with (
+        StopRequest() as stop,
+        MetricWriter(workdir.path, start) as writer,
+        progress.Progress("train", total=config.loop.steps, start=start) as bar,
+    ):
+
+        def save(n: int, state: TrainState) -> Mapping[str, float]:
+            arrays = {"params": state.params, "optimizer": state.optimizer, "step": state.step}
+            checkpoints.save(n, arrays, loader.state() | {"seconds": clock.seconds()})
+            return {}
+
+        held_out = HeldOut(config, data, encoder, model, measure)
+
+        def look(n: int, state: TrainState) -> Mapping[str, float]:
+            if n == config.loop.steps or stop():
+                return {}  # the full evaluation follows, or the user waits
+            values = held_out(state.params)
+            writer.write(n, values)
+            return {"success": values["success/seen"]}
+
+        return loop.run(
+            state,
+            train_step,
+            loader,
+            config.loop,
+            place=lambda batch: sharding.place(batch, model.mesh),
+            sources=parts.SOURCES,
+            hooks=(
+                loop.Hook(every=config.checkpoint.every, call=save),
+                loop.Hook(every=config.loop.eval_every, call=look),
+            ),
+            log=writer.write,
+            tick=lambda shown: bar.update(1, **shown),
+            stop=stop,
+            clock=clock,
+        )
+
+
+class HeldOut:
+    """The measurements on the way: held-out losses and a few closed-loop episodes.
+
+    Args:
+      config: the run.
+      data: its datasets.
+      encoder: its tokens.
+      model: its model.
+      measure: the loss function.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: parts.Data,
+        encoder: Encoder,
+        model: parts.Model,
+        measure: Any,
+    ):
+        self._config, self._encoder, self._model = config, encoder, model
+        self._measure = jax.jit(lambda params, batch: measure(params, batch)[1])
+        size = config.loader.batch_size
+        frames = [
+            (number, source.frame(i * len(source) // size))
+            for number, source in enumerate((data.robot_held_out, data.web_held_out))
+            for i in range(size)
+        ]
+        self._batches = [
+            collate([frame for _, frame in part], [number for number, _ in part], encoder)
+            for part in (frames[:size], frames[size:])
+        ]
+        self._policy: Policy | None = None
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        """Returns `held_out/loss/SOURCE`, `held_out/accuracy/SOURCE` and `success/seen`."""
+        totals: step.Sums | None = None
+        for batch in self._batches:
+            placed = sharding.place(batch, self._model.mesh)
+            totals = step.add(totals, self._measure(params, placed))
+        values = loss.source_metrics(jax.device_get(totals), parts.SOURCES)
+        if self._policy is None:
+            self._policy = make_policy(self._config, self._encoder, self._model, params)
+        else:
+            self._policy.load(params)
+        count = self._config.evaluation.quick_episodes
+        outcomes = evaluation.play(self._config, self._policy, "seen", count)
+        success = float(np.mean([outcome.success for outcome in outcomes]))
+        return {f"held_out/{k}": v for k, v in values.items()} | {"success/seen": success}

@@ -1,0 +1,137 @@
+"""One run, one directory: what lies where, and whose it is.
+
+    config.json      the resolved configuration
+    tokenizer.json   the tokenizer
+    policy.json      action space, statistics, action token ids, prompts, layout
+    checkpoints/     Orbax, one folder per step
+    metrics.jsonl    and TensorBoard event files beside it
+    results.json, curves.png, episodes.gif   written at the end
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+from vla_jax.actions.spec import ActionSpec
+from vla_jax.actions.statistics import Statistics
+from vla_jax.core import config as config_lib
+from vla_jax.core.errors import UserError
+from vla_jax.experiment.config import RunConfig
+from vla_jax.tokens.action_tokens import ActionTokens
+from vla_jax.tokens.encoder import Encoder
+from vla_jax.tokens.prompts import PromptsConfig
+from vla_jax.tokens.sequence import SequenceConfig
+from vla_jax.tokens.tokenizer import Tokenizer
+
+
+class Workdir:
+    """Paths and small files of a run.
+
+    Args:
+      path: the directory.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = pathlib.Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.results = self.path / "results.json"
+        self.curves = self.path / "curves.png"
+        self.episodes = self.path / "episodes.gif"
+        self._config = self.path / "config.json"
+        self._tokenizer = self.path / "tokenizer.json"
+        self._policy = self.path / "policy.json"
+
+    def claim(self, config: RunConfig) -> None:
+        """Makes the directory this run's, or finds that it already is.
+
+        Raises:
+          UserError: it holds another run, or things that are no run.
+        """
+        wanted = config_lib.to_json(config)
+        if self._config.exists():
+            changes = config_lib.differences(read_json(self._config), wanted)
+            if changes:
+                raise UserError(
+                    f"workdir {self.path} holds another run: {'; '.join(changes)}",
+                    fix="Take another --workdir, or give the flags that this run began with",
+                )
+            return
+        if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+            raise UserError(
+                f"workdir {self.path}",
+                expected="a new or empty directory, or one that holds this run",
+                found="something else in the way",
+                fix="Take another --workdir",
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self._config, wanted)
+
+    def config(self) -> RunConfig:
+        """Reads the configuration of the run.
+
+        Raises:
+          UserError: there is no run here.
+        """
+        if not self._config.exists():
+            raise UserError(
+                f"workdir {self.path}",
+                expected="a run (a directory with config.json)",
+                found="none",
+                fix="Train first: vla-jax train --config=... --workdir=...",
+            )
+        return config_lib.build(RunConfig, read_json(self._config))
+
+    def save_encoder(self, encoder: Encoder) -> None:
+        """Writes tokenizer.json and policy.json."""
+        encoder.tokenizer.save(self._tokenizer)
+        action_tokens = encoder.action_tokens
+        write_json(
+            self._policy,
+            {
+                "action_spec": action_tokens.spec.to_json(),
+                "statistics": action_tokens.statistics.to_json(),
+                "action_token_ids": list(action_tokens.ids),
+                "prompts": dataclasses.asdict(encoder.prompts),
+                "sequence": dataclasses.asdict(encoder.layout),
+            },
+        )
+
+    def load_encoder(self) -> Encoder | None:
+        """Reads what `save_encoder` wrote; None if the run has not come that far."""
+        if not self._policy.exists():
+            return None
+        policy = read_json(self._policy)
+        return Encoder(
+            Tokenizer.load(self._tokenizer),
+            ActionTokens(
+                ActionSpec.from_json(policy["action_spec"]),
+                Statistics.from_json(policy["statistics"]),
+                tuple(policy["action_token_ids"]),
+            ),
+            PromptsConfig(**policy["prompts"]),
+            SequenceConfig(**policy["sequence"]),
+        )
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
+
+
+def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
+    """Writes a JSON object, whole or not at all."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}")
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(values, file, indent=2)
+        file.write("\n")
+    os.replace(name, path)

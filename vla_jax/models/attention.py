@@ -1,0 +1,53 @@
+"""Masks, positions, rotary embedding and the attention product."""
+
+import jax
+import jax.numpy as jnp
+
+from vla_jax.core.arrays import Array, Bool, Float, Int
+
+
+def valid_positions(valid: Bool[Array, "b s"]) -> Int[Array, "b s"]:
+    """Returns the position of each token among the valid ones, from 0, so that padding is no gap."""
+    return jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
+
+
+def prefix_lm_mask(
+    valid: Bool[Array, "b k"], prefix: int, queries: int | None = None
+) -> Bool[Array, "b 1 q k"]:
+    """Attention over images and prefix is bidirectional, over the suffix causal.
+
+    Args:
+      valid: False where a key is padding.
+      prefix: number of leading slots (images and prefix text) that everyone may see.
+      queries: how many of the last positions ask; None for all.
+
+    Returns:
+      True where query q may see key k.
+    """
+    index = jnp.arange(valid.shape[1])
+    query = index if queries is None else index[-queries:]
+    seen = (index[None, :] <= query[:, None]) | (index[None, :] < prefix)
+    return seen[None, None] & valid[:, None, None, :]
+
+
+def rope(
+    x: Float[Array, "b s h k"], positions: Int[Array, "b s"], base: float
+) -> Float[Array, "b s h k"]:
+    """Rotates the two halves of each head by position. Source: Gemma (half-split, not interleaved)."""
+    half = x.shape[-1] // 2
+    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions[:, :, None, None].astype(jnp.float32) * frequency[None, None, None]
+    sin, cos = jnp.sin(angle), jnp.cos(angle)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)
+
+
+def attend(
+    query: Float[Array, "b q h k"],
+    key: Float[Array, "b s g k"],
+    value: Float[Array, "b s g k"],
+    mask: Bool[Array, "b 1 q s"] | None,
+) -> Float[Array, "b q h k"]:
+    """Returns softmax(query key' / sqrt(k)) value; h is a multiple of the key heads g."""
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="xla")

@@ -1,0 +1,55 @@
+"""Prefill once, then a fixed number of greedy steps over the key-value cache: one jitted call.
+
+Under a grammar mask an illegal token cannot be chosen; n tokens need n - 1 steps after prefill.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from vla_jax.core.arrays import Array, Bool, Int, UInt8
+
+Decoder = Callable[[Any, Array, Array, Array], Array]
+
+
+def make_decoder(graph: nnx.GraphDef, mask: Bool[np.ndarray, "n v"]) -> Decoder:
+    """Builds the greedy decoder of a fixed number of tokens.
+
+    Args:
+      graph: the model's structure, `nnx.split(model)[0]`.
+      mask: legal tokens of each of the n positions (`tokens/grammar.py`); all True decodes freely.
+
+    Returns:
+      A jitted function (params, images uint8 [b, w, y, x, 3], prefix tokens int32 [b, t], prefix
+      length int32 [b]) -> tokens int32 [b, n].
+    """
+    legal = jnp.asarray(mask)
+
+    def choose(logits: Array, allowed: Array) -> Array:
+        masked = jnp.where(allowed[None, None], logits, -jnp.inf)
+        return jnp.argmax(masked, axis=-1).astype(jnp.int32)
+
+    def decode(
+        params: Any,
+        images: UInt8[Array, "b w y x 3"],
+        tokens: Int[Array, "b t"],
+        prefix_length: Int[Array, " b"],
+    ) -> Int[Array, "b n"]:
+        model = nnx.merge(graph, params)
+        logits, cache = model.prefill(images, tokens, prefix_length, len(mask) - 1)
+        first = choose(logits, legal[0])
+
+        def step(carry: Any, allowed: Array) -> tuple[Any, Array]:
+            token, cache = carry
+            logits, cache = model.step(token, cache)
+            token = choose(logits, allowed)
+            return (token, cache), token[:, 0]
+
+        _, rest = jax.lax.scan(step, (first, cache), legal[1:])
+        return jnp.concatenate([first, rest.T], axis=1)
+
+    return jax.jit(decode)

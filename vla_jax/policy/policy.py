@@ -1,0 +1,148 @@
+"""Images and an instruction in, an action in robot units out."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from vla_jax.core.arrays import Float, Int, UInt8
+from vla_jax.core.errors import UserError
+from vla_jax.data import images as images_lib
+from vla_jax.policy.decode import make_decoder
+from vla_jax.tokens import grammar
+from vla_jax.tokens.encoder import Encoder
+from vla_jax.tokens.tokenizer import EOS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Action:
+    """What a policy wants done.
+
+    Attributes:
+      values: float32 [n, a] in the units of the ActionSpec; n steps, to be executed in order.
+      tokens: int32 [n * a], as decoded.
+      terminate: True if the first step ends the episode.
+      milliseconds: time of each stage: `prepare`, `decode`.
+    """
+
+    values: Float[np.ndarray, "n a"]
+    tokens: Int[np.ndarray, " t"]
+    terminate: bool
+    milliseconds: Mapping[str, float]
+
+
+class Policy:
+    """A trained model with everything that turns its tokens into actions.
+
+    Args:
+      graph: the model's structure.
+      params: its parameters.
+      encoder: prompts, tokenizer, action tokens, layout.
+      views: names of the camera views, in the order of training.
+      image_size: side of the images the model takes, pixels.
+      vocabulary: number of token ids.
+    """
+
+    def __init__(
+        self,
+        graph: nnx.GraphDef,
+        params: Any,
+        encoder: Encoder,
+        *,
+        views: Sequence[str],
+        image_size: int,
+        vocabulary: int,
+    ):
+        self.params, self.encoder = params, encoder
+        self.views, self.image_size = tuple(views), image_size
+        self._decode_action = make_decoder(
+            graph, grammar.action_mask(encoder.action_tokens, vocabulary)
+        )
+        self._decode_text = make_decoder(
+            graph, np.ones((encoder.layout.suffix, vocabulary), bool)
+        )
+
+    def load(self, params: Any) -> None:
+        """Takes other parameters of the same model, placed as those it was made with."""
+        places = jax.tree.map(lambda leaf: leaf.sharding, self.params)
+        self.params = jax.device_put(params, places)
+
+    def act(
+        self, images: Mapping[str, UInt8[np.ndarray, "y x 3"]], instruction: str
+    ) -> Action:
+        """Decides on one observation.
+
+        Args:
+          images: view name -> uint8 RGB, any size.
+          instruction: what to do, in words.
+
+        Raises:
+          UserError: a view is missing or unknown, an image is not RGB uint8, the instruction is
+            empty or too long.
+        """
+        start = time.perf_counter()
+        stacked = self.stack(images)[None]
+        prepared = time.perf_counter()
+        values, tokens = self.act_batch(stacked, [instruction])
+        done = time.perf_counter()
+        return Action(
+            values=values[0],
+            tokens=tokens[0],
+            terminate=self._terminates(values[0]),
+            milliseconds={"prepare": 1e3 * (prepared - start), "decode": 1e3 * (done - prepared)},
+        )
+
+    def act_batch(
+        self, images: UInt8[np.ndarray, "b w y x 3"], instructions: Sequence[str]
+    ) -> tuple[Float[np.ndarray, "b n a"], Int[np.ndarray, "b t"]]:
+        """Decides on b observations of the model's image size; returns actions and tokens."""
+        tokens = np.asarray(
+            self._decode_action(self.params, images, *self._prefixes(instructions, robot=True))
+        )
+        size = self.encoder.action_tokens.spec.size
+        return self.encoder.action_tokens.decode(tokens.reshape(len(tokens), -1, size)), tokens
+
+    def answer_batch(
+        self, images: UInt8[np.ndarray, "b w y x 3"], questions: Sequence[str]
+    ) -> list[str]:
+        """Answers b questions, each about its image, in free text."""
+        tokens = np.asarray(
+            self._decode_text(self.params, images, *self._prefixes(questions, robot=False))
+        )
+        answers = [row[: row.index(EOS)] if EOS in row else row for row in tokens.tolist()]
+        return [self.encoder.tokenizer.decode(row) for row in answers]
+
+    def stack(
+        self, images: Mapping[str, UInt8[np.ndarray, "y x 3"]]
+    ) -> UInt8[np.ndarray, "w y x 3"]:
+        """Checks, resizes and stacks the views of one observation, as in training.
+
+        Raises:
+          UserError: see `act`.
+        """
+        if set(images) != set(self.views):
+            raise UserError(
+                "observation images",
+                expected=f"the views {', '.join(self.views)}",
+                found=", ".join(images) or "none",
+            )
+        return np.stack(
+            [
+                images_lib.resize(images_lib.check(images[view], view), self.image_size)
+                for view in self.views
+            ]
+        )
+
+    def _prefixes(
+        self, texts: Sequence[str], *, robot: bool
+    ) -> tuple[Int[np.ndarray, "b t"], Int[np.ndarray, " b"]]:
+        rows = [self.encoder.prefix(text, robot=robot) for text in texts]
+        return np.stack([row[0] for row in rows]), np.array([row[1] for row in rows], np.int32)
+
+    def _terminates(self, values: Float[np.ndarray, "n a"]) -> bool:
+        names = self.encoder.action_tokens.spec.names
+        return "terminate" in names and bool(values[0, names.index("terminate")] > 0.5)

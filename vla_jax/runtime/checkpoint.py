@@ -1,0 +1,294 @@
+"""Checkpoints: arrays and loader state of one step, saved in the background, all or nothing.
+
+On disk a checkpoint is `DIRECTORY/STEP` with two Orbax trees, `params` and `training` (everything
+else), so that the parameters can be read without the optimizer. Leaves are stored by name in
+nested dicts, whatever containers held them. Nothing about the mesh is stored: arrays come back
+onto the shardings that the reader asks for.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint.experimental.v1 as ocp
+from absl import logging as absl_logging
+from etils import epath
+
+from vla_jax.core import errors, trees
+
+_PARAMS = "params"
+_TRAINING = "training"
+_LOADER = "loader"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When checkpoints are written and how many stay.
+
+    Attributes:
+      every: steps from one checkpoint to the next; the last step is saved as well.
+      keep: how many of the newest checkpoints stay on disk.
+    """
+
+    every: int = 1000
+    keep: int = 2
+
+    def __post_init__(self):
+        """Checks the values.
+
+        Raises:
+          UserError: a value is not positive.
+        """
+        for name, value in (("every", self.every), ("keep", self.keep)):
+            if value < 1:
+                raise errors.UserError(
+                    f"checkpoint.{name}", expected="a positive number", found=value
+                )
+
+
+class Checkpoints:
+    """The checkpoints in one directory, used as a context manager that waits for the last save."""
+
+    def __init__(self, directory: str | os.PathLike[str], config: CheckpointConfig | None = None):
+        """Opens the directory.
+
+        Args:
+          directory: where the checkpoints are; made if a config is given.
+          config: how many to keep. None opens for reading, which is safe beside a process that
+            is writing: only a writer removes the leftovers of a process killed while it saved.
+
+        Raises:
+          UserError: the directory does not exist (for reading) or cannot be made (for writing).
+        """
+        _silence_orbax()
+        self._directory = epath.Path(directory).resolve()  # May be gs://.
+        self._writes = config is not None
+        if config is None and not self._directory.is_dir():
+            raise errors.UserError(
+                "checkpoints", expected="an existing directory", found=self._directory
+            )
+        keep = (config or CheckpointConfig()).keep
+        with _errors_of("open", self._directory):
+            if self._writes:
+                self._directory.mkdir(parents=True, exist_ok=True)
+            # Any: Orbax annotates the policy with two types that differ.
+            newest: Any = ocp.training.preservation_policies.LatestN(keep)
+            self._checkpointer = ocp.training.Checkpointer(
+                self._directory,
+                preservation_policy=newest,
+                cleanup_tmp_directories=self._writes,
+            )
+
+    def __enter__(self) -> "Checkpoints":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Waits for the save under way."""
+        self.close()
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the newest complete checkpoint, None when there is none."""
+        self._wait()
+        return max(self._steps(), default=None)
+
+    def save(self, step: int, arrays: Mapping[str, Any], loader: Mapping[str, Any]) -> None:
+        """Starts writing a checkpoint and returns once the arrays may be changed or donated.
+
+        Args:
+          step: the number of updates behind the arrays. A step that is saved already is kept.
+          arrays: a dict of pytrees of `jax.Array`, one of them `params`.
+          loader: the state of the data loader, as JSON values.
+
+        Raises:
+          UserError: the disk is full or not writable, now or in the previous save.
+          ValueError: `arrays` has no `params`, or the directory was opened for reading.
+        """
+        if not self._writes:
+            raise ValueError(f"{self._directory} was opened for reading")
+        if _PARAMS not in arrays:
+            raise ValueError(f"arrays have no {_PARAMS!r}, only {sorted(arrays)}")
+        if step in self._steps():
+            return
+        rest = {name: tree for name, tree in arrays.items() if name != _PARAMS}
+        items = {_PARAMS: _nest(trees.named_leaves(arrays[_PARAMS]))}
+        if nested := _nest(trees.named_leaves(rest)):
+            items[_TRAINING] = nested
+        with _errors_of(f"save step {step} in", self._directory):
+            # Forced: the default policy drops a save while an earlier one is still under way.
+            self._checkpointer.save_checkpointables_async(
+                step, items, force=True, custom_metadata={_LOADER: dict(loader)}
+            )
+
+    def restore(
+        self, abstract: Mapping[str, Any], step: int | None = None
+    ) -> tuple[int, dict[str, Any], dict[str, Any]]:
+        """Reads a checkpoint.
+
+        Args:
+          abstract: the structure of the saved arrays, with `jax.ShapeDtypeStruct` leaves that
+            carry the sharding (any mesh) and the dtype to read into. A leaf without a sharding
+            comes to the first device.
+          step: which checkpoint; the newest when None.
+
+        Returns:
+          The step, the arrays in the structure of `abstract`, and the loader state.
+
+        Raises:
+          UserError: there is no such checkpoint, or its tree does not fit.
+        """
+        step = self._resolve(step)
+        rest = {name: tree for name, tree in abstract.items() if name != _PARAMS}
+        wanted = {_PARAMS: abstract[_PARAMS], _TRAINING: rest}
+        restored, loader = self._read(step, wanted)
+        arrays = {_PARAMS: restored[_PARAMS], **restored[_TRAINING]}
+        return step, arrays, loader
+
+    def restore_params(self, abstract_params: Any, step: int | None = None) -> Any:
+        """Reads the parameters of a checkpoint and nothing else.
+
+        Args:
+          abstract_params: as `abstract["params"]` of `restore`.
+          step: which checkpoint; the newest when None.
+
+        Returns:
+          The parameters in the structure of `abstract_params`.
+
+        Raises:
+          UserError: as `restore`.
+        """
+        step = self._resolve(step)
+        return self._read(step, {_PARAMS: abstract_params})[0][_PARAMS]
+
+    def close(self) -> None:
+        """Waits until the save under way is on disk.
+
+        Raises:
+          UserError: the disk is full or not writable.
+        """
+        with _errors_of("save in", self._directory):
+            self._checkpointer.close()
+
+    def _wait(self) -> None:
+        with _errors_of("save in", self._directory):
+            self._checkpointer.wait()
+
+    def _steps(self) -> list[int]:
+        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+
+    def _resolve(self, step: int | None) -> int:
+        self._wait()
+        steps = self._steps()
+        if not steps or (step is not None and step not in steps):
+            raise errors.UserError(
+                f"checkpoint in {self._directory}",
+                expected="a complete checkpoint" if step is None else f"step {step}",
+                found=f"steps {', '.join(map(str, sorted(steps)))}" if steps else "none",
+            )
+        return max(steps) if step is None else step
+
+    def _read(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Reads the trees `wanted` by name, and the loader state."""
+        placed = jax.tree_util.tree_map(_with_sharding, wanted)
+        named = {item: trees.named_leaves(tree) for item, tree in placed.items()}
+        directory = self._directory / str(step)
+        loader: Any = None
+        for item, leaves in named.items():
+            stored = {}
+            if (directory / item).exists():
+                # Not `checkpointables_metadata`, which opens the arrays of all items.
+                metadata = ocp.metadata(directory, checkpointable_name=item)
+                stored, loader = trees.named_leaves(metadata.metadata), metadata.custom_metadata
+            _check_fit(f"checkpoint {directory}", item, leaves, stored)
+        loaded = self._checkpointer.load_checkpointables(
+            step, {item: _nest(leaves) for item, leaves in named.items() if leaves}
+        )
+        out = {}
+        for item, tree in wanted.items():
+            leaves = trees.named_leaves(loaded.get(item, {}))
+            structure = jax.tree_util.tree_structure(tree)
+            out[item] = jax.tree_util.tree_unflatten(
+                structure, [leaves[name] for name in named[item]]
+            )
+        return out, dict(loader[_LOADER])
+
+
+def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
+    # Without one, Orbax goes back to the devices that the writer had, which need not exist here.
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns `{"a/b": leaf}` into `{"a": {"b": leaf}}`, so that files hold no Python classes."""
+    out: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *parents, last = name.split("/")
+        node = out
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return out
+
+
+def _check_fit(where: str, item: str, wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    prefix = f"{_PARAMS}/" if item == _PARAMS else ""
+    fix = "Use the config that this checkpoint was written with"
+    for name, leaf in wanted.items():
+        if name not in stored:
+            raise errors.UserError(
+                f"{where}: leaf {prefix}{name}",
+                expected=f"shape {tuple(leaf.shape)}",
+                found="no such leaf",
+                fix=fix,
+            )
+        if tuple(stored[name].shape) != tuple(leaf.shape):
+            raise errors.UserError(
+                f"{where}: leaf {prefix}{name}",
+                expected=f"shape {tuple(leaf.shape)}",
+                found=f"shape {tuple(stored[name].shape)}",
+                fix=fix,
+            )
+    for name in stored:
+        if name not in wanted:
+            raise errors.UserError(
+                f"{where}: leaf {prefix}{name}",
+                expected="no such leaf",
+                found=f"shape {tuple(stored[name].shape)}",
+                fix=fix,
+            )
+
+
+@contextlib.contextmanager
+def _errors_of(action: str, directory: epath.Path) -> Iterator[None]:
+    """Turns the failures of a disk into a UserError, also where they surface in a later call."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error)
+        if getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in text:
+            fix = "Free some space, or lower checkpoint.keep"
+        elif isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
+            fix = "Choose a directory that can be written"
+        else:
+            raise
+        found = text.splitlines()[0] if text else type(error).__name__
+        raise errors.UserError(
+            f"cannot {action} {directory}", found=found.removesuffix("."), fix=fix
+        ) from error
+
+
+def _silence_orbax() -> None:
+    """Keeps what Orbax logs for its own developers, also from its threads, out of our output."""
+    absl_logging.get_absl_logger().addFilter(_is_for_users)  # Adding it again changes nothing.
+
+
+def _is_for_users(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR or f"{os.sep}orbax{os.sep}" not in record.pathname

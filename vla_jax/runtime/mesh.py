@@ -1,0 +1,94 @@
+"""The device mesh: three named axes, of which every sharding in the project is made.
+
+`data` replicates parameters and splits the batch, `fsdp` splits both, `tensor` splits the heads
+and the hidden width of every layer.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from vla_jax.core import errors
+
+AXES = ("data", "fsdp", "tensor")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """How many devices lie along each mesh axis.
+
+    Attributes:
+      data: copies of the parameters; -1 takes all devices that the other axes leave.
+      fsdp: slices of the parameters and the batch; -1 likewise.
+      tensor: slices of each layer; -1 likewise. Keep it within one host.
+      cpu_devices: into how many devices a CPU counts as. One per core is faster than one device
+        with as many threads, and a fixed number gives the same results on every machine.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    cpu_devices: int = 1
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """The mesh axes' sizes, in the order of `AXES`."""
+        return self.data, self.fsdp, self.tensor
+
+    def __post_init__(self):
+        """Checks the sizes.
+
+        Raises:
+          UserError: an axis is neither -1 nor positive, two are -1, or there is no CPU device.
+        """
+        if self.cpu_devices < 1:
+            raise errors.UserError("mesh cpu_devices", expected=">= 1", found=self.cpu_devices)
+        sizes = self.sizes
+        if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+            raise errors.UserError(
+                f"mesh {'x'.join(map(str, sizes))}",
+                expected="positive axis sizes, at most one of them -1",
+                found=", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True)),
+            )
+
+
+def split_cpu(config: MeshConfig) -> None:
+    """Makes a CPU count as `config.cpu_devices` devices; to be called before JAX is used.
+
+    A number forced from outside (`XLA_FLAGS`) stands. Other platforms are not affected.
+    """
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", config.cpu_devices)
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
+    """Lays the devices out as a mesh.
+
+    Args:
+      config: the size of each axis.
+      devices: the `jax.Device`s to use; all devices of all processes when None.
+
+    Returns:
+      A mesh with the axes `data`, `fsdp`, `tensor`, all of them of type Auto.
+
+    Raises:
+      UserError: the axis sizes do not use up the devices exactly.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = config.sizes
+    known = math.prod(size for size in sizes if size != -1)
+    rest, over = divmod(len(devices), known)
+    if over or rest < 1 or (-1 not in sizes and rest != 1):
+        raise errors.UserError(
+            f"mesh {', '.join(f'{axis}={size}' for axis, size in zip(AXES, sizes, strict=True))}",
+            expected=f"axis sizes that multiply to the {len(devices)} devices",
+            found=f"a product of {known}" + (" before the -1" if -1 in sizes else ""),
+            fix="Set one axis to -1 to take all remaining devices",
+        )
+    shape = tuple(rest if size == -1 else size for size in sizes)
+    kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(shape, AXES, axis_types=kinds, devices=list(devices))

@@ -1,0 +1,119 @@
+"""Metrics: one JSON object per line for programs, TensorBoard event files for people.
+
+`metrics.jsonl` after a kill and a resume holds the same lines as after an uninterrupted run.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, SupportsFloat
+
+import tensorboardX
+
+from vla_jax.core import errors
+
+FILE = "metrics.jsonl"
+
+
+class MetricWriter:
+    """Appends metrics to a run directory, used as a context manager."""
+
+    def __init__(self, workdir: str | os.PathLike[str], start_step: int = 0):
+        """Opens the files of a run.
+
+        Args:
+          workdir: the directory of the run, made if it does not exist.
+          start_step: the step from which the run goes on; what was written for later steps,
+            by a run killed after its last checkpoint, is dropped.
+
+        Raises:
+          UserError: a line of the existing file is not JSON.
+        """
+        self._path = pathlib.Path(workdir) / FILE
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_after(self._path, start_step)
+        self._file = self._path.open("a", encoding="utf-8")
+        # TensorBoard forgets the later steps as well.
+        purge = start_step + 1 if start_step else None
+        self._events = tensorboardX.SummaryWriter(
+            str(self._path.parent / "events"), purge_step=purge
+        )
+
+    def __enter__(self) -> "MetricWriter":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Closes the files."""
+        self.close()
+
+    def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
+        """Writes the metrics of one step, on disk when it returns.
+
+        Args:
+          step: the number of updates so far.
+          values: scalars by name; `train/loss` groups names in TensorBoard.
+        """
+        scalars = {name: float(value) for name, value in values.items()}
+        self._file.write(json.dumps({"step": int(step), **scalars}) + "\n")
+        self._file.flush()
+        for name, value in scalars.items():
+            self._events.add_scalar(name, value, int(step))
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._file.close()
+        self._events.close()
+
+
+def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads the metrics of a run.
+
+    Args:
+      workdir: the directory of the run.
+
+    Returns:
+      One dict per line, with `step` and the scalars, in the order written; empty when the run
+      has none. A last line cut short by a kill is left out.
+
+    Raises:
+      UserError: another line is not JSON.
+    """
+    path = pathlib.Path(workdir) / FILE
+    return _rows(path) if path.exists() else []
+
+
+def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        row = _parse(line)
+        if row is not None:
+            rows.append(row)
+        elif number < len(lines) or line.endswith("\n"):
+            raise errors.UserError(
+                f"{path}, line {number}",
+                expected="a JSON object with a step",
+                found=repr(line[:60]),
+                fix="Remove the line",
+            )
+    return rows
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return row if isinstance(row, dict) and "step" in row else None
+
+
+def _drop_after(path: pathlib.Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = "".join(json.dumps(row) + "\n" for row in _rows(path) if row["step"] <= step)
+    # Replaced in one move: a kill here must not cost the metrics so far.
+    aside = path.with_suffix(".tmp")
+    aside.write_text(kept, encoding="utf-8")
+    aside.replace(path)

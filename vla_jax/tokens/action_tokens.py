@@ -1,0 +1,137 @@
+"""Robot units <-> token ids: which vocabulary rows stand for the action bins, and the way there.
+
+Schemes: `overwrite` gives existing rows a new meaning, as PaLM-E in RT-2 (section 3.2) and OpenVLA
+do; `extend` adds rows. Bin k is the k-th id of the map, and the map travels with the checkpoint.
+"""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from vla_jax.actions import bins, normalize
+from vla_jax.actions.spec import ActionSpec
+from vla_jax.actions.statistics import Statistics
+from vla_jax.core.arrays import Float, Int
+from vla_jax.core.errors import UserError
+from vla_jax.tokens.tokenizer import UNK, Tokenizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ActionTokensConfig:
+    """Where action bins live in the vocabulary.
+
+    Attributes:
+      scheme: `overwrite` existing rows or `extend` the vocabulary by one row per bin.
+      rows: which rows `overwrite` takes: the first `<locNNNN>` tokens, whose web meaning
+        (a place in the image) is a number line too, or the `last` ids of the vocabulary.
+      initialization: how action rows start: `none` leaves the model's own; `smooth` makes
+        neighbouring bins neighbours (sines of several scales), which small models need to learn
+        a number line; `mean` puts every row at the mean embedding (for `extend`).
+    """
+
+    scheme: Literal["overwrite", "extend"] = "overwrite"
+    rows: Literal["loc", "last"] = "loc"
+    initialization: Literal["none", "smooth", "mean"] = "none"
+
+
+def choose_ids(
+    config: ActionTokensConfig, tokenizer: Tokenizer, count: int
+) -> tuple[Tokenizer, tuple[int, ...]]:
+    """Picks the id of every bin.
+
+    Args:
+      config: the scheme.
+      tokenizer: the vocabulary.
+      count: number of bins.
+
+    Returns:
+      The tokenizer (with new tokens under `extend`) and `count` ids, bin 0 first.
+
+    Raises:
+      UserError: the vocabulary cannot hold `count` bins under this scheme.
+    """
+    if config.scheme == "extend":
+        names = [f"<act{k:04d}>" for k in range(count)]
+        tokenizer = tokenizer.extended(names)
+        ids = [tokenizer.id(name) for name in names]
+    elif config.rows == "loc":
+        ids = [tokenizer.id(f"<loc{k:04d}>") for k in range(count)]
+    else:
+        free = [i for i in range(UNK + 1, tokenizer.size) if i != tokenizer.newline]
+        ids = free[-count:]
+    held = [i for i in ids if i is not None]
+    if len(held) < count:
+        raise UserError(
+            "config.bins.count: more bins than rows to overwrite",
+            expected=f"at most {len(held)} (config.action_tokens.rows={config.rows})",
+            found=count,
+            fix="Lower config.bins.count or set --config.action_tokens.scheme=extend",
+        )
+    return tokenizer, tuple(held)
+
+
+class ActionTokens:
+    """Encodes actions in robot units as token ids and back, for one dataset's action space."""
+
+    def __init__(self, spec: ActionSpec, statistics: Statistics, ids: tuple[int, ...]):
+        self.spec, self.statistics, self.ids = spec, statistics, ids
+        self._ids = np.asarray(ids, np.int32)
+        self._bin_of = {token: k for k, token in enumerate(ids)}
+        self._discrete = np.asarray(spec.discrete)
+
+    @property
+    def count(self) -> int:
+        """The number of bins."""
+        return len(self.ids)
+
+    def bins(self, action: Float[np.ndarray, "... a"]) -> Int[np.ndarray, "... a"]:
+        """Returns the bin of every dimension; a discrete value k is bin k."""
+        x = normalize.normalize(action, self.spec, self.statistics)
+        ranged = bins.encode(x, self.count)
+        low = np.asarray(self.spec.low)
+        exact = np.rint(np.clip(action, self.spec.low, self.spec.high) - low).astype(np.int32)
+        return np.where(self._discrete, exact, ranged)
+
+    def encode(self, action: Float[np.ndarray, "... a"]) -> Int[np.ndarray, "... a"]:
+        """Returns token ids, int32, of actions in robot units. Values out of range are clipped."""
+        return self._ids[self.bins(action)]
+
+    def decode(self, tokens: Int[np.ndarray, "... a"]) -> Float[np.ndarray, "... a"]:
+        """Returns actions, float32 in robot units: bin centres, within half a bin of the source.
+
+        Raises:
+          UserError: a token is no action token.
+        """
+        flat = [self._bin_of.get(int(token)) for token in np.ravel(tokens)]
+        if None in flat:
+            raise UserError(
+                "action tokens", expected="ids of action bins", found=np.ravel(tokens).tolist()
+            )
+        index = np.asarray(flat, np.int32).reshape(np.shape(tokens))
+        x = bins.decode(index, self.count)
+        ranged = normalize.unnormalize(x, self.spec, self.statistics)
+        return np.where(self._discrete, index + np.asarray(self.spec.low), ranged).astype(
+            np.float32
+        )
+
+    def legal_bins(self) -> list[range]:
+        """Returns the bins a decoder may choose, one range per dimension."""
+        return [
+            range(int(high - low) + 1) if discrete else range(self.count)
+            for discrete, low, high in zip(
+                self.spec.discrete, self.spec.low, self.spec.high, strict=True
+            )
+        ]
+
+
+def smooth_rows(count: int, width: int, seed: int) -> Float[np.ndarray, "v d"]:
+    """Embedding rows for `count` ordered bins such that near bins are near: float32, unit norm.
+
+    Sines and cosines of the bin's place on [0, 1] at frequencies log-uniform in 0.3..24.
+    """
+    rng = np.random.default_rng([seed, count, width])
+    frequency = np.exp(rng.uniform(np.log(0.3), np.log(24), (1, width // 2)))
+    angle = np.pi * np.linspace(0, 1, count)[:, None] * frequency
+    rows = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)

@@ -1,0 +1,58 @@
+"""The words around an instruction or a question."""
+
+import dataclasses
+from typing import Literal
+
+from vla_jax.core.errors import UserError
+
+ROBOT = {
+    # RT-2, section 3.2
+    "rt2": "Q: what action should the robot take to {text}? A:",
+    # openvla:prismatic (openvla-7b)
+    "openvla": "In: What action should the robot take to {text}?\nOut:",
+    # PaliGemma style: nothing but the instruction
+    "plain": "{text}",
+}
+WEB = {
+    # RT-2, appendix D (PaLI-X)
+    "rt2": "Q: {text}? A:",
+    # big_vision:big_vision/configs/proj/paligemma (VQAv2)
+    "paligemma": "answer en {text}",
+    "plain": "{text}",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptsConfig:
+    """Which wording to use.
+
+    Attributes:
+      robot: form of the prefix of a robot example.
+      web: form of the prefix of a web example.
+    """
+
+    robot: Literal["rt2", "openvla", "plain"] = "rt2"
+    web: Literal["rt2", "paligemma", "plain"] = "rt2"
+
+    def for_robot(self, instruction: str) -> str:
+        """Returns the prefix text for an instruction such as "pick up the red cube".
+
+        Raises:
+          UserError: the instruction is empty.
+        """
+        return ROBOT[self.robot].format(text=_words(instruction, "instruction"))
+
+    def for_web(self, question: str) -> str:
+        """Returns the prefix text for a question.
+
+        Raises:
+          UserError: the question is empty.
+        """
+        return WEB[self.web].format(text=_words(question, "question"))
+
+
+def _words(text: str, noun: str) -> str:
+    words = " ".join(text.split()).rstrip("?.")
+    if not words:
+        raise UserError(f"{noun} {text!r}", expected="at least one word", found="none")
+    return words

@@ -1,0 +1,118 @@
+"""Text <-> token ids through one `tokenizer.json` (Hugging Face tokenizers), loaded or trained.
+
+The special tokens stand where Gemma has them: `<pad>` 0, `<eos>` 1, `<bos>` 2, `<unk>` 3. The
+newline that ends every prefix and PaliGemma's `<locNNNN>` tokens are single tokens of their own.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from vla_jax.core.errors import UserError
+
+PAD, EOS, BOS, UNK = 0, 1, 2, 3
+_SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
+_ASCII = [chr(i) for i in range(33, 127)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """Where the tokenizer comes from.
+
+    Attributes:
+      path: a `tokenizer.json` to load; None trains one on the text of the training data.
+      size: the largest vocabulary that training may reach, `<locNNNN>` tokens not counted.
+      locations: how many `<locNNNN>` tokens a trained tokenizer has (PaliGemma has 1024).
+    """
+
+    path: str | None = None
+    size: int = 1024
+    locations: int = 256
+
+
+class Tokenizer:
+    """Encodes and decodes text; ids are the rows of the model's embedding table."""
+
+    def __init__(self, inner: tokenizers.Tokenizer):
+        for token, index in zip((*_SPECIAL, "\n"), (PAD, EOS, BOS, UNK, None), strict=True):
+            found = inner.token_to_id(token)
+            if found is None or (index is not None and found != index):
+                raise UserError(
+                    f"tokenizer: special token {token!r}",
+                    expected="a token of its own" if index is None else f"id {index}",
+                    found="none" if found is None else f"id {found}",
+                )
+        self._inner = inner
+        self.newline: int = inner.token_to_id("\n")
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int, locations: int) -> "Tokenizer":
+        """Trains byte-pair encoding on `texts`, lower-cased, until every word is one token.
+
+        Any printable ASCII text stays encodable (character by character at worst).
+
+        Args:
+          texts: the text of the training data; order does not matter.
+          size: the largest vocabulary, `<locNNNN>` tokens not counted.
+          locations: number of `<locNNNN>` tokens appended.
+        """
+        inner = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
+        inner.normalizer = normalizers.Lowercase()
+        inner.pre_tokenizer = pre_tokenizers.Metaspace()
+        inner.decoder = decoders.Metaspace()
+        trainer = trainers.BpeTrainer(
+            vocab_size=size,
+            min_frequency=1,
+            special_tokens=list(_SPECIAL),
+            initial_alphabet=_ASCII,
+            show_progress=False,
+        )
+        inner.train_from_iterator(sorted(set(texts)), trainer)
+        names = ["\n", *(f"<loc{i:04d}>" for i in range(locations))]
+        inner.add_tokens([tokenizers.AddedToken(name, normalized=False) for name in names])
+        return cls(inner)
+
+    @classmethod
+    def load(cls, path: str | pathlib.Path) -> "Tokenizer":
+        """Reads a `tokenizer.json`.
+
+        Raises:
+          UserError: the file is missing, is no tokenizer, or lacks a special token.
+        """
+        if not pathlib.Path(path).is_file():
+            raise UserError(f"tokenizer {path}", expected="a tokenizer.json", found="no such file")
+        try:
+            inner = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception on malformed files
+            raise UserError(f"tokenizer {path}: not a tokenizer.json ({error})") from error
+        return cls(inner)
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Writes `tokenizer.json`; `load` inverts it."""
+        self._inner.save(str(path))
+
+    @property
+    def size(self) -> int:
+        """Number of ids, added tokens included."""
+        return self._inner.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of `text`, without `<bos>` or `<eos>`."""
+        return self._inner.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of `ids`; special tokens are left out."""
+        return self._inner.decode(list(map(int, ids)))
+
+    def id(self, token: str) -> int | None:
+        """Returns the id of one token by its exact name, None if there is none."""
+        return self._inner.token_to_id(token)
+
+    def extended(self, names: Sequence[str]) -> "Tokenizer":
+        """Returns a tokenizer with one new token per name, ids following the present ones."""
+        inner = tokenizers.Tokenizer.from_str(self._inner.to_str())
+        inner.add_tokens([tokenizers.AddedToken(name, normalized=False) for name in names])
+        return Tokenizer(inner)
