@@ -74,10 +74,7 @@ setuptools.setup(
     package_data={"vla_jax": ["py.typed", "**/*.json", "**/*.md"]},
     install_requires=INSTALL,
     extras_require=EXTRAS,
-    entry_points={
-        "console_scripts": ["vla-jax = vla_jax.cli.main:main"],
-        "gymnasium.envs": ["vla_jax = vla_jax.envs:register"],
-    },
+    entry_points={"console_scripts": ["vla-jax = vla_jax.cli.main:main"]},
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",

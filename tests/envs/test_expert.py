@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from vla_jax.core.errors import UserError
-from vla_jax.envs.tabletop import expert, spec, world
+from vla_jax.data.robots.tabletop import MAX_STEP, TABLETOP
+from vla_jax.envs.tabletop import expert, world
 from vla_jax.envs.tabletop.env import TabletopEnv
 from vla_jax.envs.tabletop.expert import LEVELS, NoiseConfig
 
@@ -60,9 +61,9 @@ def test_actions_are_within_the_spec_and_of_nine_speeds():
         actions.extend(roll_out(env)[1])
     actions = np.array(actions)
     assert actions.dtype == np.float32
-    assert (actions >= np.float32(spec.ACTION_SPEC.low)).all()
-    assert (actions <= np.float32(spec.ACTION_SPEC.high)).all()
-    speeds = actions[:, 1:3] / spec.MAX_STEP * LEVELS
+    assert (actions >= np.float32(TABLETOP.spec.low)).all()
+    assert (actions <= np.float32(TABLETOP.spec.high)).all()
+    speeds = actions[:, 1:3] / MAX_STEP * LEVELS
     np.testing.assert_allclose(speeds, np.round(speeds), atol=1e-5)
     assert len(np.unique(np.round(speeds))) == 2 * LEVELS + 1
     np.testing.assert_array_equal(actions[:, 3:7], 0)
@@ -73,7 +74,7 @@ def test_noise_has_the_stated_size_and_spares_the_termination():
     action = np.array([0, 0.01, 0, 0, 0, 0, 0, 1], np.float32)
     executed = np.array([expert.perturb(action, rng, noise) for _ in range(4000)])
     strayed = executed[:, 1:3] - action[1:3]
-    assert strayed.std() == pytest.approx(0.3 * spec.MAX_STEP, rel=0.05)
+    assert strayed.std() == pytest.approx(0.3 * MAX_STEP, rel=0.05)
     assert (executed[:, 7] == 0).mean() == pytest.approx(0.05, abs=0.015)
     np.testing.assert_array_equal(executed[:, [0, 3, 4, 5, 6]], 0)
     action[0] = 1

@@ -1,4 +1,4 @@
-"""What one action of a robot means: names, units, frame, bounds. Every other action file reads it."""
+"""What one action of a robot means: names, units, frame, bounds."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""Statistics of the actions of one dataset, per dimension; they travel with checkpoint and export."""
+"""Statistics of one dataset's actions, per dimension; they travel with checkpoint and export."""
 
 import dataclasses
 from typing import Any
@@ -49,8 +49,10 @@ class Statistics:
             )
         x = actions.astype(np.float64)
         q01, q99 = np.quantile(x, [0.01, 0.99], axis=0)
-        values = dict(q01=q01, q99=q99, mean=x.mean(0), std=x.std(0), low=x.min(0), high=x.max(0))
-        return cls(**{k: tuple(map(float, v)) for k, v in values.items()}, count=len(x))
+        rows = (q01, q99, x.mean(0), x.std(0), x.min(0), x.max(0))
+        names = ("q01", "q99", "mean", "std", "low", "high")
+        values = {name: tuple(map(float, row)) for name, row in zip(names, rows, strict=True)}
+        return cls(**values, count=len(x))
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values; `from_json` inverts it."""

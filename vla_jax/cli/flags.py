@@ -12,6 +12,8 @@ from vla_jax.core import config as config_lib
 from vla_jax.core.errors import UserError
 from vla_jax.experiment.config import RunConfig
 
+_HELP = {"-h", "--help"}
+
 
 def parse(
     verb: str,
@@ -31,10 +33,14 @@ def parse(
       The flag values and the positional arguments.
 
     Raises:
+      SystemExit: `--help` is among the arguments; the usage has been printed.
       UserError: an unknown or ill-typed flag, or the wrong number of positional arguments.
     """
     values = absl_flags.FlagValues()
     define(values)
+    if _HELP & set(arguments):
+        sys.stdout.write(_usage(verb, values, positional))
+        sys.exit(0)
     argv = [f"vla-jax {verb}", *arguments]
     # ml_collections reads its overrides from the process's arguments, whatever is parsed.
     sys.argv = argv
@@ -65,13 +71,17 @@ def parse_run(verb: str, arguments: Sequence[str]) -> tuple[RunConfig, str]:
 
     def define(values: absl_flags.FlagValues) -> None:
         config_flags.DEFINE_config_file(
-            "config", None, "Config file, FILE.py or FILE.py:variant.", flag_values=values
+            "config",
+            None,
+            "Config file, FILE.py or FILE.py:variant; --config.a.b=value overrides a field.",
+            flag_values=values,
         )
         absl_flags.DEFINE_string(
             "workdir", None, "Directory of the run; the same again resumes.", flag_values=values
         )
 
-    _check_config_file(arguments)
+    if not _HELP & set(arguments):
+        _check_config_file(arguments)
     plain = [argument for argument in arguments if not argument.startswith("--config.")]
     values, _ = parse(verb, plain, define)
     for flag in ("config", "workdir"):
@@ -82,6 +92,14 @@ def parse_run(verb: str, arguments: Sequence[str]) -> tuple[RunConfig, str]:
             _check_field(argument.removeprefix("--").split("=")[0], values.config)
     values, _ = parse(verb, arguments, define)
     return config_lib.build(RunConfig, values.config), values.workdir
+
+
+def _usage(verb: str, values: absl_flags.FlagValues, positional: Sequence[str]) -> str:
+    names = list(values)
+    head = ["usage: vla-jax", verb, *positional, *(f"[--{name}=...]" for name in names)]
+    width = max(map(len, names), default=0)
+    lines = [f"  --{name:<{width}}  {' '.join(values[name].help.split())}" for name in names]
+    return "\n".join([" ".join(head), "", *lines, ""])
 
 
 def _check_config_file(arguments: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """`vla-jax VERB ...`: one file per verb; a user's mistake ends in one line, not a traceback."""
 
+import difflib
 import errno
 import importlib
 import os
@@ -29,8 +30,9 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(0)
     verb, *arguments = argv
     if verb not in VERBS:
-        sys.stderr.write(f"vla-jax: no verb {verb!r}\n{_usage()}")
-        sys.exit(1)
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        fix = f"Did you mean {near[0]}" if near else "See vla-jax --help"
+        _fail(str(UserError("no such verb", expected=", ".join(VERBS), found=verb, fix=fix)), 1)
     try:
         importlib.import_module(f"vla_jax.cli.{_MODULES.get(verb, verb)}").main(arguments)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""The two contracts of the data path: a Frame is one time step in robot units, a Batch is what the step eats."""
+"""The two contracts of the data path: a Frame is one example, a Batch is what the step eats."""
 
 import dataclasses
 import typing

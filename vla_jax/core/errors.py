@@ -1,4 +1,4 @@
-"""The one exception for a mistake the user can mend; the command line prints it without a traceback."""
+"""The one exception for a mistake the user can mend; the command line prints it as one line."""
 
 
 class UserError(Exception):

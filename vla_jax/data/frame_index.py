@@ -7,6 +7,7 @@ the dataset is opened, in one pass that decodes nothing.
 import mmap
 import os
 import pathlib
+from typing import BinaryIO
 
 import numpy as np
 
@@ -86,18 +87,16 @@ class FrameIndex:
         try:
             found = tfrecord.features(buffer, start, end)
             parts = {
-                name: _values(buffer, *self._feature(found, name, file), role)
+                name: _values(buffer, *self._feature(found, name, file), name, role)
                 for role, names in self._wanted.items()
                 for name in names
             }
+            steps = len(parts[self._wanted["image"][0]])
+            parts = {name: _per_step(values, name, steps) for name, values in parts.items()}
         except (ValueError, IndexError) as error:
             raise UserError(f"shard {self.directory / file}, byte {start}: {error}") from error
-        steps = len(parts[self._wanted["image"][0]])
         for name, values in parts.items():
-            if isinstance(values, list):  # texts: one per step or one per episode
-                columns[name].append(values * (steps // len(values)))
-            else:
-                columns[name].append(values.reshape(steps, -1))
+            columns[name].append(values)
         return steps
 
     def _feature(self, found: dict, name: str, file: str) -> tuple[int, int, int]:
@@ -110,8 +109,12 @@ class FrameIndex:
         return found[name]
 
 
-def _values(buffer: mmap.mmap, kind: int, start: int, end: int, role: str) -> np.ndarray | list:
+def _values(
+    buffer: mmap.mmap, kind: int, start: int, end: int, name: str, role: str
+) -> np.ndarray | list[str]:
     """Reads one value list: image spans [n, 2], numbers [n], or texts."""
+    if (kind == tfrecord.BYTES) != (role != "array"):
+        raise ValueError(f"feature {name!r} is no {role}")
     if kind == tfrecord.FLOAT:
         return tfrecord.floats(buffer, start, end)
     if kind == tfrecord.INT:
@@ -122,5 +125,17 @@ def _values(buffer: mmap.mmap, kind: int, start: int, end: int, role: str) -> np
     return np.asarray(spans, np.int64).reshape(-1, 2)
 
 
-def _map(file) -> mmap.mmap:  # noqa: ANN001
+def _per_step(values: np.ndarray | list[str], name: str, steps: int) -> np.ndarray | list[str]:
+    """Returns one row or text per step; what an episode has once is repeated."""
+    rows = steps if name.startswith("steps/") else 1
+    is_flat = isinstance(values, np.ndarray) and values.ndim == 1  # vectors, one after the other
+    fits = rows and (len(values) % rows == 0 if is_flat else len(values) == rows)
+    if not len(values) or not fits:
+        raise ValueError(f"feature {name!r} has {len(values)} values for {steps} steps")
+    if isinstance(values, list):
+        return values * (steps // rows)
+    return np.tile(values.reshape(rows, -1), (steps // rows, 1))
+
+
+def _map(file: BinaryIO) -> mmap.mmap:
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -47,7 +47,9 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def frame(self, i: int) -> Frame: ...
+    def frame(self, i: int) -> Frame:
+        """Returns example `i`."""
+        ...
 
 
 def collate(frames: Sequence[Frame], sources: Sequence[int], encoder: Encoder) -> Batch:
@@ -109,7 +111,6 @@ class Loader:
         )
         self._iterator = iter(loaded.to_iter_dataset(options))
         self._iterator.set_state({"next_index": start})
-        self._next = start
         self._sizes = sizes
 
     def __iter__(self) -> Iterator[Batch]:
@@ -118,13 +119,11 @@ class Loader:
 
     def __next__(self) -> Batch:
         """Returns the next batch of this process."""
-        batch = next(self._iterator)
-        self._next += 1
-        return batch
+        return next(self._iterator)
 
-    def state(self) -> dict[str, Any]:
-        """Returns the position as JSON values: the next batch and what it indexes into."""
-        return {"next_batch": self._next, "sizes": list(self._sizes)}
+    def state(self, step: int) -> dict[str, Any]:
+        """Returns the position after `step` batches as JSON values, with what it indexes into."""
+        return {"next_batch": step, "sizes": list(self._sizes)}
 
 
 class _Load(grain.transforms.Map):

@@ -25,9 +25,7 @@ class MixtureConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.robot_share <= 1:
-            raise UserError(
-                "config.mixture.robot_share", expected="0..1", found=self.robot_share
-            )
+            raise UserError("config.mixture.robot_share", expected="0..1", found=self.robot_share)
 
 
 def stream(sizes: tuple[int, ...], shares: tuple[float, ...], seed: int) -> grain.MapDataset:

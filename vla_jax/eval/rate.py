@@ -38,9 +38,7 @@ class Rate:
         rate, z2 = sum(trials) / n, _Z * _Z
         centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
         half = _Z / (1 + z2 / n) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
-        return cls(
-            rate=rate, low=max(0.0, centre - half), high=min(1.0, centre + half), episodes=n
-        )
+        return cls(rate=rate, low=max(0.0, centre - half), high=min(1.0, centre + half), episodes=n)
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values, rounded to 4 digits."""

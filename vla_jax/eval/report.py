@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from vla_jax.eval.closed_loop import Outcome
@@ -30,12 +31,8 @@ def curves(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> N
       rows: lines of metrics.jsonl.
       path: the PNG to write.
     """
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(2, 2, figsize=(10, 6), constrained_layout=True)
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    axes = figure.subplots(2, 2)
     for axis, (title, (pattern, bounds)) in zip(axes.flat, _PANELS.items(), strict=True):
         names = sorted({name for row in rows for name in row if pattern in name})
         for name in names:
@@ -50,7 +47,6 @@ def curves(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> N
         if names:
             axis.legend(fontsize=8)
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 def film(outcomes: Sequence[Outcome], path: str | os.PathLike[str]) -> None:

@@ -15,6 +15,7 @@ from vla_jax.data.web import Questions
 from vla_jax.envs.tabletop import datasets
 from vla_jax.experiment.config import RunConfig
 from vla_jax.models import vlm
+from vla_jax.policy.policy import Policy
 from vla_jax.runtime import sharding
 from vla_jax.tokens import action_tokens
 from vla_jax.tokens.encoder import Encoder
@@ -75,9 +76,7 @@ def make_encoder(config: RunConfig, data: Data) -> Encoder:
         texts |= {prompts.for_web(text) for text in set(data.web.texts())}
         tokenizer = Tokenizer.train(texts, config.tokenizer.size, config.tokenizer.locations)
     tokenizer, ids = action_tokens.choose_ids(config.action_tokens, tokenizer, config.bins.count)
-    actions = action_tokens.ActionTokens(
-        ROBOTS[config.robot].spec, data.robot.statistics(), ids
-    )
+    actions = action_tokens.ActionTokens(ROBOTS[config.robot].spec, data.robot.statistics(), ids)
     return Encoder(tokenizer, actions, config.prompts, config.sequence)
 
 
@@ -153,6 +152,29 @@ class Model:
 
     def _build(self, rngs: nnx.Rngs) -> vlm.VLM:
         return vlm.VLM(self._config.model, self._vocabulary, rngs)
+
+
+def make_policy(config: RunConfig, encoder: Encoder, model: Model, params: Any) -> Policy:
+    """Returns the policy of these parameters, on one device if they are not split over several."""
+    if model.mesh.shape["fsdp"] * model.mesh.shape["tensor"] == 1:
+        params = jax.device_put(params, jax.local_devices()[0])
+    return Policy(
+        model.graph,
+        params,
+        encoder,
+        views=tuple(ROBOTS[config.robot].images),
+        image_size=config.model.vision.image_size,
+        vocabulary=encoder.tokenizer.size,
+    )
+
+
+def summary(config: RunConfig, steps: int, seconds: float) -> dict[str, float]:
+    """Returns what results.json says of a training: steps, seconds, samples per second."""
+    return {
+        "steps": steps,
+        "seconds": round(seconds, 1),
+        "samples_per_s": round(steps * config.loader.batch_size / seconds, 1),
+    }
 
 
 def _placed(shapes: Any, places: Any) -> Any:

@@ -67,20 +67,6 @@ class StopRequest:
         progress.note("stopping after this step; the run will be saved")
 
 
-def make_policy(config: RunConfig, encoder: Encoder, model: parts.Model, params: Any) -> Policy:
-    """Returns the policy of these parameters, on one device if they are not split over several."""
-    if model.mesh.shape["fsdp"] * model.mesh.shape["tensor"] == 1:
-        params = jax.device_put(params, jax.local_devices()[0])
-    return Policy(
-        model.graph,
-        params,
-        encoder,
-        views=tuple(parts.ROBOTS[config.robot].images),
-        image_size=config.model.vision.image_size,
-        vocabulary=encoder.tokenizer.size,
-    )
-
-
 def train(config: RunConfig, workdir: Workdir) -> Trained:
     """Trains to `config.loop.steps`, from the newest checkpoint if there is one.
 
@@ -107,15 +93,10 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
     done = int(state.step)
     if done < config.loop.steps:
         raise KeyboardInterrupt(f"stopped at step {done} of {config.loop.steps}, saved")
-    seconds = clock.seconds()
     return Trained(
         data=data,
-        policy=make_policy(config, encoder, model, state.params),
-        summary={
-            "steps": done,
-            "seconds": round(seconds, 1),
-            "samples_per_s": round(done * config.loader.batch_size / seconds, 1),
-        },
+        policy=parts.make_policy(config, encoder, model, state.params),
+        summary=parts.summary(config, done, clock.seconds()),
     )
 
 
@@ -171,7 +152,7 @@ def _run(
 
         def save(n: int, state: TrainState) -> Mapping[str, float]:
             arrays = {"params": state.params, "optimizer": state.optimizer, "step": state.step}
-            checkpoints.save(n, arrays, loader.state() | {"seconds": clock.seconds()})
+            checkpoints.save(n, arrays, loader.state(n) | {"seconds": clock.seconds()})
             return {}
 
         held_out = HeldOut(config, data, encoder, model, measure)
@@ -236,13 +217,13 @@ class HeldOut:
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Returns `held_out/loss/SOURCE`, `held_out/accuracy/SOURCE` and `success/seen`."""
-        totals: step.Sums | None = None
-        for batch in self._batches:
-            placed = sharding.place(batch, self._model.mesh)
-            totals = step.add(totals, self._measure(params, placed))
-        values = loss.source_metrics(jax.device_get(totals), parts.SOURCES)
+        sums = [
+            self._measure(params, sharding.place(batch, self._model.mesh))
+            for batch in self._batches
+        ]
+        values = loss.source_metrics(jax.device_get(sums), parts.SOURCES)
         if self._policy is None:
-            self._policy = make_policy(self._config, self._encoder, self._model, params)
+            self._policy = parts.make_policy(self._config, self._encoder, self._model, params)
         else:
             self._policy.load(params)
         count = self._config.evaluation.quick_episodes

@@ -1,11 +1,11 @@
 """One run, one directory: what lies where, and whose it is.
 
-    config.json      the resolved configuration
-    tokenizer.json   the tokenizer
-    policy.json      action space, statistics, action token ids, prompts, layout
-    checkpoints/     Orbax, one folder per step
-    metrics.jsonl    and TensorBoard event files beside it
-    results.json, curves.png, episodes.gif   written at the end
+config.json      the resolved configuration
+tokenizer.json   the tokenizer
+policy.json      action space, statistics, action token ids, prompts, layout
+checkpoints/     Orbax, one folder per step
+metrics.jsonl    and TensorBoard event files beside it
+results.json, curves.png, episodes.gif   written at the end
 """
 
 import dataclasses

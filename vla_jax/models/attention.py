@@ -7,7 +7,7 @@ from vla_jax.core.arrays import Array, Bool, Float, Int
 
 
 def valid_positions(valid: Bool[Array, "b s"]) -> Int[Array, "b s"]:
-    """Returns the position of each token among the valid ones, from 0, so that padding is no gap."""
+    """Returns the position of each token among the valid ones, from 0: padding is no gap."""
     return jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
 
 
@@ -33,7 +33,7 @@ def prefix_lm_mask(
 def rope(
     x: Float[Array, "b s h k"], positions: Int[Array, "b s"], base: float
 ) -> Float[Array, "b s h k"]:
-    """Rotates the two halves of each head by position. Source: Gemma (half-split, not interleaved)."""
+    """Rotates the two halves of each head by position. Source: Gemma (not interleaved)."""
     half = x.shape[-1] // 2
     frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angle = positions[:, :, None, None].astype(jnp.float32) * frequency[None, None, None]

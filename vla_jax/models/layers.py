@@ -36,9 +36,7 @@ class Initializer:
     def _shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape if self._layers is None else (self._layers, *shape)
 
-    def normal(
-        self, shape: tuple[int, ...], axes: tuple[str | None, ...], std: float
-    ) -> nnx.Param:
+    def normal(self, shape: tuple[int, ...], axes: tuple[str | None, ...], std: float) -> nnx.Param:
         """Returns a parameter drawn from N(0, std^2)."""
         value = jax.random.normal(self._rngs.params(), self._shape(shape), self._dtype)
         return self._param(value * jnp.asarray(std, self._dtype), axes)

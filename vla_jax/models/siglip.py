@@ -55,6 +55,12 @@ class SiglipConfig:
                 found=f"image_size {self.image_size}, patch_size {self.patch_size}, "
                 f"width {self.width}, heads {self.heads}",
             )
+        if self.positions == "sincos2d" and self.width % 4:
+            raise UserError(
+                "config.model.vision.width",
+                expected="a multiple of 4 for positions=sincos2d",
+                found=self.width,
+            )
         if math.prod(self.strides) != self.patch_size or (
             len(self.stem_widths) != len(self.strides) - 1
         ):
@@ -153,9 +159,7 @@ class Siglip(nnx.Module):
         for i, stride in enumerate(self.config.strides):
             if i:
                 x = layers.activate(x, self.config.activation)
-            x = einops.rearrange(
-                x, "b (y i) (x j) c -> b y x (i j c)", i=stride, j=stride
-            )
+            x = einops.rearrange(x, "b (y i) (x j) c -> b y x (i j c)", i=stride, j=stride)
             x = layers.dense(x, getattr(self, f"stem{i}"), getattr(self, f"stem{i}_bias"))
         x = einops.rearrange(x, "b y x d -> b (y x) d")
         if self.config.positions == "learned":

@@ -6,18 +6,20 @@ from vla_jax.models.vlm import VLMConfig
 
 TABLETOP_TINY = VLMConfig(
     vision=SiglipConfig(
-        image_size=64,
-        patch_size=16,
+        image_size=48,
+        patch_size=12,
         width=128,
         depth=1,
         heads=4,
-        mlp=256,
+        mlp=192,
         activation="relu",
         positions="sincos2d",
-        stem_strides=(4, 2, 2),
-        stem_widths=(64, 96),
+        stem_strides=(4, 3),
+        stem_widths=(64,),
     ),
-    decoder=GemmaConfig(width=128, depth=3, mlp=256, heads=4, key_heads=4, head_dim=32, activation="relu"),
+    decoder=GemmaConfig(
+        width=128, depth=3, mlp=192, heads=4, key_heads=4, head_dim=32, activation="relu"
+    ),
     dtype="float32",
     remat="none",
     unroll=3,

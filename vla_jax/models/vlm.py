@@ -106,9 +106,7 @@ class VLM(nnx.Module):
         x, valid, lead = self._embed(images, tokens[:, :-1], prefix_length, prefix)
         positions = attention.valid_positions(valid)
         mask = attention.prefix_lm_mask(valid, lead)
-        x, _ = self.decoder(
-            x, positions, mask, remat=self.config.remat, unroll=self.config.unroll
-        )
+        x, _ = self.decoder(x, positions, mask, remat=self.config.remat, unroll=self.config.unroll)
         return x[:, lead - 1 :]
 
     def logits(
@@ -142,9 +140,7 @@ class VLM(nnx.Module):
         x, valid, lead = self._embed(images, tokens, prefix_length, tokens.shape[1])
         positions = attention.valid_positions(valid)
         mask = attention.prefix_lm_mask(valid, lead)
-        x, key_value = self.decoder(
-            x, positions, mask, unroll=self.config.unroll, keep_cache=True
-        )
+        x, key_value = self.decoder(x, positions, mask, unroll=self.config.unroll, keep_cache=True)
         room = [(0, 0), (0, 0), (0, slots), (0, 0), (0, 0)]
         cache = Cache(
             key_value=jax.tree.map(lambda a: jnp.pad(a, room), key_value),
@@ -168,9 +164,7 @@ class VLM(nnx.Module):
             cache.index,
             unroll=self.config.unroll,
         )
-        cache = Cache(
-            key_value=key_value, valid=valid, position=position, index=cache.index + 1
-        )
+        cache = Cache(key_value=key_value, valid=valid, position=position, index=cache.index + 1)
         return self.decoder.logits(x), cache
 
 

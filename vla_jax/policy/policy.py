@@ -62,18 +62,14 @@ class Policy:
         self._decode_action = make_decoder(
             graph, grammar.action_mask(encoder.action_tokens, vocabulary)
         )
-        self._decode_text = make_decoder(
-            graph, np.ones((encoder.layout.suffix, vocabulary), bool)
-        )
+        self._decode_text = make_decoder(graph, np.ones((encoder.layout.suffix, vocabulary), bool))
 
     def load(self, params: Any) -> None:
         """Takes other parameters of the same model, placed as those it was made with."""
         places = jax.tree.map(lambda leaf: leaf.sharding, self.params)
         self.params = jax.device_put(params, places)
 
-    def act(
-        self, images: Mapping[str, UInt8[np.ndarray, "y x 3"]], instruction: str
-    ) -> Action:
+    def act(self, images: Mapping[str, UInt8[np.ndarray, "y x 3"]], instruction: str) -> Action:
         """Decides on one observation.
 
         Args:

@@ -165,6 +165,19 @@ class Checkpoints:
         step = self._resolve(step)
         return self._read(step, {_PARAMS: abstract_params})[0][_PARAMS]
 
+    def loader_state(self, step: int | None = None) -> dict[str, Any]:
+        """Reads the loader state of a checkpoint, no array.
+
+        Args:
+          step: which checkpoint; the newest when None.
+
+        Raises:
+          UserError: there is no such checkpoint.
+        """
+        directory = self._directory / str(self._resolve(step))
+        metadata: Any = ocp.metadata(directory, checkpointable_name=_PARAMS)
+        return dict(metadata.custom_metadata[_LOADER])
+
     def close(self) -> None:
         """Waits until the save under way is on disk.
 

@@ -72,13 +72,25 @@ def choose_ids(
 
 
 class ActionTokens:
-    """Encodes actions in robot units as token ids and back, for one dataset's action space."""
+    """Encodes actions in robot units as token ids and back, for one dataset's action space.
+
+    Raises:
+      UserError: a discrete dimension has more values than there are bins.
+    """
 
     def __init__(self, spec: ActionSpec, statistics: Statistics, ids: tuple[int, ...]):
         self.spec, self.statistics, self.ids = spec, statistics, ids
         self._ids = np.asarray(ids, np.int32)
         self._bin_of = {token: k for k, token in enumerate(ids)}
         self._discrete = np.asarray(spec.discrete)
+        for name, legal in zip(spec.names, self.legal_bins(), strict=True):
+            if len(legal) > len(ids):
+                raise UserError(
+                    f"action space, discrete dimension {name!r}",
+                    expected=f"at least {len(legal)} bins, one per value",
+                    found=len(ids),
+                    fix="Raise config.bins.count",
+                )
 
     @property
     def count(self) -> int:

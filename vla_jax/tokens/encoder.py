@@ -45,9 +45,7 @@ class Encoder:
             self._prefixes[key] = laid_out
         return self._prefixes[key]
 
-    def encode(
-        self, frame: Frame
-    ) -> tuple[Int[np.ndarray, " t"], int, Bool[np.ndarray, " t"]]:
+    def encode(self, frame: Frame) -> tuple[Int[np.ndarray, " t"], int, Bool[np.ndarray, " t"]]:
         """Returns tokens, prefix length and loss mask of a training example.
 
         Raises:

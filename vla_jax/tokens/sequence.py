@@ -1,4 +1,4 @@
-"""Prompt and target -> the static layout `[prefix slots | suffix slots]` of a Batch.
+r"""Prompt and target -> the static layout `[prefix slots | suffix slots]` of a Batch.
 
 `<bos> prompt "\n"` fills the prefix slots from the right, `target <eos>` the suffix slots from the
 left; the model puts the images in front. Because the last prefix token always stands in the last

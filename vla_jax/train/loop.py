@@ -4,7 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -45,7 +45,7 @@ class Hook:
 
     Attributes:
       every: steps between two calls.
-      call: (step, state, metrics since the last call of `log`) -> values to show and log.
+      call: (step, state) -> values to show.
     """
 
     every: int
@@ -108,23 +108,30 @@ def run(
     Raises:
       UserError: the loss is not finite.
     """
-    totals: step.Sums | None = None
-    since = last = int(state.step)
+    pending: list[step.Sums] = []
+    first = int(state.step) + 1
     shown: dict[str, float] = {}
     clock.resume()
-    for n in range(last + 1, config.steps + 1):
-        state, metrics = train_step(state, place(next(batches)))
-        totals = step.add(totals, metrics["sums"])
+    ahead = place(next(batches)) if first <= config.steps else None
+    for n in range(first, config.steps + 1):
+        state, metrics = train_step(state, cast(Batch, ahead))
+        if n < config.steps:
+            ahead = place(next(batches))  # while the devices work on this step
+        pending.append(metrics["sums"])
         stopping = stop()
         final = stopping or n == config.steps
+        due = [hook for hook in hooks if final or n % hook.every == 0]
+        if due:
+            # Waits for the step, so that no hook saves a ruined state or is charged for the step.
+            _check_finite(n, float(metrics["loss"]))
         if final or n % config.log_every == 0:
-            values = _fetch(n, metrics, totals, sources)
-            log(n, values | {"seconds": clock.seconds(), "steps_averaged": n - since})
-            shown["loss"], totals, since = values["loss"], None, n
+            values = _fetch(n, metrics, pending, sources)
+            log(n, values | {"seconds": clock.seconds(), "steps_averaged": len(pending)})
+            shown["loss"] = values["loss"]
+            pending.clear()
         clock.pause()
-        for hook in hooks:
-            if final or n % hook.every == 0:
-                shown |= hook.call(n, state)
+        for hook in due:
+            shown |= hook.call(n, state)
         clock.resume()
         tick(shown)
         if stopping:
@@ -134,16 +141,20 @@ def run(
 
 
 def _fetch(
-    n: int, metrics: dict[str, Any], totals: step.Sums, sources: tuple[str, ...]
+    n: int, metrics: dict[str, Any], pending: list[step.Sums], sources: tuple[str, ...]
 ) -> dict[str, float]:
     """Waits for step n and turns its metrics into numbers."""
-    fetched, sums = jax.device_get((metrics, totals))
-    if not math.isfinite(fetched["loss"]):
+    fetched, sums = jax.device_get((metrics, pending))
+    _check_finite(n, float(fetched["loss"]))
+    values = {"loss": float(fetched["loss"]), "gradient_norm": float(fetched["gradient_norm"])}
+    return values | loss.source_metrics(sums, sources)
+
+
+def _check_finite(n: int, value: float) -> None:
+    if not math.isfinite(value):
         raise UserError(
-            f"training step {n}: the loss is {fetched['loss']}",
+            f"training step {n}: the loss is {value}",
             expected="a finite number",
             fix="Lower config.optimizer.learning_rate or config.optimizer.clip_norm; "
             "the last checkpoint is kept",
         )
-    values = {"loss": float(fetched["loss"]), "gradient_norm": float(fetched["gradient_norm"])}
-    return values | loss.source_metrics(sums, sources)

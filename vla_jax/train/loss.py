@@ -4,10 +4,12 @@ RT-2 trains actions as ordinary text: the loss is not renormalised over action t
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vla_jax.core.arrays import Array, Bool, Float, Int
 
@@ -66,11 +68,14 @@ def suffix_loss(
     return loss, sums | {"examples": jnp.sum(member, axis=0)}
 
 
-def source_metrics(sums: dict[str, Array], names: tuple[str, ...]) -> dict[str, float]:
-    """Turns the sums of one or more steps into `loss/NAME` (nats) and `accuracy/NAME` (0..1).
+def source_metrics(
+    steps: Sequence[Mapping[str, Array]], names: tuple[str, ...]
+) -> dict[str, float]:
+    """Turns the sums of some steps into `loss/NAME` (nats) and `accuracy/NAME` (0..1).
 
     A source without an example in these steps is left out.
     """
+    sums = {name: np.sum([step[name] for step in steps], axis=0) for name in steps[0]}
     out: dict[str, float] = {}
     for i, name in enumerate(names):
         if sums["examples"][i]:

@@ -23,6 +23,8 @@ class OptimizerConfig:
       b2: decay of the second moment.
       weight_decay: decoupled decay of matrices; norms and biases are left alone.
       clip_norm: largest global gradient norm.
+      embedding_rate: factor on the learning rate of the token embeddings. Gemma multiplies them
+        by sqrt(width), so trained from scratch they move that much faster than other weights.
 
     Raises:
       UserError: a value is out of range.
@@ -36,6 +38,7 @@ class OptimizerConfig:
     b2: float = 0.95
     weight_decay: float = 0.0
     clip_norm: float = 1.0
+    embedding_rate: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "clip_norm"):
@@ -52,7 +55,7 @@ class OptimizerConfig:
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Returns step -> learning rate over `steps` updates."""
     peak, warmup = config.learning_rate, min(config.warmup_steps, steps)
-    rest = max(steps - warmup, 1)
+    rest = max(steps - 1 - warmup, 1)  # the last update is that of step `steps - 1`
     if config.schedule == "cosine":
         after = optax.cosine_decay_schedule(peak, rest, alpha=config.final_fraction)
     elif config.schedule == "linear":
@@ -78,4 +81,5 @@ def make_optimizer(
             weight_decay=config.weight_decay,
             mask=decay,
         ),
+        optax.masked(optax.scale(config.embedding_rate), trees.mask(params, r".*embedding")),
     )

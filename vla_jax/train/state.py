@@ -26,6 +26,4 @@ class TrainState:
     @classmethod
     def create(cls, params: Any, optimizer: optax.GradientTransformation) -> "TrainState":
         """Returns the state before the first update."""
-        return cls(
-            step=jnp.zeros((), jnp.int32), params=params, optimizer=optimizer.init(params)
-        )
+        return cls(step=jnp.zeros((), jnp.int32), params=params, optimizer=optimizer.init(params))

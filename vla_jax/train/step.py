@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
 
@@ -52,13 +51,8 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
         (value, sums), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, batch)
         updates, opt_state = optimizer.update(gradient, state.optimizer, state.params)
-        metrics = {"loss": value, "gradient_norm": optax.global_norm(gradient), "sums": sums}
+        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient), "sums": sums}
         params = optax.apply_updates(state.params, updates)
         return TrainState(step=state.step + 1, params=params, optimizer=opt_state), metrics
 
     return step
-
-
-def add(total: Sums | None, sums: Sums) -> Sums:
-    """Adds the sums of one more step."""
-    return sums if total is None else jax.tree.map(jnp.add, total, sums)

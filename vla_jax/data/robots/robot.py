@@ -1,4 +1,4 @@
-"""What a robot dataset's adapter says: which features are which fields, and what an action means."""
+"""What a robot dataset's adapter says: which feature is which field, what an action means."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -11,7 +11,8 @@ import gymnasium
 import numpy as np
 
 from vla_jax.core.errors import UserError
-from vla_jax.envs.tabletop import render, scene, spec, world
+from vla_jax.data.robots.tabletop import TABLETOP
+from vla_jax.envs.tabletop import render, scene, world
 from vla_jax.envs.tabletop.scene import TARGET, Scene
 from vla_jax.envs.tabletop.world import Split, Task
 
@@ -52,7 +53,7 @@ class TabletopEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     Observation: `image` uint8 [size, size, 3]; `instruction` text; `state` float32 [7] = x, y, z
     in metres, roll, pitch, yaw in radians, gripper 0 open to 1 closed, table frame.
-    Action: float32 [8] in the real units of `spec.ACTION_SPEC`. Height and rotations appear in
+    Action: float32 [8] in the real units of `TABLETOP.spec`. Height and rotations appear in
     the state and nowhere else: no task needs them.
     Reward: 1 on the step that terminates with the goal reached, else 0.
 
@@ -61,7 +62,7 @@ class TabletopEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
       render_mode: None or "rgb_array".
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": int(spec.CONTROL_HZ)}  # noqa: RUF012
+    metadata = {"render_modes": ["rgb_array"], "render_fps": int(TABLETOP.spec.control_hz)}  # noqa: RUF012
 
     def __init__(self, config: TabletopConfig | None = None, render_mode: str | None = None):
         self.config = config or TabletopConfig()
@@ -80,7 +81,8 @@ class TabletopEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             }
         )
         self.action_space = gymnasium.spaces.Box(
-            np.array(spec.ACTION_SPEC.low, np.float32), np.array(spec.ACTION_SPEC.high, np.float32)
+            np.array(TABLETOP.spec.low, np.float32),
+            np.array(TABLETOP.spec.high, np.float32),
         )
         self._scene: Scene | None = None
 

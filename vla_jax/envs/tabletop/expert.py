@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from vla_jax.core.errors import UserError
-from vla_jax.envs.tabletop import spec, world
+from vla_jax.data.robots.tabletop import MAX_STEP, TABLETOP
+from vla_jax.envs.tabletop import world
 from vla_jax.envs.tabletop.scene import REFERENCE, TARGET, Scene
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def expert_action(env: "TabletopEnv | gymnasium.Env[Any, Any]") -> np.ndarray:
       env: a `TabletopEnv`, wrapped or not.
 
     Returns:
-      Float32 [8] in the units of `spec.ACTION_SPEC`.
+      Float32 [8] in the units of `TABLETOP.spec`.
     """
     return scene_action(cast("TabletopEnv", env.unwrapped).scene)
 
@@ -45,7 +46,7 @@ def scene_action(scene: Scene) -> np.ndarray:
       scene: the scene to act in.
 
     Returns:
-      Float32 [8] in the units of `spec.ACTION_SPEC`.
+      Float32 [8] in the units of `TABLETOP.spec`.
     """
     wanted = TARGET
     if scene.task == "two_stage" and scene.is_at_side():
@@ -99,8 +100,8 @@ def _goal(scene: Scene) -> np.ndarray:
 
 
 def _move(scene: Scene, target: np.ndarray, *, closed: bool = False) -> np.ndarray:
-    speed = np.clip((target - scene.pose[:2]) / spec.MAX_STEP, -1, 1)
-    return _command(motion=np.round(speed * LEVELS) / LEVELS * spec.MAX_STEP, closed=closed)
+    speed = np.clip((target - scene.pose[:2]) / MAX_STEP, -1, 1)
+    return _command(motion=np.round(speed * LEVELS) / LEVELS * MAX_STEP, closed=closed)
 
 
 def _command(
@@ -148,12 +149,12 @@ def perturb(action: np.ndarray, rng: np.random.Generator, noise: NoiseConfig) ->
       noise: how much.
 
     Returns:
-      Float32 [8] within the bounds of `spec.ACTION_SPEC`.
+      Float32 [8] within the bounds of `TABLETOP.spec`.
     """
     executed = action.copy()
-    executed[1:3] += rng.normal(0, noise.motion * spec.MAX_STEP, 2) if noise.motion else 0
+    executed[1:3] += rng.normal(0, noise.motion * MAX_STEP, 2) if noise.motion else 0
     if rng.random() < noise.wrong_grip and action[0] < 0.5:
         executed[7] = 1 - executed[7]
     if rng.random() < noise.random_move:
-        executed[1:3] = rng.uniform(-spec.MAX_STEP, spec.MAX_STEP, 2)
-    return np.clip(executed, spec.ACTION_SPEC.low, spec.ACTION_SPEC.high).astype(np.float32)
+        executed[1:3] = rng.uniform(-MAX_STEP, MAX_STEP, 2)
+    return np.clip(executed, TABLETOP.spec.low, TABLETOP.spec.high).astype(np.float32)

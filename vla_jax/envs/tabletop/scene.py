@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vla_jax.envs.tabletop import spec, world
+from vla_jax.data.robots.tabletop import TABLETOP
+from vla_jax.envs.tabletop import world
 from vla_jax.envs.tabletop.world import Block, Split, Task
 
 TARGET, REFERENCE = 0, 1  # indices of the block that is moved and of the block it is moved to
@@ -63,10 +64,10 @@ class Scene:
         """Moves the gripper, then closes or opens it.
 
         Args:
-          action: float [8] in the units of `spec.ACTION_SPEC`; values out of bounds are clipped.
+          action: float [8] in the units of `TABLETOP.spec`; values out of bounds are clipped.
         """
         self.steps += 1
-        action = np.clip(action, spec.ACTION_SPEC.low, spec.ACTION_SPEC.high)
+        action = np.clip(action, TABLETOP.spec.low, TABLETOP.spec.high)
         self.pose = np.clip(self.pose + action[1:7], POSE_LOW, POSE_HIGH)
         if self.held >= 0:
             self.positions[self.held] = np.clip(self.pose[:2], *world.BLOCK_LIMITS)

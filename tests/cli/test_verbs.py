@@ -1,0 +1,206 @@
+"""`act`, `export` and `eval` on a run's directory, and everything they refuse."""
+
+import json
+import shutil
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from vla_jax.cli import act
+from vla_jax.data.robots.tabletop import TABLETOP
+from vla_jax.policy.torch_policy import TorchPolicy
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "view.png"
+    Image.fromarray(PIXELS).save(path)
+    return path
+
+
+def test_act_prints_every_dimension_with_its_unit(vla_jax, run, picture):
+    code, out, err = vla_jax("act", run, f"--image={picture}", "--instruction=pick up the red cube")
+    assert code == 0, err
+    lines = out.splitlines()
+    for line, name, unit in zip(lines, TABLETOP.spec.names, TABLETOP.spec.units, strict=False):
+        found, value, rest = line.split(maxsplit=2)
+        assert (found, rest) == (name, unit)
+        assert np.isfinite(float(value))
+    assert len(lines[8].removeprefix("tokens: ").split()) == 8
+    assert "prepare" in lines[9]
+    assert "decode" in lines[9]
+
+
+def test_act_takes_views_by_name(vla_jax, refused, run, picture):
+    code, named, _ = vla_jax(
+        "act", run, f"--image=primary={picture}", "--instruction=pick up the red cube"
+    )
+    assert code == 0
+    _, plain, _ = vla_jax("act", run, f"--image={picture}", "--instruction=pick up the red cube")
+    assert named.splitlines()[:9] == plain.splitlines()[:9]
+    line = refused("act", run, f"--image=wrist={picture}", "--instruction=pick")
+    assert "expected the views primary, found wrist" in line
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "L", "P", "I;16", "CMYK"])
+def test_act_refuses_another_mode_and_names_it(refused, run, tmp_path, mode):
+    file = tmp_path / ("view.tif" if mode == "CMYK" else "view.png")
+    if mode == "I;16":
+        Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 256).save(file)
+    else:
+        Image.fromarray(PIXELS).convert(mode).save(file)
+    line = refused("act", run, f"--image={file}", "--instruction=pick")
+    assert "expected mode RGB, 8 bits per channel" in line
+    assert f"found mode {mode}" in line
+    assert "convert('RGB')" in line
+
+
+def test_act_refuses_sixteen_bits_that_pillow_would_hide(refused, run, tmp_path):
+    file = tmp_path / "deep.png"
+    cv2.imwrite(str(file), PIXELS.astype(np.uint16) * 256)
+    assert Image.open(file).mode == "RGB"
+    line = refused("act", run, f"--image={file}", "--instruction=pick")
+    assert "found mode RGB with 16 bits per channel" in line
+
+
+def test_an_image_is_read_as_it_is(picture):
+    np.testing.assert_array_equal(act.read_image(str(picture)), PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "no such file"), (b"hello", "no image that can be read")]
+)
+def test_act_refuses_what_is_no_image(refused, run, tmp_path, content, message):
+    file = tmp_path / "x.png"
+    if content is not None:
+        file.write_bytes(content)
+    assert message in refused("act", run, f"--image={file}", "--instruction=pick")
+
+
+@pytest.mark.parametrize(
+    ("instruction", "message"), [(" ", "at least one word"), ("very " * 50, "is too long")]
+)
+def test_act_refuses_an_instruction(refused, run, picture, instruction, message):
+    line = refused("act", run, f"--image={picture}", f"--instruction={instruction}")
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected the arguments WORKDIR, found none"),
+        (["a", "b"], "expected the arguments WORKDIR, found a b"),
+        (["a"], "expected --image=..., found none"),
+        (["a", "--image=x.png"], "expected --instruction=..., found none"),
+        (["a", "--imag=x.png", "--instruct=x"], "instruct"),
+    ],
+)
+def test_act_says_what_is_missing(refused, arguments, message):
+    assert message in refused("act", *arguments)
+
+
+@pytest.mark.parametrize("verb", ["act", "export", "eval"])
+@pytest.mark.parametrize("state", ["none", "no checkpoint", "damaged"])
+def test_a_directory_without_a_policy_is_refused(refused, run, picture, tmp_path, verb, state):
+    workdir, out = tmp_path / "run", tmp_path / "out"
+    if state != "none":
+        shutil.copytree(run, workdir)
+    if state == "no checkpoint":
+        shutil.rmtree(workdir / "checkpoints" / "7")
+    if state == "damaged":
+        (workdir / "config.json").write_text("{")
+    rest = {
+        "act": [f"--image={picture}", "--instruction=pick"],
+        "export": [out],
+        "eval": [],
+    }
+    line = refused(verb, workdir, *rest[verb])
+    message = {
+        "none": "expected a run",
+        "no checkpoint": "expected a checkpoint, found none yet",
+        "damaged": "not JSON",
+    }
+    assert message[state] in line
+    assert not out.exists()
+
+
+def test_export_runs_in_pytorch(vla_jax, run, tmp_path):
+    code, out, err = vla_jax("export", run, tmp_path / "out")
+    assert code == 0, err
+    assert "all 512 tokens of 64 random images are equal in PyTorch" in out
+    report = json.loads((tmp_path / "out" / "parity.json").read_text())
+    assert report == {"step": 7, "source": "random images", "frames": 64, "tokens": 512}
+    action = TorchPolicy.load(tmp_path / "out").act({"primary": PIXELS}, "pick up the red cube")
+    assert action.values.shape == (1, 8)
+
+
+def test_export_leaves_nothing_when_a_token_differs(refused, run, tmp_path, monkeypatch):
+    from vla_jax.policy.policy import Policy
+
+    honest = Policy.act_batch
+
+    def lie(self, images, instructions):
+        values, tokens = honest(self, images, instructions)
+        tokens = tokens.copy()
+        tokens[-1, -1] += 1
+        return values, tokens
+
+    monkeypatch.setattr(Policy, "act_batch", lie)
+    line = refused("export", run, tmp_path / "out")
+    assert "1 of 512 tokens differ from JAX, the first in frame 63" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_export_without_pytorch_says_that_it_did_not_compare(vla_jax, run, tmp_path, monkeypatch):
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "torch" else found(name)
+    )
+    code, out, _ = vla_jax("export", run, tmp_path / "out")
+    assert code == 0
+    assert "parity: not checked, PyTorch is not installed" in out
+    assert json.loads((tmp_path / "out" / "parity.json").read_text())["tokens"] == 0
+
+
+def test_export_overwrites_nothing(refused, run, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert "files in it" in refused("export", run, tmp_path)
+    assert "a file" in refused("export", run, tmp_path / "mine.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_eval_measures_again_and_keeps_the_training(vla_jax, run, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(run, workdir)
+    code, out, err = vla_jax("eval", workdir, "--episodes=2")
+    assert code == 0, err
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["train"] == {"steps": 7, "seconds": 14.0, "samples_per_s": 32.0}
+    assert results["success"]["seen"]["episodes"] == 2
+    assert "closed loop" in out
+    assert (workdir / "curves.png").exists()
+    again, _, _ = vla_jax("eval", workdir, "--episodes=2")
+    assert again == 0
+    assert json.loads((workdir / "results.json").read_text()) == results
+
+
+def test_eval_refuses_no_episodes(refused, run):
+    assert "expected >= 1, found 0" in refused("eval", run, "--episodes=0")
+    assert "episodes" in refused("eval", run, "--episodes=few")
+
+
+def test_the_arguments_of_the_process_are_the_default(vla_jax, monkeypatch, capsys):
+    from vla_jax.cli.main import main
+
+    monkeypatch.setattr(sys, "argv", ["vla-jax", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    assert "usage: vla-jax VERB" in capsys.readouterr().out

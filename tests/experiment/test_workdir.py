@@ -1,0 +1,132 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from vla_jax.actions.statistics import Statistics
+from vla_jax.core.errors import UserError
+from vla_jax.data.robots.tabletop import TABLETOP
+from vla_jax.experiment import workdir as workdir_lib
+from vla_jax.experiment.config import RunConfig
+from vla_jax.experiment.workdir import Workdir
+from vla_jax.runtime.checkpoint import CheckpointConfig
+from vla_jax.tokens.action_tokens import ActionTokens, ActionTokensConfig, choose_ids
+from vla_jax.tokens.encoder import Encoder
+from vla_jax.tokens.prompts import PromptsConfig
+from vla_jax.tokens.sequence import SequenceConfig
+from vla_jax.tokens.tokenizer import Tokenizer
+from vla_jax.train.optimizer import OptimizerConfig
+
+CONFIG = RunConfig(seed=3, checkpoint=CheckpointConfig(keep=5))
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return Workdir(tmp_path / "runs" / "first")
+
+
+def make_encoder(scheme="overwrite"):
+    texts = ("pick up the red cube", "what is it", "<loc0001>")
+    config = ActionTokensConfig(scheme=scheme, rows="last")
+    tokenizer, ids = choose_ids(config, Tokenizer.train(texts, 300, 64), 32)
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(TABLETOP.spec.low, TABLETOP.spec.high, (50, 8)).astype(np.float32)
+    return Encoder(
+        tokenizer,
+        ActionTokens(TABLETOP.spec, Statistics.of(actions), ids),
+        PromptsConfig(robot="openvla", web="paligemma"),
+        SequenceConfig(prefix=60, suffix=11),
+    )
+
+
+def test_a_new_directory_is_claimed_and_found_again(workdir):
+    workdir.claim(CONFIG)
+    assert workdir.config() == CONFIG
+    before = workdir.path.joinpath("config.json").read_bytes()
+    workdir.claim(CONFIG)
+    Workdir(workdir.path).claim(CONFIG)
+    assert workdir.path.joinpath("config.json").read_bytes() == before
+    assert [path.name for path in workdir.path.iterdir()] == ["config.json"]
+
+
+def test_an_empty_directory_is_claimed(tmp_path):
+    Workdir(tmp_path).claim(CONFIG)
+    assert Workdir(tmp_path).config() == CONFIG
+
+
+def test_another_run_is_refused_with_what_differs(workdir):
+    workdir.claim(CONFIG)
+    other = dataclasses.replace(CONFIG, seed=4, optimizer=OptimizerConfig(learning_rate=0.5))
+    with pytest.raises(UserError) as refused:
+        workdir.claim(other)
+    message = str(refused.value)
+    assert "config.seed: 3 -> 4" in message
+    assert "config.optimizer.learning_rate: 2e-05 -> 0.5" in message
+    assert message.count("->") == 2
+    assert str(workdir.path) in message
+    assert workdir.config() == CONFIG
+
+
+def test_a_directory_of_something_else_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match=r"expected a new or empty directory.*Take another"):
+        Workdir(tmp_path).claim(CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UserError, match="something else in the way"):
+        Workdir(tmp_path / "run").claim(CONFIG)
+
+
+def test_a_directory_without_a_run_has_no_config(workdir):
+    with pytest.raises(UserError, match=r"expected a run .*found none.*vla-jax train"):
+        workdir.config()
+
+
+def test_a_damaged_config_is_named(workdir):
+    workdir.claim(CONFIG)
+    file = workdir.path / "config.json"
+    file.write_text(file.read_text()[:100])
+    for act in (workdir.config, lambda: workdir.claim(CONFIG)):
+        with pytest.raises(UserError, match=r"config\.json: not JSON"):
+            act()
+
+
+@pytest.mark.parametrize("scheme", ["overwrite", "extend"])
+def test_the_encoder_comes_back_with_equal_tokens(workdir, scheme):
+    encoder = make_encoder(scheme)
+    workdir.claim(CONFIG)
+    workdir.save_encoder(encoder)
+    again = Workdir(workdir.path).load_encoder()
+    assert again.tokenizer.size == encoder.tokenizer.size
+    assert again.layout == encoder.layout
+    assert again.prompts == encoder.prompts
+    assert again.action_tokens.spec == encoder.action_tokens.spec
+    assert again.action_tokens.statistics == encoder.action_tokens.statistics
+    for text in ("pick up the red cube", "Something else, entirely!"):
+        for robot in (True, False):
+            found, expected = (e.prefix(text, robot=robot) for e in (again, encoder))
+            assert found[1] == expected[1]
+            np.testing.assert_array_equal(found[0], expected[0])
+    actions = np.random.default_rng(1).uniform(-1, 1, (20, 8)).astype(np.float32)
+    found, expected = (e.action_tokens.encode(actions) for e in (again, encoder))
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(
+        again.action_tokens.decode(found), encoder.action_tokens.decode(expected)
+    )
+
+
+def test_there_is_no_encoder_before_it_is_saved(workdir):
+    workdir.claim(CONFIG)
+    assert workdir.load_encoder() is None
+
+
+def test_a_failed_write_keeps_the_old_file(workdir):
+    workdir.claim(CONFIG)
+    workdir_lib.write_json(workdir.results, {"a": 1})
+    with pytest.raises(TypeError):
+        workdir_lib.write_json(workdir.results, {"a": object()})
+    assert json.loads(workdir.results.read_text()) == {"a": 1}

@@ -1,0 +1,87 @@
+"""Decoding over the cache is teacher forcing token by token, and a mask is a law."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from vla_jax.policy.decode import make_decoder
+from vla_jax.tokens import grammar
+
+
+@pytest.fixture(scope="module")
+def mask(tiny):
+    encoder = tiny.policy.encoder
+    return grammar.action_mask(encoder.action_tokens, encoder.tokenizer.size)
+
+
+@pytest.fixture(scope="module")
+def decoders(tiny, mask):
+    """Decoders by the mask they obey: every token allowed, or the grammar."""
+    return {
+        free: (legal, make_decoder(tiny.graph, legal))
+        for free, legal in ((True, np.ones_like(mask)), (False, mask))
+    }
+
+
+@pytest.fixture(scope="module")
+def asked(tiny, observations):
+    """Images, prefix slots and prefix lengths."""
+    images, instructions = observations
+    prefixes = [tiny.policy.encoder.prefix(text, robot=True) for text in instructions]
+    length = np.array([length for _, length in prefixes], np.int32)
+    assert len(set(length)) > 1  # There is padding to go wrong.
+    return images, np.stack([row for row, _ in prefixes]), length
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_cached_greedy_is_the_argmax_of_teacher_forcing(tiny, decoders, asked, free):
+    images, prefix, length = asked
+    legal, decode = decoders[free]
+    decoded = np.asarray(decode(tiny.policy.params, *asked))
+    assert len(np.unique(decoded)) > 10
+
+    @jax.jit
+    def force(params, tokens):
+        model = nnx.merge(tiny.graph, params)
+        return model.logits(images, tokens, length, prefix.shape[1])
+
+    logits = force(tiny.policy.params, np.concatenate([prefix, decoded], axis=1))
+    forced = np.where(legal, logits, -np.inf).argmax(axis=-1)
+    np.testing.assert_array_equal(decoded, forced)
+
+
+def test_a_row_does_not_depend_on_its_batch(tiny, observations):
+    images, instructions = observations
+    _, together = tiny.policy.act_batch(images, instructions)
+    _, alone = tiny.policy.act_batch(images[3:4], instructions[3:4])
+    np.testing.assert_array_equal(together[3:4], alone)
+    assert len(np.unique(together, axis=0)) > 20
+
+
+def test_more_padding_changes_nothing(tiny, decoders, asked):
+    images, prefix, length = asked
+    _, decode = decoders[False]
+    wider = np.pad(prefix, [(0, 0), (5, 0)])
+    np.testing.assert_array_equal(
+        decode(tiny.policy.params, images, prefix, length),
+        decode(tiny.policy.params, images, wider, length),
+    )
+
+
+def test_illegal_tokens_are_impossible_whatever_the_logits(tiny, mask, decoders, asked):
+    embedding = np.array(tiny.policy.params["decoder"]["embedding"])
+    # Rows this long win every free argmax.
+    illegal = ~mask.any(axis=0)
+    noise = np.random.default_rng(0).standard_normal(embedding.shape, np.float32)
+    embedding[illegal] = 50 * noise[illegal]
+    params = {**tiny.policy.params}
+    params["decoder"] = {**params["decoder"], "embedding": embedding}
+    free, held = (np.asarray(decoders[free][1](params, *asked)) for free in (True, False))
+    assert illegal[free].all()
+    assert mask[np.arange(len(mask)), held].all()
+
+
+def test_terminate_is_one_of_two_tokens(tiny, observations):
+    _, tokens = tiny.policy.act_batch(*observations)
+    assert set(tokens[:, 0]) <= set(tiny.policy.encoder.action_tokens.ids[:2])

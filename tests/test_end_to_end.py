@@ -1,0 +1,191 @@
+"""One small run, trained straight and trained in pieces: the same run, to the last bit."""
+
+import json
+import os
+import pathlib
+import runpy
+import signal
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from vla_jax.core import config as config_lib
+from vla_jax.core import trees
+from vla_jax.envs.tabletop import world
+from vla_jax.envs.tabletop.answers import KINDS
+from vla_jax.experiment import finish, parts, training
+from vla_jax.experiment.config import RunConfig
+from vla_jax.experiment.workdir import Workdir
+from vla_jax.runtime import mesh, metrics
+from vla_jax.runtime.checkpoint import Checkpoints
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+STEPS = 6
+
+
+class KilledError(Exception):
+    """Stands for a machine that goes away."""
+
+
+def make_config(data_dir):
+    """The smoke variant, smaller still."""
+    c = runpy.run_path(str(CONFIGS / "tabletop.py"))["get_config"]("smoke")
+    c.data_dir = str(data_dir)
+    c.tabletop.image_size = c.model.vision.image_size = 16
+    c.tabletop.demonstrations.episodes = 12
+    c.tabletop.questions.train = 30
+    c.tabletop.questions.validation = 12
+    c.model.vision.update(
+        patch_size=8, depth=1, width=16, heads=2, mlp=16, stem_strides=(), stem_widths=()
+    )
+    c.model.decoder.update(width=16, depth=1, mlp=16, heads=2, key_heads=1, head_dim=8)
+    c.model.unroll = 1
+    c.checkpoint.every = 3
+    c.loop.update(steps=STEPS, log_every=2, eval_every=3)
+    c.evaluation.update(
+        episodes=3, quick_episodes=2, questions=12, frames=4, film=2, slots=3, blocks=(2, 2)
+    )
+    return config_lib.build(RunConfig, c)
+
+
+class Interrupted:
+    """A loader that does something before it hands out a batch."""
+
+    def __init__(self, loader, batch, act):
+        self._loader, self._batch, self._act = loader, batch, act
+        self.state = loader.state
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self._loader.state()["next_batch"] == self._batch:
+            self._act()
+        return next(self._loader)
+
+
+def interrupt(monkeypatch, batch, act):
+    make = parts.make_loader
+    monkeypatch.setattr(parts, "make_loader", lambda *a: Interrupted(make(*a), batch, act))
+
+
+def kill():
+    raise KilledError
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return make_config(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def straight(config, tmp_path_factory):
+    """A workdir trained and evaluated without a break."""
+    workdir = Workdir(tmp_path_factory.mktemp("straight") / "run")
+    trained = training.train(config, workdir)
+    finish.finish(config, workdir, trained.policy, trained.data, trained.summary)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def in_pieces(config, straight, tmp_path_factory):
+    """A workdir stopped after step 2, killed in step 6 behind the checkpoint of step 3, resumed."""
+    workdir = Workdir(tmp_path_factory.mktemp("pieces") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(KeyboardInterrupt, match=rf"stopped at step 2 of {STEPS}, saved"):
+            training.train(config, workdir)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 5, kill)
+        with pytest.raises(KilledError):
+            training.train(config, workdir)
+    assert [row["step"] for row in metrics.read(workdir.path)] == [2, 3, 4]
+    assert training.train(config, workdir).summary["steps"] == STEPS
+    return workdir
+
+
+def arrays_of(config, workdir):
+    encoder = workdir.load_encoder()
+    model = parts.Model(config, encoder.tokenizer.size, mesh.make_mesh(config.mesh))
+    abstract = model.abstract_state()
+    wanted = {"params": abstract.params, "optimizer": abstract.optimizer, "step": abstract.step}
+    with Checkpoints(workdir.checkpoints) as checkpoints:
+        step, arrays, _ = checkpoints.restore(wanted)
+    assert step == STEPS
+    return trees.named_leaves(jax.device_get(arrays))
+
+
+def lines_of(workdir):
+    rows = metrics.read(workdir.path)
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def test_a_resumed_run_has_the_same_parameters_and_optimizer(config, straight, in_pieces):
+    expected, found = arrays_of(config, straight), arrays_of(config, in_pieces)
+    assert expected.keys() == found.keys()
+    for name, leaf in expected.items():
+        np.testing.assert_array_equal(found[name], leaf, err_msg=name)
+
+
+def test_a_resumed_run_has_the_same_metrics(straight, in_pieces):
+    expected, found = lines_of(straight), lines_of(in_pieces)
+    assert [row["step"] for row in expected] == [2, 3, 4, 6]
+    assert found == expected
+    names = {"loss", "gradient_norm", "loss/robot", "loss/web", "accuracy/robot", "accuracy/web"}
+    assert names <= set(expected[0])
+    assert {"held_out/loss/robot", "held_out/accuracy/web", "success/seen"} <= set(expected[1])
+
+
+def test_time_goes_on_over_a_resumption(in_pieces):
+    seconds = [row["seconds"] for row in metrics.read(in_pieces.path) if "seconds" in row]
+    assert len(seconds) == 3
+    assert 0 < seconds[0] < seconds[1] < seconds[2]
+
+
+def test_a_finished_run_does_not_train_again(config, straight, monkeypatch):
+    before = straight.path.joinpath("metrics.jsonl").read_text()
+    arrays = arrays_of(config, straight)
+    interrupt(monkeypatch, STEPS, kill)
+    trained = training.train(config, straight)
+    assert trained.summary["steps"] == STEPS
+    assert straight.path.joinpath("metrics.jsonl").read_text() == before
+    for name, leaf in trees.named_leaves(trained.policy.params).items():
+        np.testing.assert_array_equal(leaf, arrays[f"params/{name}"])
+
+
+def test_the_results_have_the_documented_form(config, straight):
+    results = json.loads(straight.results.read_text())
+    tasks = config.tabletop.demonstrations.tasks
+    assert set(results) == {"success", "wrong_block", "vqa", "open_loop", "train"}
+    assert set(results["success"]) == {*world.SPLITS, *(f"seen/{task}" for task in tasks)}
+    assert set(results["wrong_block"]) == set(world.SPLITS)
+    assert results["vqa"]
+    assert set(results["vqa"]) <= set(KINDS)
+    for table in ("success", "wrong_block", "vqa"):
+        for rate in results[table].values():
+            assert set(rate) == {"rate", "low", "high", "episodes"}
+            assert 0 <= rate["low"] <= rate["rate"] <= rate["high"] <= 1
+    assert results["success"]["seen"]["episodes"] == config.evaluation.episodes
+    assert sum(rate["episodes"] for rate in results["vqa"].values()) == 12
+    assert set(results["train"]) == {"steps", "seconds", "samples_per_s"}
+    assert results["train"]["steps"] == STEPS
+    assert results["train"]["samples_per_s"] > 0
+    assert "token_accuracy" in results["open_loop"]
+
+
+def test_a_run_leaves_its_pictures_and_its_configuration(config, straight):
+    assert straight.config() == config
+    with Image.open(straight.curves) as picture:
+        assert picture.format == "PNG"
+    with Image.open(straight.episodes) as film:
+        assert film.format == "GIF"
+        assert film.n_frames > 1
+
+
+def test_a_checkpoint_stays_for_every_so_many_steps(straight):
+    with Checkpoints(straight.checkpoints) as checkpoints:
+        assert checkpoints.latest_step() == STEPS
+    names = {path.name for path in straight.checkpoints.iterdir() if path.name.isdigit()}
+    assert names == {"3", "6"}

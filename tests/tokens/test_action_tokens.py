@@ -1,0 +1,127 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from vla_jax.core.errors import UserError
+from vla_jax.tokens.action_tokens import (
+    ActionTokens,
+    ActionTokensConfig,
+    choose_ids,
+    smooth_rows,
+)
+from vla_jax.tokens.tokenizer import UNK
+
+COUNTS = (2, 3, 16, 255, 256, 257, 4096)
+
+
+def make(spec, statistics, count, first=100):
+    return ActionTokens(spec, statistics, tuple(range(first, first + count)))
+
+
+def test_loc_takes_the_location_tokens_in_order(tokenizer):
+    same, ids = choose_ids(ActionTokensConfig(rows="loc"), tokenizer, 16)
+    assert same is tokenizer
+    assert list(ids) == [tokenizer.id(f"<loc{k:04d}>") for k in range(16)]
+
+
+@pytest.mark.parametrize("count", [2, 40, 60])
+def test_last_takes_the_end_of_the_vocabulary_and_no_special_token(tokenizer, count):
+    same, ids = choose_ids(ActionTokensConfig(rows="last"), tokenizer, count)
+    assert same is tokenizer
+    assert len(set(ids)) == count
+    assert min(ids) > UNK
+    assert tokenizer.newline not in ids
+    assert list(ids) == sorted(ids)
+    assert ids[-1] == tokenizer.size - 1
+    # 32 locations lie behind the newline; a longer row of ids skips it.
+    assert ids[-1] - ids[0] == count - 1 + (count > 32)
+
+
+def test_extend_adds_one_row_per_bin(tokenizer):
+    longer, ids = choose_ids(ActionTokensConfig(scheme="extend"), tokenizer, 300)
+    assert list(ids) == list(range(tokenizer.size, tokenizer.size + 300))
+    assert longer.size == tokenizer.size + 300
+
+
+@pytest.mark.parametrize("rows", ["loc", "last"])
+def test_more_bins_than_rows_is_refused_by_name(tokenizer, rows):
+    with pytest.raises(UserError, match=r"config\.bins\.count.*found 4000.*scheme=extend") as error:
+        choose_ids(ActionTokensConfig(rows=rows), tokenizer, 4000)
+    most = 32 if rows == "loc" else tokenizer.size - 5
+    assert f"at most {most} (config.action_tokens.rows={rows})" in str(error.value)
+    assert len(choose_ids(ActionTokensConfig(rows=rows), tokenizer, most)[1]) == most
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_actions_come_back_within_half_a_bin(spec, statistics, actions, count):
+    tokens = make(spec, statistics, count)
+    inside = np.clip(actions, statistics.q01, statistics.q99).astype(np.float32)
+    ids = tokens.encode(inside)
+    assert ids.dtype == np.int32
+    assert ids.min() >= 100
+    assert ids.max() < 100 + count
+    back = tokens.decode(ids)
+    width = np.array([0, statistics.q99[1] - statistics.q01[1], 0, 1])
+    assert (np.abs(back - inside) <= width / count / 2 + 1e-6).all()
+    np.testing.assert_array_equal(back[:, 0], inside[:, 0])
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_every_token_decodes_to_an_action_that_encodes_to_it(spec, statistics, count):
+    tokens = make(spec, statistics, count)
+    ids = np.full((count, 4), 100, np.int32)
+    ids[:, 1] = ids[:, 3] = np.arange(100, 100 + count)
+    again = tokens.encode(tokens.decode(ids))
+    np.testing.assert_array_equal(again[:, [0, 1, 3]], ids[:, [0, 1, 3]])
+
+
+def test_terminate_is_its_own_value_and_the_rest_is_clipped(spec, statistics):
+    tokens = make(spec, statistics, 256)
+    found = tokens.bins(np.array([[1, 9, 0.1, 9], [0, -9, 0.1, -9], [7, 9, 9, 0.5]], np.float32))
+    np.testing.assert_array_equal(found[:, 0], [1, 0, 1])
+    np.testing.assert_array_equal(found[:, 1], [255, 0, 255])
+    np.testing.assert_array_equal(found[:, 3], [255, 0, 128])
+
+
+def test_a_bounded_integer_dimension_starts_at_its_low(spec, statistics):
+    shifted = dataclasses.replace(spec, low=(2.0, *spec.low[1:]), high=(5.0, *spec.high[1:]))
+    tokens = make(shifted, statistics, 8)
+    values = np.zeros((4, 4), np.float32)
+    values[:, 0] = [2, 3, 4, 5]
+    np.testing.assert_array_equal(tokens.bins(values)[:, 0], [0, 1, 2, 3])
+    np.testing.assert_array_equal(tokens.decode(tokens.encode(values))[:, 0], [2, 3, 4, 5])
+    assert tokens.legal_bins() == [range(4), range(8), range(8), range(8)]
+
+
+def test_an_integer_dimension_with_more_values_than_bins_is_refused(spec, statistics):
+    wide = dataclasses.replace(spec, high=(4.0, *spec.high[1:]))
+    with pytest.raises(UserError, match=r"'terminate'.*at least 5 bins.*found 4"):
+        make(wide, statistics, 4)
+
+
+def test_a_token_that_is_no_bin_is_refused(spec, statistics):
+    tokens = make(spec, statistics, 16)
+    with pytest.raises(UserError, match=r"expected ids of action bins, found \[100, 99"):
+        tokens.decode(np.array([[100, 99, 100, 100]]))
+
+
+def test_chunks_and_batches_keep_their_shape(spec, statistics, actions):
+    tokens = make(spec, statistics, 64)
+    chunks = actions.reshape(10, 8, 5, 4)
+    assert tokens.decode(tokens.encode(chunks)).shape == chunks.shape
+    np.testing.assert_array_equal(tokens.encode(chunks).reshape(-1, 4), tokens.encode(actions))
+
+
+def test_smooth_rows_are_unit_distinct_and_ordered():
+    rows = smooth_rows(64, 32, seed=3)
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
+    similarity = rows @ rows.T
+    # A neighbour is nearer than a bin eight further on, everywhere on the line.
+    near = np.diagonal(similarity, 1)[: 64 - 8]
+    far = np.diagonal(similarity, 8)
+    assert (near > far).all()
+    assert (similarity[~np.eye(64, dtype=bool)] < 1 - 1e-4).all()
+    np.testing.assert_array_equal(rows, smooth_rows(64, 32, seed=3))
+    assert not np.array_equal(rows, smooth_rows(64, 32, seed=4))

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from vla_jax.core.batch import Frame
+from vla_jax.core.errors import UserError
+from vla_jax.tokens.action_tokens import ActionTokens, ActionTokensConfig, choose_ids
+from vla_jax.tokens.encoder import Encoder
+from vla_jax.tokens.prompts import PromptsConfig
+from vla_jax.tokens.sequence import SequenceConfig
+from vla_jax.tokens.tokenizer import BOS, EOS, PAD
+
+LAYOUT = SequenceConfig(prefix=20, suffix=6)
+
+
+@pytest.fixture
+def encoder(tokenizer, spec, statistics):
+    _, ids = choose_ids(ActionTokensConfig(), tokenizer, 32)
+    prompts = PromptsConfig(robot="plain", web="rt2")
+    return Encoder(tokenizer, ActionTokens(spec, statistics, ids), prompts, LAYOUT)
+
+
+def web(question, answer):
+    return Frame(images={}, prefix=question, suffix=answer, dataset="web", episode=3)
+
+
+def robot(instruction, action):
+    return Frame(images={}, prefix=instruction, action=action, dataset="arm", episode=2, t=5)
+
+
+def test_a_robot_frame_becomes_instruction_and_action(encoder, tokenizer, actions):
+    tokens, length, mask = encoder.encode(robot("pick up the red cube", actions[:1]))
+    words = tokenizer.encode("pick up the red cube")
+    assert length == len(words) + 2
+    assert tokens[:20].tolist() == [PAD] * 13 + [BOS, *words, tokenizer.newline]
+    action = encoder.action_tokens.encode(actions[0]).tolist()
+    assert tokens[20:].tolist() == [*action, EOS, PAD]
+    assert mask.tolist() == [False] * 20 + [True] * 5 + [False]
+
+
+def test_a_web_frame_becomes_question_and_answer(encoder, tokenizer):
+    tokens, length, mask = encoder.encode(web("where is the green moon?", "<loc0003><loc0012>"))
+    words = tokenizer.encode("Q: where is the green moon? A:")
+    assert length == len(words) + 2
+    assert tokens[20 - length : 20].tolist() == [BOS, *words, tokenizer.newline]
+    place = [tokenizer.id("<loc0003>"), tokenizer.id("<loc0012>")]
+    assert tokens[20:].tolist() == [*place, EOS, PAD, PAD, PAD]
+    assert mask.sum() == 3
+
+
+def test_the_prefix_for_acting_is_the_one_of_training(encoder, actions):
+    for text in ("pick up the red cube", "move the cube to the left"):
+        tokens, length, _ = encoder.encode(robot(text, actions[:1]))
+        row, same = encoder.prefix(text, robot=True)
+        assert same == length
+        np.testing.assert_array_equal(row, tokens[:20])
+
+
+def test_the_same_words_as_instruction_and_question_differ(encoder):
+    instruction, _ = encoder.prefix("the cube", robot=True)
+    question, _ = encoder.prefix("the cube", robot=False)
+    assert instruction.tolist() != question.tolist()
+
+
+def test_writing_into_an_encoded_row_does_not_change_the_next(encoder, actions):
+    frame = robot("pick up the red cube", actions[:1])
+    first, _, _ = encoder.encode(frame)
+    expected = first.copy()
+    first[:] = 7
+    np.testing.assert_array_equal(encoder.encode(frame)[0], expected)
+
+
+def test_what_does_not_fit_is_refused_by_name(encoder, actions):
+    with pytest.raises(UserError, match=r"target of arm episode 2 step 5 is too long"):
+        encoder.encode(robot("pick up the cube", actions[:2]))
+    with pytest.raises(UserError, match=r"prompt '.*' is too long"):
+        encoder.encode(web("what colour is the cube " * 4, "red"))
+    with pytest.raises(UserError, match=r"instruction ''.*: expected at least one word"):
+        encoder.encode(robot("", actions[:1]))

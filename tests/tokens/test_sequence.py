@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from vla_jax.core.errors import UserError
+from vla_jax.tokens.sequence import SequenceConfig, prefix_tokens, suffix_tokens
+from vla_jax.tokens.tokenizer import BOS, EOS, PAD
+
+
+def test_the_prefix_stands_at_the_right_end(tokenizer):
+    row, length = prefix_tokens("red cube", tokenizer, SequenceConfig(prefix=8, suffix=4))
+    assert row.dtype == np.int32
+    assert length == 4
+    expected = [PAD] * 4 + [BOS, *tokenizer.encode("red cube"), tokenizer.newline]
+    assert row.tolist() == expected
+
+
+def test_a_prefix_that_just_fits_has_no_padding(tokenizer):
+    row, length = prefix_tokens("red cube", tokenizer, SequenceConfig(prefix=4, suffix=4))
+    assert length == 4
+    assert PAD not in row
+
+
+def test_a_longer_prefix_is_refused_with_the_field(tokenizer):
+    with pytest.raises(
+        UserError,
+        match=r"'pick up the red cube' is too long: expected at most 6 tokens "
+        r"\(config\.sequence\.prefix\), found 7 tokens",
+    ):
+        prefix_tokens("pick up the red cube", tokenizer, SequenceConfig(prefix=6, suffix=4))
+
+
+def test_the_suffix_starts_at_the_left_and_ends_with_eos():
+    row, mask = suffix_tokens([7, 8, 9], SequenceConfig(prefix=4, suffix=6), "answer")
+    assert row.dtype == np.int32
+    assert row.tolist() == [7, 8, 9, EOS, PAD, PAD]
+    assert mask.tolist() == [True, True, True, True, False, False]
+
+
+def test_a_suffix_that_just_fits_is_supervised_throughout():
+    row, mask = suffix_tokens([7, 8, 9], SequenceConfig(prefix=4, suffix=4), "answer")
+    assert row.tolist() == [7, 8, 9, EOS]
+    assert mask.all()
+
+
+def test_a_longer_suffix_is_refused_with_its_name():
+    with pytest.raises(
+        UserError,
+        match=r"answer of web 3 is too long: expected at most 4 tokens with <eos> "
+        r"\(config\.sequence\.suffix\), found 5",
+    ):
+        suffix_tokens([7, 8, 9, 10], SequenceConfig(prefix=4, suffix=4), "answer of web 3")
+
+
+@pytest.mark.parametrize("sizes", [{"prefix": 2}, {"suffix": 1}])
+def test_a_layout_without_room_is_refused(sizes):
+    with pytest.raises(UserError, match=r"config\.sequence: expected prefix >= 3"):
+        SequenceConfig(**sizes)

@@ -1,0 +1,92 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vla_jax.core.errors import UserError
+from vla_jax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
+
+PARAMS = {
+    "decoder": {
+        "embedding": jnp.ones((4, 3)),
+        "blocks": {"attention_norm": jnp.ones((2, 3)), "query": jnp.ones((2, 3, 2))},
+        "norm": jnp.ones(3),
+    },
+    "vision": {"norm_scale": jnp.ones(3), "up_bias": jnp.ones(3), "stem0": jnp.ones((3, 3))},
+}
+
+
+def rates(steps, **changes):
+    schedule = make_schedule(OptimizerConfig(learning_rate=0.5, **changes), steps)
+    return [float(schedule(step)) for step in range(steps)]
+
+
+@pytest.mark.parametrize("kind", ["constant", "cosine", "linear"])
+def test_warm_up_rises_to_the_peak_and_its_first_step_counts(kind):
+    values = rates(100, warmup_steps=10, schedule=kind)
+    np.testing.assert_allclose(values[:10], 0.5 * np.arange(1, 11) / 10, rtol=1e-5)
+    assert max(values) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 10])
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+def test_decay_ends_at_the_final_fraction_on_the_last_step(kind, warmup):
+    values = rates(60, warmup_steps=warmup, schedule=kind, final_fraction=0.1)
+    assert values[warmup] == pytest.approx(0.5)
+    assert values[-1] == pytest.approx(0.05, rel=1e-4)
+    assert (np.diff(values[warmup:]) < 0).all()
+    middle = values[warmup + (59 - warmup) // 2]
+    assert middle == pytest.approx(0.275, rel=0.06)
+
+
+def test_a_constant_rate_stays():
+    assert rates(5, schedule="constant") == pytest.approx([0.5] * 5)
+
+
+def test_a_run_shorter_than_its_warm_up_reaches_the_peak():
+    assert rates(4, warmup_steps=100, schedule="cosine")[-1] == pytest.approx(0.5)
+
+
+def test_weight_decay_skips_norms_and_biases():
+    config = OptimizerConfig(learning_rate=0.1, weight_decay=0.5)
+    optimizer = make_optimizer(config, 10, PARAMS)
+    nothing = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates, _ = optimizer.update(nothing, optimizer.init(PARAMS), PARAMS)
+    after = jax.tree.map(lambda x: float(x.ravel()[0]), optax.apply_updates(PARAMS, updates))
+    assert after == {
+        "decoder": {
+            "embedding": pytest.approx(0.95),
+            "blocks": {"attention_norm": 1.0, "query": pytest.approx(0.95)},
+            "norm": 1.0,
+        },
+        "vision": {"norm_scale": 1.0, "up_bias": 1.0, "stem0": pytest.approx(0.95)},
+    }
+
+
+@pytest.mark.parametrize(("size", "scale"), [(10.0, 0.2), (0.01, 1.0)])
+def test_gradients_are_clipped_by_their_global_norm(size, scale):
+    config = OptimizerConfig(clip_norm=2.0, b1=0.9)
+    optimizer = make_optimizer(config, 10, PARAMS)
+    gradient = jax.tree.map(jnp.ones_like, PARAMS)
+    gradient = jax.tree.map(lambda g: g * (size / optax.tree.norm(gradient)), gradient)
+    _, state = optimizer.update(gradient, optimizer.init(PARAMS), PARAMS)
+    moment = optax.tree_utils.tree_get(state, "mu")
+    assert float(optax.tree.norm(moment)) == pytest.approx(0.1 * size * scale, rel=1e-4)
+
+
+def test_the_first_update_has_the_size_of_the_rate():
+    config = OptimizerConfig(learning_rate=0.1, warmup_steps=4)
+    optimizer = make_optimizer(config, 10, PARAMS)
+    gradient = jax.tree.map(lambda p: -jnp.ones_like(p), PARAMS)
+    updates, _ = optimizer.update(gradient, optimizer.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(updates["decoder"]["norm"], [0.025] * 3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"learning_rate": 0.0}, {"clip_norm": -1.0}, {"warmup_steps": -1}]
+)
+def test_values_out_of_range_are_refused(changes):
+    (name,) = changes
+    with pytest.raises(UserError, match=rf"config\.optimizer\.{name}"):
+        OptimizerConfig(**changes)

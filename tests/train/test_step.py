@@ -1,0 +1,136 @@
+"""The whole update on small models: it learns, and the mesh does not matter."""
+
+import dataclasses
+import functools
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from vla_jax.core.batch import Batch
+from vla_jax.experiment import parts
+from vla_jax.experiment.config import RunConfig
+from vla_jax.models.gemma import GemmaConfig
+from vla_jax.models.siglip import SiglipConfig
+from vla_jax.models.vlm import VLMConfig
+from vla_jax.runtime import mesh as mesh_lib
+from vla_jax.runtime import sharding
+from vla_jax.tokens.sequence import SequenceConfig
+from vla_jax.train import step
+from vla_jax.train.loop import LoopConfig
+from vla_jax.train.loss import LossConfig
+from vla_jax.train.optimizer import OptimizerConfig
+
+STEPS, VOCABULARY, PREFIX = 20, 48, 6
+CONFIG = RunConfig(
+    model=VLMConfig(
+        vision=SiglipConfig(image_size=8, patch_size=4, width=16, depth=1, heads=2, mlp=32),
+        decoder=GemmaConfig(width=16, depth=2, mlp=32, heads=4, key_heads=2, head_dim=8),
+        dtype="float32",
+        remat="dots",
+    ),
+    sequence=SequenceConfig(prefix=PREFIX, suffix=9),
+    optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2, weight_decay=0.01),
+    loop=LoopConfig(steps=STEPS),
+)
+ENCODER = types.SimpleNamespace(action_tokens=types.SimpleNamespace(ids=tuple(range(8, 24))))
+
+
+def make_batch(seed):
+    rng = np.random.default_rng(seed)
+    length = rng.integers(2, PREFIX + 1, 8)
+    tokens = rng.integers(4, VOCABULARY, (8, PREFIX + 9))
+    tokens[:, :PREFIX] *= np.arange(PREFIX)[None] >= PREFIX - length[:, None]
+    mask = np.zeros(tokens.shape, bool)
+    mask[:, PREFIX:] = np.arange(9)[None] < rng.integers(2, 10, 8)[:, None]
+    return Batch(
+        images=rng.integers(0, 256, (8, 1, 8, 8, 3)).astype(np.uint8),
+        tokens=tokens.astype(np.int32),
+        prefix_length=length.astype(np.int32),
+        loss_mask=mask,
+        source=(np.arange(8) % 2).astype(np.int32),
+    )
+
+
+@functools.cache
+def first_state():
+    """The first training state, made once on one device: its program takes long to compile."""
+    mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    return jax.device_get(parts.Model(CONFIG, VOCABULARY, mesh).create(ENCODER))
+
+
+def train(mesh, batches):
+    """Returns losses, gradient norms and summed sums of one step per batch."""
+    model = parts.Model(CONFIG, VOCABULARY, mesh)
+    places = jax.tree.map(lambda leaf: leaf.sharding, model.abstract_state())
+    state = jax.device_put(first_state(), places)
+    measure = step.make_loss(model.graph, prefix=PREFIX, sources=2, config=LossConfig())
+    update = jax.jit(step.make_train_step(measure, model.optimizer), donate_argnums=0)
+    losses, norms, totals = [], [], None
+    for batch in batches:
+        state, metrics = update(state, sharding.place(batch, mesh))
+        losses.append(float(metrics["loss"]))
+        norms.append(float(metrics["gradient_norm"]))
+        totals = step.add(totals, metrics["sums"])
+    return types.SimpleNamespace(
+        losses=losses, norms=norms, sums=jax.device_get(totals), state=state, model=model
+    )
+
+
+def make_mesh(*sizes, devices=None):
+    data, fsdp, tensor = sizes
+    config = mesh_lib.MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
+    return mesh_lib.make_mesh(config, devices)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Twenty different batches on one device."""
+    return train(make_mesh(1, 1, 1, devices=jax.devices()[:1]), map(make_batch, range(STEPS)))
+
+
+def test_twenty_steps_lower_the_loss_of_a_fixed_batch():
+    mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    losses = train(mesh, [make_batch(0)] * STEPS).losses
+    # At the start the model knows nothing but the vocabulary's size.
+    assert losses[0] == pytest.approx(np.log(VOCABULARY), rel=0.25)
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+def test_the_losses_of_twenty_steps_are_those_of_one_device(alone, sizes):
+    spread = train(make_mesh(*sizes), map(make_batch, range(STEPS)))
+    np.testing.assert_allclose(spread.losses, alone.losses, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(spread.norms, alone.norms, rtol=1e-3)
+    for name, values in alone.sums.items():
+        np.testing.assert_allclose(spread.sums[name], values, rtol=1e-4)
+    query = spread.state.params["decoder"]["blocks"]["query"]
+    assert len(query.sharding.device_set) == 8
+    shard = query.addressable_shards[0].data.shape
+    assert shard == (2, 16 // sizes[1], 4 // sizes[2], 8)
+
+
+def test_a_step_counts_and_reports(alone):
+    assert int(alone.state.step) == STEPS
+    assert alone.sums["examples"].tolist() == [4 * STEPS, 4 * STEPS]
+    tokens = sum(make_batch(n).loss_mask.sum() for n in range(STEPS))
+    assert alone.sums["tokens"].sum() == tokens
+    # Per-source means of the example losses add up to the reported losses.
+    assert alone.sums["loss"].sum() == pytest.approx(8 * sum(alone.losses), rel=1e-5)
+    assert min(alone.norms) > 0
+
+
+def test_the_loss_is_over_the_masked_suffix_only(alone):
+    measure = jax.jit(
+        step.make_loss(alone.model.graph, prefix=PREFIX, sources=2, config=LossConfig())
+    )
+    batch = make_batch(0)
+    expected, _ = measure(alone.state.params, batch)
+    tokens = batch.tokens.copy()
+    last = np.where(batch.loss_mask, np.arange(tokens.shape[1])[None], 0).max(1)
+    unsupervised = np.arange(tokens.shape[1])[None] > last[:, None]
+    assert unsupervised.any()
+    tokens[unsupervised] = 5
+    found, _ = measure(alone.state.params, dataclasses.replace(batch, tokens=tokens))
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)

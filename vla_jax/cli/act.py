@@ -1,0 +1,86 @@
+"""`vla-jax act WORKDIR --image=FILE --instruction="..."`: one decision, printed."""
+
+import pathlib
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import PIL
+from absl import flags as absl_flags
+from PIL import Image
+
+from vla_jax.cli import flags
+from vla_jax.core.arrays import UInt8
+from vla_jax.core.errors import UserError
+from vla_jax.data import images as images_lib
+from vla_jax.runtime import compilation, progress
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prints every action dimension in its robot unit, the raw tokens and the stage times."""
+    values, (path,) = flags.parse("act", arguments, _define, ("WORKDIR",))
+    for flag in ("image", "instruction"):
+        if getattr(values, flag) is None:
+            raise UserError("vla-jax act", expected=f"--{flag}=...", found="none")
+    # Imported late, so that a typing error in a flag is told at once.
+    from vla_jax.experiment import load
+    from vla_jax.experiment.workdir import Workdir
+
+    pairs = [item.rpartition("=") for item in values.image]
+    pictures = {view: read_image(file) for view, _, file in pairs}
+    compilation.use_cache()
+    policy = load.open_run(Workdir(path)).policy
+    named = {view or policy.views[0]: picture for view, picture in pictures.items()}
+    first = policy.act(named, values.instruction)
+    again = policy.act(named, values.instruction)  # the first call compiles
+    spec = policy.encoder.action_tokens.spec
+    width = max(map(len, spec.names))
+    for number, step in enumerate(first.values):
+        if len(first.values) > 1:
+            progress.note(f"step {number}")
+        for name, value, unit in zip(spec.names, step, spec.units, strict=True):
+            progress.note(f"{name:<{width}}  {value:+.5f}  {unit}")
+    progress.note(f"tokens: {' '.join(map(str, first.tokens))}")
+    for title, action in (("first call, compiling", first), ("second call", again)):
+        times = ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in action.milliseconds.items())
+        progress.note(f"{title}: {times}")
+
+
+def read_image(file: str) -> UInt8[np.ndarray, "y x 3"]:
+    """Reads an image file that is RGB with 8 bits per channel, and converts nothing silently.
+
+    Raises:
+      UserError: there is no such file, it is no image, or an image of another mode.
+    """
+    path = pathlib.Path(file)
+    if not path.is_file():
+        raise UserError(f"image {path}", expected="an image file", found="no such file")
+    try:
+        with Image.open(path) as picture:
+            mode = picture.mode
+    except (PIL.UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
+        raise UserError(
+            f"image {path}", expected="a PNG or JPEG file", found="no image that can be read"
+        ) from error
+    data = path.read_bytes()
+    raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if raw is not None and raw.dtype != np.uint8:
+        mode = f"{mode} with {8 * raw.dtype.itemsize} bits per channel"
+    if mode != "RGB":
+        raise UserError(
+            f"image {path}",
+            expected="mode RGB, 8 bits per channel",
+            found=f"mode {mode}",
+            fix="Convert it first, e.g. PIL.Image.open(FILE).convert('RGB').save(FILE)",
+        )
+    return images_lib.check(images_lib.decode(data, str(path)), str(path))
+
+
+def _define(values: absl_flags.FlagValues) -> None:
+    absl_flags.DEFINE_multi_string(
+        "image",
+        None,
+        "RGB image file; VIEW=FILE, once per view, for a robot with several cameras.",
+        flag_values=values,
+    )
+    absl_flags.DEFINE_string("instruction", None, "What to do, in words.", flag_values=values)

@@ -1,0 +1,114 @@
+"""A run -> a folder for PyTorch, handed over only if PyTorch decodes the same tokens."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from vla_jax.core.arrays import UInt8
+from vla_jax.data.episodes import Episodes
+from vla_jax.data.robots.table import ROBOTS
+from vla_jax.envs.tabletop import datasets, scene
+from vla_jax.experiment import load
+from vla_jax.experiment.config import RunConfig
+from vla_jax.experiment.workdir import Workdir
+from vla_jax.policy.export import folder
+from vla_jax.policy.policy import Policy
+
+GATE_FRAMES, _GOLDEN_FRAMES = 64, 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """How the gate was passed.
+
+    Attributes:
+      step: updates behind the parameters.
+      source: what was looked at, `held-out frames` or `random images`.
+      frames: number of observations.
+      tokens: number of tokens compared, all of them equal; 0 without PyTorch.
+    """
+
+    step: int
+    source: str
+    frames: int
+    tokens: int
+
+
+def export(workdir: Workdir, out: str | os.PathLike[str]) -> Report:
+    """Writes the policy of a run's newest checkpoint and compares it with JAX.
+
+    Both compute in float32, whatever the run computed in, so that tokens can be compared exactly.
+    Nothing is left in `out` if anything goes wrong.
+
+    Args:
+      workdir: the run.
+      out: a new or empty directory.
+
+    Raises:
+      UserError: there is no such run, `out` holds something, or a token differs.
+    """
+    folder.check_empty(out)
+    config = workdir.config()
+    model = dataclasses.replace(config.model, dtype="float32")
+    # An accelerator's default precision is lower than float32.
+    with jax.default_matmul_precision("highest"):
+        run = load.open_run(workdir, dataclasses.replace(config, model=model))
+        source, images, instructions = _observations(config, run.policy)
+        try:
+            some = slice(_GOLDEN_FRAMES)
+            folder.write(out, run.policy, config.model, images[some], instructions[some])
+            tokens = _gate(out, run.policy, images, instructions)
+            report = Report(step=run.step, source=source, frames=len(images), tokens=tokens)
+            text = json.dumps(dataclasses.asdict(report), indent=2)
+            (pathlib.Path(out) / "parity.json").write_text(text + "\n")
+        except BaseException:
+            shutil.rmtree(out, ignore_errors=True)
+            raise
+    return report
+
+
+def _gate(
+    out: str | os.PathLike[str],
+    policy: Policy,
+    images: UInt8[np.ndarray, "b w y x 3"],
+    instructions: Sequence[str],
+) -> int:
+    """Returns how many tokens were compared."""
+    if importlib.util.find_spec("torch") is None:
+        return 0
+    from vla_jax.policy.export import parity
+
+    _, tokens = policy.act_batch(images, instructions)
+    parity.check(out, images, instructions, tokens)
+    return tokens.size
+
+
+def _observations(
+    config: RunConfig, policy: Policy
+) -> tuple[str, UInt8[np.ndarray, "b w y x 3"], list[str]]:
+    """Returns what to compare on: held-out frames if they are on disk, else random images."""
+    directory = config.robot_dir or datasets.directories(config.tabletop, config.data_dir).robot
+    if pathlib.Path(directory).is_dir():
+        held_out = Episodes(
+            directory,
+            ROBOTS[config.robot],
+            part="held_out",
+            held_out=config.loader.held_out,
+            image_size=policy.image_size,
+        )
+        chosen = [i * len(held_out) // GATE_FRAMES for i in range(GATE_FRAMES)]
+        frames = [held_out.frame(i) for i in chosen]
+        images = np.stack([policy.stack(frame.images) for frame in frames])
+        return "held-out frames", images, [frame.prefix for frame in frames]
+    rng = np.random.default_rng(config.seed)
+    tasks = config.tabletop.demonstrations.tasks
+    instructions = [scene.sample(rng, tasks=tasks).instruction for _ in range(GATE_FRAMES)]
+    shape = (GATE_FRAMES, len(policy.views), policy.image_size, policy.image_size, 3)
+    return "random images", rng.integers(0, 256, shape, np.uint8), instructions

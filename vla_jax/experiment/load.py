@@ -1,0 +1,83 @@
+"""Opens a run, finished or still training, for those who use it: evaluation, acting, export."""
+
+import dataclasses
+
+import jax
+
+from vla_jax.core.errors import UserError
+from vla_jax.experiment import parts
+from vla_jax.experiment.config import RunConfig
+from vla_jax.experiment.workdir import Workdir
+from vla_jax.policy.policy import Policy
+from vla_jax.runtime import mesh as mesh_lib
+from vla_jax.runtime.checkpoint import Checkpoints
+from vla_jax.tokens.encoder import Encoder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run as its newest checkpoint left it.
+
+    Attributes:
+      config: its configuration.
+      encoder: its tokens.
+      model: its structure.
+      policy: its policy, parameters loaded.
+      step: updates behind the parameters.
+      seconds: training time behind them.
+    """
+
+    config: RunConfig
+    encoder: Encoder
+    model: parts.Model
+    policy: Policy
+    step: int
+    seconds: float
+
+
+def open_run(workdir: Workdir, config: RunConfig | None = None) -> Run:
+    """Reads configuration, tokens and the newest parameters; nothing is written.
+
+    Args:
+      workdir: the run's directory.
+      config: what to open it with, if not as it was trained (another dtype, say).
+
+    Raises:
+      UserError: there is no run, or it has no checkpoint yet.
+    """
+    config = workdir.config() if config is None else config
+    encoder = workdir.load_encoder()
+    if encoder is None or not workdir.checkpoints.is_dir():
+        raise _no_checkpoint(workdir)
+    model = parts.Model(config, encoder.tokenizer.size, _mesh(config.mesh))
+    with Checkpoints(workdir.checkpoints) as checkpoints:
+        step = checkpoints.latest_step()
+        if step is None:
+            raise _no_checkpoint(workdir)
+        params = checkpoints.restore_params(model.abstract_params(), step)
+        seconds = checkpoints.loader_state(step)["seconds"]
+    return Run(
+        config=config,
+        encoder=encoder,
+        model=model,
+        policy=parts.make_policy(config, encoder, model, params),
+        step=step,
+        seconds=seconds,
+    )
+
+
+def _no_checkpoint(workdir: Workdir) -> UserError:
+    return UserError(
+        f"run {workdir.path}",
+        expected="a checkpoint",
+        found="none yet",
+        fix="Train it until its first checkpoint (config.checkpoint.every)",
+    )
+
+
+def _mesh(config: mesh_lib.MeshConfig) -> jax.sharding.Mesh:
+    """One device, unless the run split its parameters and there are several here, too."""
+    devices = jax.devices()
+    if len(devices) > 1 and (config.fsdp, config.tensor) != (1, 1):
+        return mesh_lib.make_mesh(config)
+    return mesh_lib.make_mesh(mesh_lib.MeshConfig(), devices[:1])
