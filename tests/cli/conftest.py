@@ -4,6 +4,7 @@ import dataclasses
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from vla_jax.actions.statistics import Statistics
@@ -22,6 +23,8 @@ from vla_jax.runtime import mesh
 from vla_jax.runtime.checkpoint import CheckpointConfig, Checkpoints
 from vla_jax.tokens import action_tokens
 from vla_jax.tokens.encoder import Encoder
+from vla_jax.tokens.prompts import PromptsConfig
+from vla_jax.tokens.sequence import SequenceConfig
 from vla_jax.tokens.tokenizer import Tokenizer
 
 STEP, SECONDS = 7, 14.0
@@ -41,6 +44,8 @@ def run_config(data_dir):
             remat="none",
         ),
         loader=dataclasses.replace(RunConfig().loader, held_out=0.2),
+        prompts=PromptsConfig(robot="plain", web="plain"),
+        sequence=SequenceConfig(prefix=120, suffix=16),  # most words are spelled out
         evaluation=EvaluationConfig(episodes=4, questions=4, frames=4, film=1, slots=4),
     )
 
@@ -55,16 +60,12 @@ def run(tmp_path_factory):
     spec = TABLETOP.spec
     tokenizer = Tokenizer.train(["pick up the red cube"], 300, 256)
     tokenizer, ids = action_tokens.choose_ids(config.action_tokens, tokenizer, config.bins.count)
-    low_high = (spec.low, spec.high)
-    statistics = Statistics(
-        q01=spec.low, q99=spec.high, mean=spec.low, std=spec.high, low=spec.low, high=spec.high,
-        count=len(low_high),
-    )  # fmt: skip
+    statistics = Statistics.of(np.array([spec.low, spec.high], np.float32))
     encoder = Encoder(
         tokenizer,
         action_tokens.ActionTokens(spec, statistics, ids),
         config.prompts,
-        dataclasses.replace(config.sequence, prefix=80),
+        config.sequence,
     )
     workdir.save_encoder(encoder)
     model = parts.Model(

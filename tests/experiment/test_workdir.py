@@ -36,7 +36,7 @@ def make_encoder(scheme="overwrite"):
         tokenizer,
         ActionTokens(TABLETOP.spec, Statistics.of(actions), ids),
         PromptsConfig(robot="openvla", web="paligemma"),
-        SequenceConfig(prefix=60, suffix=11),
+        SequenceConfig(prefix=90, suffix=11),
     )
 
 

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     from vla_jax.experiment import load
     from vla_jax.experiment.workdir import Workdir
 
-    pairs = [item.rpartition("=") for item in values.image]
+    pairs = [item.partition("=") if "=" in item else ("", "", item) for item in values.image]
     pictures = {view: read_image(file) for view, _, file in pairs}
     compilation.use_cache()
     policy = load.open_run(Workdir(path)).policy

@@ -105,7 +105,7 @@ def evaluate(
         )
         success[split] = Rate.of(outcome.success for outcome in outcomes)
         wrong[split] = Rate.of(outcome.info["wrong_block"] for outcome in outcomes)
-        if film:
+        if split == world.SPLITS[0]:
             filmed = outcomes[:film]
             success |= _by_task(split, outcomes)
     answers = vqa.answer_all(policy, questions, config.evaluation.questions)

@@ -38,7 +38,8 @@ def finish(
     _tables(results, dict(train))
     progress.note(f"results: {workdir.results}")
     progress.note(f"curves: {workdir.curves}")
-    progress.note(f"episodes: {workdir.episodes}")
+    if results.outcomes:
+        progress.note(f"episodes: {workdir.episodes}")
     return results
 
 

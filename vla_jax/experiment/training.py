@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vla_jax.core.errors import UserError
 from vla_jax.data.loader import collate
 from vla_jax.experiment import evaluation, parts
 from vla_jax.experiment.config import RunConfig
@@ -86,7 +87,7 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
     for line in model.fallbacks:
         progress.note(f"sharding: {line}")
     with Checkpoints(workdir.checkpoints, config.checkpoint) as checkpoints:
-        state, seconds = _start(model, encoder, checkpoints)
+        state, seconds = _start(model, encoder, data, checkpoints)
         clock = loop.Clock(seconds)
         _announce(config, data, encoder, model, int(state.step))
         state = _run(config, workdir, data, encoder, model, state, checkpoints, clock)
@@ -101,14 +102,26 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
 
 
 def _start(
-    model: parts.Model, encoder: Encoder, checkpoints: Checkpoints
+    model: parts.Model, encoder: Encoder, data: parts.Data, checkpoints: Checkpoints
 ) -> tuple[TrainState, float]:
-    """Returns the state to start from and the seconds of training behind it."""
+    """Returns the state to start from and the seconds of training behind it.
+
+    Raises:
+      UserError: the datasets are not those that the run began with.
+    """
     if checkpoints.latest_step() is None:
         return model.create(encoder), 0.0
     abstract = model.abstract_state()
     arrays = {"params": abstract.params, "optimizer": abstract.optimizer, "step": abstract.step}
     _, arrays, loader = checkpoints.restore(arrays)
+    sizes = [len(data.robot), len(data.web)]
+    if loader["sizes"] != sizes:
+        raise UserError(
+            "the datasets changed since this run began",
+            expected=f"{loader['sizes']} robot frames and web questions",
+            found=sizes,
+            fix="Restore the datasets, or start anew in another --workdir",
+        )
     return TrainState(**arrays), loader["seconds"]
 
 
@@ -204,14 +217,10 @@ class HeldOut:
         self._config, self._encoder, self._model = config, encoder, model
         self._measure = jax.jit(lambda params, batch: measure(params, batch)[1])
         size = config.loader.batch_size
-        frames = [
-            (number, source.frame(i * len(source) // size))
-            for number, source in enumerate((data.robot_held_out, data.web_held_out))
-            for i in range(size)
-        ]
         self._batches = [
-            collate([frame for _, frame in part], [number for number, _ in part], encoder)
-            for part in (frames[:size], frames[size:])
+            collate([source.frame(i) for i in chosen], [number] * size, encoder)
+            for number, source in enumerate((data.robot_held_out, data.web_held_out))
+            for chosen in _spread(len(source), config.evaluation.frames, size)
         ]
         self._policy: Policy | None = None
 
@@ -230,3 +239,10 @@ class HeldOut:
         outcomes = evaluation.play(self._config, self._policy, "seen", count)
         success = float(np.mean([outcome.success for outcome in outcomes]))
         return {f"held_out/{k}": v for k, v in values.items()} | {"success/seen": success}
+
+
+def _spread(length: int, count: int, size: int) -> list[list[int]]:
+    """Returns about `count` indices below `length`, evenly spread, in batches of `size`."""
+    batches = max(count // size, 1)
+    indices = [i * length // (batches * size) for i in range(batches * size)]
+    return [indices[start : start + size] for start in range(0, len(indices), size)]

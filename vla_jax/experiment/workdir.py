@@ -12,7 +12,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import tempfile
 from typing import Any
 
 from vla_jax.actions.spec import ActionSpec
@@ -130,8 +129,10 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
     """Writes a JSON object, whole or not at all."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}")
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(values, file, indent=2)
-        file.write("\n")
-    os.replace(name, path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(json.dumps(values, indent=2) + "\n")
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

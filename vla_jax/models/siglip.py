@@ -27,7 +27,7 @@ class SiglipConfig:
       image_size: height and width of the input, pixels.
       patch_size: pixels per patch side; its square is what one token sees.
       width: feature size d.
-      depth: number of layers.
+      depth: number of layers; 0 hands the stem's patches straight to the decoder.
       heads: attention heads.
       mlp: hidden size of the feed-forward layer.
       activation: of the stem and the feed-forward layers.
@@ -147,7 +147,8 @@ class Siglip(nnx.Module):
         if config.positions == "learned":
             shape = (config.patches, config.width)
             self.position = init.normal(shape, ("position", "embed"), config.width**-0.5)
-        self.blocks = SiglipBlock(config, layers.Initializer(rngs, dtype, config.depth))
+        if config.depth:
+            self.blocks = SiglipBlock(config, layers.Initializer(rngs, dtype, config.depth))
         self.norm_scale = init.constant((config.width,), ("norm",), 1)
         self.norm_bias = init.constant((config.width,), ("norm",), 0)
 
@@ -167,9 +168,10 @@ class Siglip(nnx.Module):
         else:
             position = sincos2d(self.config.grid, self.config.width)
         x = x + jnp.asarray(position).astype(x.dtype)[None]
-        x, _ = layers.run_stack(
-            self.blocks, lambda block, x, _: (block(x), None), x, remat=remat, unroll=unroll
-        )
+        if self.config.depth:
+            x, _ = layers.run_stack(
+                self.blocks, lambda block, x, _: (block(x), None), x, remat=remat, unroll=unroll
+            )
         return layers.layer_norm(x, self.norm_scale[...], self.norm_bias[...])
 
 

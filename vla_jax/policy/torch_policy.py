@@ -102,8 +102,7 @@ class TorchPolicy:
 
     def prefix(self, instruction: str) -> list[int]:
         """Returns the ids of `<bos> prompt newline`."""
-        words = " ".join(instruction.split()).rstrip("?.")
-        if not words:
+        if not (words := " ".join(instruction.split()).rstrip("?.")):
             raise ValueError(f"instruction {instruction!r}: expected at least one word")
         text = self.description["prompt"]["template"].format(text=words)
         special, room = self.description["special_tokens"], self.description["sequence"]["prefix"]
@@ -169,8 +168,7 @@ class VLM:
     def prefill(self, images: torch.Tensor, prefix: torch.Tensor) -> tuple[torch.Tensor, Cache]:
         """Returns logits [v] after images (uint8 [w, y, x, 3]) and prefix, and the cache."""
         cache: Cache = []
-        x = torch.cat([self._encode(images), self._embed(prefix)])
-        return self._decode(x, 0, cache), cache
+        return self._decode(torch.cat([self._encode(images), self._embed(prefix)]), 0, cache), cache
 
     def step(self, token: torch.Tensor, cache: Cache) -> torch.Tensor:
         """Feeds one token; returns logits [v] of the next and lengthens the cache."""

@@ -63,8 +63,6 @@ def split_cpu(config: MeshConfig) -> None:
     """
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", config.cpu_devices)
-    # Programs queued up on several CPU devices can starve each other of threads in a collective.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:

@@ -4,6 +4,7 @@ import numpy as np
 
 from vla_jax.core.arrays import Bool, Int
 from vla_jax.core.batch import Frame
+from vla_jax.core.errors import UserError
 from vla_jax.tokens import sequence
 from vla_jax.tokens.action_tokens import ActionTokens
 from vla_jax.tokens.prompts import PromptsConfig
@@ -54,8 +55,14 @@ class Encoder:
         prefix, length = self.prefix(frame.prefix, robot=frame.action is not None)
         if frame.action is not None:
             ids = self.action_tokens.encode(frame.action).ravel().tolist()
+        elif frame.suffix:
+            ids = self.tokenizer.encode(frame.suffix)
         else:
-            ids = self.tokenizer.encode(frame.suffix or "")
+            raise UserError(
+                f"example {frame.episode} of {frame.dataset}",
+                expected="an action or an answer",
+                found="neither",
+            )
         name = f"target of {frame.dataset} episode {frame.episode} step {frame.t}"
         suffix, mask = sequence.suffix_tokens(ids, self.layout, name)
         tokens = np.concatenate([prefix, suffix])

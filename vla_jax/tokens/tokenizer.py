@@ -6,6 +6,7 @@ newline that ends every prefix and PaliGemma's `<locNNNN>` tokens are single tok
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 
 import tokenizers
@@ -15,6 +16,7 @@ from vla_jax.core.errors import UserError
 
 PAD, EOS, BOS, UNK = 0, 1, 2, 3
 _SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
+_LOCATION = re.compile(r"<loc\d+>")
 _ASCII = [chr(i) for i in range(33, 127)]
 
 
@@ -24,7 +26,7 @@ class TokenizerConfig:
 
     Attributes:
       path: a `tokenizer.json` to load; None trains one on the text of the training data.
-      size: the largest vocabulary that training may reach, `<locNNNN>` tokens not counted.
+      size: the largest vocabulary that training may reach, newline and `<locNNNN>` not counted.
       locations: how many `<locNNNN>` tokens a trained tokenizer has (PaliGemma has 1024).
     """
 
@@ -56,7 +58,7 @@ class Tokenizer:
 
         Args:
           texts: the text of the training data; order does not matter.
-          size: the largest vocabulary, `<locNNNN>` tokens not counted.
+          size: the largest vocabulary, newline and `<locNNNN>` not counted.
           locations: number of `<locNNNN>` tokens appended.
         """
         inner = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
@@ -70,7 +72,9 @@ class Tokenizer:
             initial_alphabet=_ASCII,
             show_progress=False,
         )
-        inner.train_from_iterator(sorted(set(texts)), trainer)
+        # Places are tokens of their own: pieces of their names would be dead rows.
+        words = {_LOCATION.sub(" ", text) for text in texts}
+        inner.train_from_iterator(sorted(words), trainer)
         names = ["\n", *(f"<loc{i:04d}>" for i in range(locations))]
         inner.add_tokens([tokenizers.AddedToken(name, normalized=False) for name in names])
         return cls(inner)

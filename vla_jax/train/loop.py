@@ -117,6 +117,9 @@ def run(
         state, metrics = train_step(state, cast(Batch, ahead))
         if n < config.steps:
             ahead = place(next(batches))  # while the devices work on this step
+        if jax.default_backend() == "cpu":
+            # Programs queued up on several CPU devices starve each other in their collectives.
+            jax.block_until_ready(metrics)
         pending.append(metrics["sums"])
         stopping = stop()
         final = stopping or n == config.steps
