@@ -43,7 +43,7 @@ def make_config(data_dir):
     c.model.decoder.update(width=16, depth=1, mlp=16, heads=2, key_heads=1, head_dim=8)
     c.model.unroll = 1
     c.sequence.prefix = 32  # so few questions do not hold every word of the held-out ones
-    c.checkpoint.every = 3
+    c.checkpoint.every = 2  # of log_every: a mean is over the steps since the last line
     c.loop.update(steps=STEPS, log_every=2, eval_every=3)
     c.evaluation.update(
         episodes=3, quick_episodes=2, questions=12, frames=4, film=2, slots=3, blocks=(2, 2)
@@ -97,10 +97,10 @@ def straight(config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def in_pieces(config, straight, tmp_path_factory):
-    """A workdir stopped after step 2, killed in step 6 behind the checkpoint of step 3, resumed."""
+    """A workdir stopped after step 2, killed in step 5 behind the checkpoint of step 4, resumed."""
     workdir = Workdir(tmp_path_factory.mktemp("pieces") / "run")
     with pytest.MonkeyPatch.context() as patch:
-        interrupt(patch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        interrupt(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(KeyboardInterrupt, match=rf"stopped at step 2 of {STEPS}, saved"):
             training.train(config, workdir)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,5 +1,6 @@
 """`act`, `export` and `eval` on a run's directory, and everything they refuse."""
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -10,7 +11,9 @@ import pytest
 from PIL import Image
 
 from vla_jax.cli import act
+from vla_jax.cli.main import main
 from vla_jax.data.robots.tabletop import TABLETOP
+from vla_jax.policy.policy import Policy
 from vla_jax.policy.torch_policy import TorchPolicy
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
@@ -141,8 +144,6 @@ def test_export_runs_in_pytorch(vla_jax, run, tmp_path):
 
 
 def test_export_leaves_nothing_when_a_token_differs(refused, run, tmp_path, monkeypatch):
-    from vla_jax.policy.policy import Policy
-
     honest = Policy.act_batch
 
     def lie(self, images, instructions):
@@ -158,8 +159,6 @@ def test_export_leaves_nothing_when_a_token_differs(refused, run, tmp_path, monk
 
 
 def test_export_without_pytorch_says_that_it_did_not_compare(vla_jax, run, tmp_path, monkeypatch):
-    import importlib.util
-
     found = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
@@ -204,8 +203,6 @@ def test_eval_refuses_no_episodes(refused, run):
 
 
 def test_the_arguments_of_the_process_are_the_default(vla_jax, monkeypatch, capsys):
-    from vla_jax.cli.main import main
-
     monkeypatch.setattr(sys, "argv", ["vla-jax", "--help"])
     with pytest.raises(SystemExit) as stop:
         main()

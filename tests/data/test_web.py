@@ -22,7 +22,7 @@ def test_pairs_are_those_that_tfds_reads(made, questions):
         # Two JPEG decoders differ in rounding and in how they enlarge the colours.
         error = np.abs(frame.images["primary"].astype(int) - row["image"])
         assert error.max() <= 24
-        assert error.mean() < 1
+        assert error.mean() < 2
 
 
 def test_a_pair_is_no_robot_frame(questions):

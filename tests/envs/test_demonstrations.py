@@ -32,7 +32,7 @@ def test_all_episodes_come_back_in_order(read_back, small_config):
 def test_steps_come_back_as_generated_and_images_byte_for_byte(
     read_back, small_config, small_datasets
 ):
-    import tensorflow as tf  # noqa: PLC0415
+    import tensorflow as tf
 
     paths = sorted(map(str, small_datasets.robot.glob("*.tfrecord-*")))
     raw = tf.data.TFRecordDataset(paths).take(5).as_numpy_iterator()

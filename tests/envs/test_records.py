@@ -31,7 +31,7 @@ def test_checksums_side_by_side_are_those_of_each_alone():
 
 
 def test_tensorflow_reads_the_frames_and_refuses_a_flipped_bit(tmp_path):
-    import tensorflow as tf  # noqa: PLC0415
+    import tensorflow as tf
 
     rng = np.random.default_rng(1)
     batch = [rng.bytes(length) for length in (8, 1024, 3000)]

@@ -60,7 +60,7 @@ def test_sums_per_source():
 
 def test_metrics_are_means_per_source_and_leave_empty_sources_out():
     _, sums = measure()
-    metrics = source_metrics(sums, ("robot", "web", "other"))
+    metrics = source_metrics([sums, sums], ("robot", "web", "other"))
     assert sorted(metrics) == ["accuracy/robot", "accuracy/web", "loss/robot", "loss/web"]
     losses = [row[mask].mean() for row, mask in zip(reference(), MASK, strict=True)]
     assert metrics["loss/web"] == pytest.approx((losses[1] + losses[2]) / 2, rel=1e-5)

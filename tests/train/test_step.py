@@ -67,15 +67,14 @@ def train(mesh, batches):
     state = jax.device_put(first_state(), places)
     measure = step.make_loss(model.graph, prefix=PREFIX, sources=2, config=LossConfig())
     update = jax.jit(step.make_train_step(measure, model.optimizer), donate_argnums=0)
-    losses, norms, totals = [], [], None
+    losses, norms, sums = [], [], []
     for batch in batches:
         state, metrics = update(state, sharding.place(batch, mesh))
         losses.append(float(metrics["loss"]))
         norms.append(float(metrics["gradient_norm"]))
-        totals = step.add(totals, metrics["sums"])
-    return types.SimpleNamespace(
-        losses=losses, norms=norms, sums=jax.device_get(totals), state=state, model=model
-    )
+        sums.append(jax.device_get(metrics["sums"]))
+    totals = jax.tree.map(lambda *parts: np.sum(parts, axis=0), *sums)
+    return types.SimpleNamespace(losses=losses, norms=norms, sums=totals, state=state, model=model)
 
 
 def make_mesh(*sizes, devices=None):

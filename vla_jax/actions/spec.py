@@ -63,4 +63,8 @@ class ActionSpec:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "ActionSpec":
         """Builds a spec from what `to_json` returned, after a trip through a JSON file."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**fields)

@@ -61,4 +61,8 @@ class Statistics:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Statistics":
         """Builds statistics from what `to_json` returned, after a trip through a JSON file."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**fields)

@@ -132,7 +132,7 @@ class _Load(grain.transforms.Map):
     def __init__(self, sources: Sequence[Source], encoder: Encoder):
         self._sources, self._encoder = sources, encoder
 
-    def map(self, element: np.ndarray) -> Batch:
+    def map(self, element: np.ndarray) -> Batch:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Reads, decodes and encodes one batch."""
         frames = [self._sources[source].frame(int(i)) for source, i in element]
         return collate(frames, element[:, 0].tolist(), self._encoder)

@@ -54,6 +54,6 @@ class _Tag(grain.transforms.Map):
     def __init__(self, source: int):
         self._source = source
 
-    def map(self, element: int) -> np.ndarray:
+    def map(self, element: int) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Returns int64 [2]."""
         return np.array([self._source, element], np.int64)

@@ -39,6 +39,7 @@ class Tokenizer:
     """Encodes and decodes text; ids are the rows of the model's embedding table."""
 
     def __init__(self, inner: tokenizers.Tokenizer):
+        ids: dict[str, int] = {}
         for token, index in zip((*_SPECIAL, "\n"), (PAD, EOS, BOS, UNK, None), strict=True):
             found = inner.token_to_id(token)
             if found is None or (index is not None and found != index):
@@ -47,8 +48,9 @@ class Tokenizer:
                     expected="a token of its own" if index is None else f"id {index}",
                     found="none" if found is None else f"id {found}",
                 )
+            ids[token] = found
         self._inner = inner
-        self.newline: int = inner.token_to_id("\n")
+        self.newline = ids["\n"]
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int, locations: int) -> "Tokenizer":
