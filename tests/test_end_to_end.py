@@ -194,4 +194,4 @@ def test_a_checkpoint_stays_for_every_so_many_steps(straight):
     with Checkpoints(straight.checkpoints) as checkpoints:
         assert checkpoints.latest_step() == STEPS
     names = {path.name for path in straight.checkpoints.iterdir() if path.name.isdigit()}
-    assert names == {"3", "6"}
+    assert names == {"4", "6"}
