@@ -19,8 +19,8 @@ _GREEN, _RED, _GREY = (30, 140, 60), (200, 40, 40), (90, 90, 90)
 _PANELS = {
     "loss per source (nats per token)": ("loss/", None),
     "token accuracy": ("accuracy/", (0, 1)),
-    "closed-loop success, seen": ("success/", (0, 1)),
-    "gradient norm": ("gradient_norm", None),
+    "closed-loop success": ("success/", (0, 1)),
+    "held-out questions, share right": ("vqa/", (0, 1)),
 }
 
 
@@ -37,7 +37,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> N
         names = sorted({name for row in rows for name in row if pattern in name})
         for name in names:
             points = [(row["step"], row[name]) for row in rows if name in row]
-            style = "o--" if name.startswith(("held_out", "success")) else "-"
+            style = "o--" if name.startswith(("held_out", "success", "vqa")) else "-"
             axis.plot(*zip(*points, strict=True), style, label=name, markersize=3, linewidth=1.2)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step")

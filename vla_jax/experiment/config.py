@@ -28,10 +28,10 @@ class EvaluationConfig:
 
     Attributes:
       episodes: fixed closed-loop episodes per split at the end, shared evenly by the tasks.
-      quick_episodes: episodes on `seen` at every `loop.eval_every` steps.
+      quick_episodes: episodes per split at every `loop.eval_every` steps.
       blocks: fewest and most blocks on the table; with one block the words would not matter.
-      questions: held-out questions asked at the end.
-      frames: held-out demonstration frames of the open-loop error.
+      questions: held-out questions asked on the way and at the end.
+      frames: held-out examples of the losses on the way and of the open-loop error.
       film: episodes in the picture grid.
       slots: environments stepped together.
 
@@ -40,7 +40,7 @@ class EvaluationConfig:
     """
 
     episodes: int = 300
-    quick_episodes: int = 60
+    quick_episodes: int = 30
     blocks: tuple[int, int] = (2, 3)
     questions: int = 600
     frames: int = 200

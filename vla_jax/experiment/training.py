@@ -4,15 +4,13 @@ import dataclasses
 import signal
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any
 
 import jax
-import numpy as np
 
 from vla_jax.core.errors import UserError
-from vla_jax.data.loader import collate
-from vla_jax.experiment import evaluation, parts
+from vla_jax.experiment import parts
 from vla_jax.experiment.config import RunConfig
+from vla_jax.experiment.held_out import HeldOut
 from vla_jax.experiment.workdir import Workdir
 from vla_jax.policy.policy import Policy
 from vla_jax.runtime import mesh as mesh_lib
@@ -20,7 +18,7 @@ from vla_jax.runtime import progress, sharding
 from vla_jax.runtime.checkpoint import Checkpoints
 from vla_jax.runtime.metrics import MetricWriter
 from vla_jax.tokens.encoder import Encoder
-from vla_jax.train import loop, loss, step
+from vla_jax.train import loop, step
 from vla_jax.train.state import TrainState
 
 
@@ -168,12 +166,12 @@ def _run(
             checkpoints.save(n, arrays, loader.state(n) | {"seconds": clock.seconds()})
             return {}
 
-        held_out = HeldOut(config, data, encoder, model, measure)
+        measurements = HeldOut(config, data, encoder, model, measure)
 
         def look(n: int, state: TrainState) -> Mapping[str, float]:
             if n == config.loop.steps or stop():
                 return {}  # the full evaluation follows, or the user waits
-            values = held_out(state.params)
+            values = measurements(state.params)
             writer.write(n, values)
             return {"success": values["success/seen"]}
 
@@ -193,56 +191,3 @@ def _run(
             stop=stop,
             clock=clock,
         )
-
-
-class HeldOut:
-    """The measurements on the way: held-out losses and a few closed-loop episodes.
-
-    Args:
-      config: the run.
-      data: its datasets.
-      encoder: its tokens.
-      model: its model.
-      measure: the loss function.
-    """
-
-    def __init__(
-        self,
-        config: RunConfig,
-        data: parts.Data,
-        encoder: Encoder,
-        model: parts.Model,
-        measure: Any,
-    ):
-        self._config, self._encoder, self._model = config, encoder, model
-        self._measure = jax.jit(lambda params, batch: measure(params, batch)[1])
-        size = config.loader.batch_size
-        self._batches = [
-            collate([source.frame(i) for i in chosen], [number] * size, encoder)
-            for number, source in enumerate((data.robot_held_out, data.web_held_out))
-            for chosen in _spread(len(source), config.evaluation.frames, size)
-        ]
-        self._policy: Policy | None = None
-
-    def __call__(self, params: Any) -> dict[str, float]:
-        """Returns `held_out/loss/SOURCE`, `held_out/accuracy/SOURCE` and `success/seen`."""
-        sums = [
-            self._measure(params, sharding.place(batch, self._model.mesh))
-            for batch in self._batches
-        ]
-        values = loss.source_metrics(jax.device_get(sums), parts.SOURCES)
-        if self._policy is None:
-            self._policy = parts.make_policy(self._config, self._encoder, self._model, params)
-        else:
-            self._policy.load(params)
-        count = self._config.evaluation.quick_episodes
-        outcomes = evaluation.play(self._config, self._policy, "seen", count)
-        success = float(np.mean([outcome.success for outcome in outcomes]))
-        return {f"held_out/{k}": v for k, v in values.items()} | {"success/seen": success}
-
-
-def _spread(length: int, count: int, size: int) -> list[list[int]]:
-    """Returns about `count` indices below `length`, evenly spread, in batches of `size`."""
-    batches = max(count // size, 1)
-    indices = [i * length // (batches * size) for i in range(batches * size)]
-    return [indices[start : start + size] for start in range(0, len(indices), size)]
