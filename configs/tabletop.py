@@ -30,6 +30,7 @@ def get_config(variant: str = "cofinetuned") -> config_dict.ConfigDict:
     c.tabletop.demonstrations.episodes = 6000
     c.tabletop.questions.train = 100_000
     c.tabletop.questions.kinds = {"locate": 4.0, "colour": 3.0, "shape": 3.0}
+    c.mixture.robot_share = 0.6
     c.action_tokens.initialization = "smooth"
     c.loader.batch_size = 32
     c.loader.threads = 2
@@ -42,7 +43,7 @@ def get_config(variant: str = "cofinetuned") -> config_dict.ConfigDict:
     c.optimizer.embedding_rate = 0.2
     c.optimizer.weight_decay = 0.01
     c.checkpoint.every = 2000
-    c.loop.steps = 20_000
+    c.loop.steps = 22_000
     c.loop.log_every = 100
     c.loop.eval_every = 4000
     if variant == "robot_only":
