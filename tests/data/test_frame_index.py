@@ -5,7 +5,7 @@ import pytest
 
 from vla_jax.core.errors import UserError
 from vla_jax.data.frame_index import FrameIndex
-from vla_jax.envs.tabletop import records
+from vla_jax.data import records
 
 IMAGE, ACTION = "steps/observation/image", "steps/action"
 TEXT, IDENTITY = "steps/language_instruction", "episode_metadata/episode_id"

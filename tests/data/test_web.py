@@ -3,7 +3,7 @@ import pytest
 
 from vla_jax.core.errors import UserError
 from vla_jax.data.web import Questions
-from vla_jax.envs.tabletop import records
+from vla_jax.data import records
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from vla_jax.core.errors import UserError
-from vla_jax.envs.tabletop import datasets, demonstrations, records
+from vla_jax.data import records
+from vla_jax.envs.tabletop import datasets, demonstrations
 from vla_jax.envs.tabletop.datasets import DatasetsConfig
 from vla_jax.envs.tabletop.demonstrations import DemonstrationsConfig
 from vla_jax.envs.tabletop.questions import QuestionsConfig

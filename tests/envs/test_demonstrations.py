@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from vla_jax.envs.tabletop import demonstrations, expert, records, render, scene, world
+from vla_jax.data import records
+from vla_jax.envs.tabletop import demonstrations, expert, render, scene, world
 from vla_jax.envs.tabletop.demonstrations import DemonstrationsConfig
 from vla_jax.envs.tabletop.expert import NoiseConfig
 

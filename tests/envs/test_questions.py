@@ -8,7 +8,8 @@ import pytest
 import simplejpeg
 
 from vla_jax.core.errors import UserError
-from vla_jax.envs.tabletop import answers, questions, records, world
+from vla_jax.data import records
+from vla_jax.envs.tabletop import answers, questions, world
 from vla_jax.envs.tabletop.answers import KINDS, Picture
 from vla_jax.envs.tabletop.questions import QuestionsConfig
 

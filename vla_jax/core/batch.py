@@ -1,4 +1,4 @@
-"""The two contracts of the data path: a Frame is one example, a Batch is what the step eats."""
+"""The contracts of the data path: an Example is read, a Frame is looked at, a Batch is eaten."""
 
 import dataclasses
 import typing
@@ -12,26 +12,59 @@ from vla_jax.core.arrays import Array, Bool, Float, Int, UInt8
 
 @typing.no_type_check
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Frame:
-    """One example, before tokens: a robot time step, or a web question when `action` is None.
+class Target:
+    """What an example says and wants, without its images.
 
     Attributes:
-      images: view name -> uint8 [y, x, c], 0..255 RGB.
       prefix: the instruction (robot) or the question (web).
       suffix: the answer of a web example; None for a robot frame.
-      action: float32 [n, a] in robot units of the dataset's ActionSpec; None for a web example.
+      action: float32 [n, a] in robot units of the dataset's ActionSpec: this step and the n - 1
+        after it, the episode's last repeated beyond its end; None for a web example.
+      action_mask: bool [n], False beyond the end of the episode; None for a web example.
+      state: float32 [s], proprioception in robot units; None where there is none.
       dataset: the name of the source.
       episode: index of the episode (robot) or of the example (web) in its source.
       t: time step inside the episode, 0 for a web example.
     """
 
-    images: Mapping[str, UInt8[np.ndarray, "y x 3"]]
     prefix: str
     suffix: str | None = None
     action: Float[np.ndarray, "n a"] | None = None
+    action_mask: Bool[np.ndarray, " n"] | None = None
+    state: Float[np.ndarray, " s"] | None = None
     dataset: str
     episode: int
     t: int = 0
+
+    @property
+    def name(self) -> str:
+        """Says which example it is, for messages."""
+        place = f"episode {self.episode} step {self.t}" if self.suffix is None else self.episode
+        return f"{self.dataset} {place}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example(Target):
+    """One example as it is stored.
+
+    Attributes:
+      images: view name -> encoded JPEG or PNG of the last w steps, oldest first; None where the
+        episode had not begun. A view that the dataset lacks is absent.
+    """
+
+    images: Mapping[str, tuple[bytes | None, ...]]
+
+
+@typing.no_type_check
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frame(Target):
+    """One example as a camera gives it: the present step, decoded.
+
+    Attributes:
+      images: view name -> uint8 [y, x, c], 0..255 RGB, of any size.
+    """
+
+    images: Mapping[str, UInt8[np.ndarray, "y x 3"]]
 
 
 @typing.no_type_check
@@ -44,15 +77,27 @@ class Batch:
     prefix token and the first suffix token are neighbours at the same place in every example.
 
     Attributes:
-      images: uint8 [b, views, y, x, c], 0..255 RGB; normalised on the device.
+      images: uint8 [b, views, y, x, c], 0..255 RGB; normalised on the device. The views of the
+        oldest step come first.
+      image_mask: bool [b, views], False where a view is absent; its pixels are 0.
       tokens: int32 [b, t], t = prefix slots + suffix slots; padding is id 0.
       prefix_length: int32 [b], valid prefix tokens (at the right end of the prefix slots).
       loss_mask: bool [b, t], True on supervised tokens (the valid suffix, its end token included).
       source: int32 [b], index of the mixture source the example came from.
+      actions: float32 [b, n, a] in [-1, 1], for heads that want numbers; None unless asked for.
+      action_mask: bool [b, n, a], False beyond the episode, beyond the robot's dimensions and in
+        web examples; None unless asked for.
+      state: float32 [b, s] in [-1, 1]; None unless asked for.
+      state_mask: bool [b, s], False where a source has no such dimension; None unless asked for.
     """
 
     images: UInt8[Array, "b w y x 3"]
+    image_mask: Bool[Array, "b w"]
     tokens: Int[Array, "b t"]
     prefix_length: Int[Array, " b"]
     loss_mask: Bool[Array, "b t"]
     source: Int[Array, " b"]
+    actions: Float[Array, "b n a"] | None = None
+    action_mask: Bool[Array, "b n a"] | None = None
+    state: Float[Array, "b s"] | None = None
+    state_mask: Bool[Array, "b s"] | None = None

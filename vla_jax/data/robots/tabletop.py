@@ -11,8 +11,9 @@ MAX_TURN = math.pi / 12  # radians per step and axis
 TABLETOP = Robot(
     name="tabletop",
     images={"primary": "steps/observation/image"},
-    action="steps/action",
-    instruction="steps/language_instruction",
+    instruction=("steps/language_instruction",),
+    arrays=("steps/action",),
+    action=lambda columns: columns["steps/action"],
     spec=ActionSpec(
         names=("terminate", "dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"),
         units=("0..1", *("metres per step",) * 3, *("radians per step",) * 3, "0..1"),
@@ -23,4 +24,5 @@ TABLETOP = Robot(
         gripper="0 open, 1 closed, absolute; above 0.5 closes",
         control_hz=3.0,
     ),
+    source="vla_jax/envs/tabletop",
 )

@@ -11,7 +11,8 @@ import numpy as np
 import simplejpeg
 
 from vla_jax.core.errors import UserError
-from vla_jax.envs.tabletop import expert, records, render, scene, world
+from vla_jax.data import records
+from vla_jax.envs.tabletop import expert, render, scene, world
 from vla_jax.envs.tabletop.expert import NoiseConfig
 from vla_jax.envs.tabletop.scene import Scene
 from vla_jax.envs.tabletop.world import Task

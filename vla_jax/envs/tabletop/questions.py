@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vla_jax.core.errors import UserError
-from vla_jax.envs.tabletop import answers, demonstrations, records, render, world
+from vla_jax.data import records
+from vla_jax.envs.tabletop import answers, demonstrations, render, world
 from vla_jax.envs.tabletop.answers import KINDS, LOCATIONS, Picture
 from vla_jax.envs.tabletop.scene import sample_layout
 from vla_jax.envs.tabletop.world import Block

@@ -1,0 +1,65 @@
+"""What a mixture source is: examples by number, each a pure function of (number, draw)."""
+
+from typing import Literal, Protocol
+
+import numpy as np
+
+from vla_jax.actions.spec import ActionSpec
+from vla_jax.actions.statistics import Statistics
+from vla_jax.core.batch import Example
+
+
+class Source(Protocol):
+    """Examples by number. Reading is safe from several threads at once.
+
+    Attributes:
+      name: unique in the mixture.
+      kind: `robot` or `web`.
+      spec: the action space of a robot; None for web.
+      state_size: dimensions of the state, 0 without.
+      fingerprint: changes when the data or their meaning change; kept in checkpoints.
+    """
+
+    name: str
+    kind: Literal["robot", "web"]
+    spec: ActionSpec | None
+    state_size: int
+    fingerprint: str
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        ...
+
+    def example(self, i: int, draw: int = 0) -> Example:
+        """Reads example `i`.
+
+        Args:
+          i: 0..len-1; neighbours in number are neighbours on disk.
+          draw: any number; where an example has several wordings or answers it picks one.
+
+        Raises:
+          UserError: the record is damaged; names dataset, shard, episode and step.
+        """
+        ...
+
+    def shuffle(self, start: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns places `start` to `start + count` of the endless shuffled order.
+
+        Every epoch (len places) holds every example once.
+
+        Returns:
+          int64 [count] example numbers, and int64 [count] the epoch of each.
+        """
+        ...
+
+    def statistics(self) -> Statistics | None:
+        """Action statistics of a robot over these examples, robot units; None for web."""
+        ...
+
+    def state_statistics(self) -> Statistics | None:
+        """State statistics; None without state."""
+        ...
+
+    def texts(self) -> list[str]:
+        """The distinct texts (instructions; questions and answers), sorted."""
+        ...
