@@ -4,10 +4,49 @@ import difflib
 import importlib
 
 from vla_jax.core.errors import UserError
+from vla_jax.data.robots import (
+    aloha,
+    bc_z,
+    berkeley_autolab_ur5,
+    berkeley_cable_routing,
+    bridge_orig,
+    droid,
+    fractal20220817_data,
+    jaco_play,
+    kuka,
+    language_table,
+    libero,
+    nyu_door_opening_surprising_effectiveness,
+    roboturk,
+    taco_play,
+    toto,
+    viola,
+)
 from vla_jax.data.robots.robot import Robot
 from vla_jax.data.robots.tabletop import TABLETOP
 
-ROBOTS: dict[str, Robot] = {robot.name: robot for robot in (TABLETOP,)}
+_ALL = (
+    TABLETOP,
+    aloha.ROBOT,
+    bc_z.ROBOT,
+    berkeley_autolab_ur5.ROBOT,
+    berkeley_cable_routing.ROBOT,
+    bridge_orig.ROBOT,
+    bridge_orig.BRIDGE_DATASET,
+    droid.ROBOT,
+    fractal20220817_data.ROBOT,
+    jaco_play.ROBOT,
+    kuka.ROBOT,
+    language_table.ROBOT,
+    *libero.ROBOTS,
+    nyu_door_opening_surprising_effectiveness.ROBOT,
+    roboturk.ROBOT,
+    taco_play.ROBOT,
+    toto.ROBOT,
+    viola.ROBOT,
+)
+
+ROBOTS: dict[str, Robot] = {robot.name: robot for robot in _ALL}
 
 
 def find(name: str) -> Robot:

@@ -1,0 +1,48 @@
+"""LIBERO: a simulated Franka arm, four suites of ten tasks, without their idle steps.
+
+The four directories share one schema: the suites as replayed for OpenVLA, 256 pixels, upright.
+"""
+
+import numpy as np
+
+from vla_jax.data.robots.robot import Columns, Robot
+from vla_jax.data.robots.standardize import GRIPPER, end_effector_spec, join, open_fraction
+
+SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
+
+
+def _action(columns: Columns) -> np.ndarray:
+    action = columns["steps/action"]
+    return join(action[:, :6], open_fraction(action[:, 6]))
+
+
+def _suite(name: str) -> Robot:
+    return Robot(
+        name=f"{name}_no_noops",
+        images={
+            "primary": "steps/observation/image",
+            "wrist": "steps/observation/wrist_image",
+        },
+        instruction=("steps/language_instruction",),
+        arrays=("steps/action", "steps/observation/state"),
+        action=_action,
+        state=lambda columns: join(columns["steps/observation/state"]),
+        state_names=(
+            *("x (m)", "y (m)", "z (m)"),
+            *("rotation x (rad)", "rotation y (rad)", "rotation z (rad)"),
+            *("left finger (m)", "right finger (m)"),
+        ),
+        spec=end_effector_spec(
+            frame="command of robosuite's operational space controller, robot's base frame; the"
+            " rotation is an axis-angle vector",
+            control_hz=20.0,
+            max_step=1.0,
+            max_turn=1.0,
+            units=("share of 0.05 metres per step", "share of 0.5 radians per step"),
+            gripper=f"{GRIPPER}; the simulator takes -1 open, 1 closed",
+        ),
+        source="https://libero-project.github.io; OpenVLA, libero_dataset_transform",
+    )
+
+
+ROBOTS = tuple(_suite(name) for name in SUITES)
