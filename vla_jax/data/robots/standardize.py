@@ -53,6 +53,29 @@ def end_effector_spec(
     )
 
 
+def end_effector_pose_spec(
+    *, frame: str, control_hz: float, reach: float = 2.0, gripper: str = GRIPPER
+) -> ActionSpec:
+    """Describes a single arm that is told where to be: x y z roll pitch yaw gripper.
+
+    Args:
+      frame: the coordinate frame of the pose, and how a rotation is written.
+      control_hz: commands per second.
+      reach: largest coordinate, in metres.
+      gripper: as in `end_effector_spec`.
+    """
+    return ActionSpec(
+        names=("x", "y", "z", "roll", "pitch", "yaw", "gripper"),
+        units=(*("metres, absolute",) * 3, *("radians, absolute",) * 3, "0..1"),
+        low=(*(-reach,) * 3, *(-np.pi,) * 3, 0.0),
+        high=(*(reach,) * 3, *(np.pi,) * 3, 1.0),
+        discrete=(False,) * 7,
+        frame=frame,
+        gripper=gripper,
+        control_hz=control_hz,
+    )
+
+
 def join(*parts: np.ndarray) -> Float[np.ndarray, "i a"]:
     """Joins parts of shape [i] or [i, n] to float32 [i, a]."""
     columns = [part[:, None] if part.ndim == 1 else part for part in parts]
@@ -67,6 +90,11 @@ def zeros(columns: Columns, count: int) -> Float[np.ndarray, "i n"]:
 def open_fraction(closed: np.ndarray) -> np.ndarray:
     """Turns "how closed" (0 open, 1 closed; beyond is cut off) into the standard gripper."""
     return 1 - np.clip(closed, 0, 1)
+
+
+def closing_last(action: Float[np.ndarray, "i 7"]) -> Float[np.ndarray, "i 7"]:
+    """Makes seven dimensions standard whose last says how closed the gripper is to be."""
+    return join(action[:, :6], open_fraction(action[:, 6]))
 
 
 def open_from_commands(closing: Float[np.ndarray, " i"], columns: Columns) -> np.ndarray:
