@@ -91,7 +91,7 @@ def straight(config, tmp_path_factory):
     """A workdir trained and evaluated without a break."""
     workdir = Workdir(tmp_path_factory.mktemp("straight") / "run")
     trained = training.train(config, workdir)
-    finish.finish(config, workdir, trained.policy, trained.data, trained.summary)
+    finish.finish(config, workdir, trained.policies, trained.data, trained.summary)
     return workdir
 
 
@@ -139,9 +139,11 @@ def test_a_resumed_run_has_the_same_metrics(straight, in_pieces):
     expected, found = lines_of(straight), lines_of(in_pieces)
     assert [row["step"] for row in expected] == [2, 3, 4, 6]
     assert found == expected
-    names = {"loss", "gradient_norm", "loss/robot", "loss/web", "accuracy/robot", "accuracy/web"}
-    assert names <= set(expected[0])
-    assert {"held_out/loss/robot", "held_out/accuracy/web", "success/seen"} <= set(expected[1])
+    sources = ("tabletop", "tabletop_questions")
+    names = {f"{m}/{name}" for m in ("loss", "accuracy", "share") for name in sources}
+    assert names | {"loss", "gradient_norm"} <= set(expected[0])
+    held_out = {"held_out/loss/tabletop", "held_out/accuracy/tabletop_questions"}
+    assert held_out | {"success/seen"} <= set(expected[1])
 
 
 def test_time_goes_on_over_a_resumption(in_pieces):
@@ -157,7 +159,7 @@ def test_a_finished_run_does_not_train_again(config, straight, monkeypatch):
     trained = training.train(config, straight)
     assert trained.summary["steps"] == STEPS
     assert straight.path.joinpath("metrics.jsonl").read_text() == before
-    for name, leaf in trees.named_leaves(trained.policy.params).items():
+    for name, leaf in trees.named_leaves(trained.policies["tabletop"].params).items():
         np.testing.assert_array_equal(leaf, arrays[f"params/{name}"])
 
 

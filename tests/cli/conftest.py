@@ -63,7 +63,7 @@ def run(tmp_path_factory):
     statistics = Statistics.of(np.array([spec.low, spec.high], np.float32))
     encoder = Encoder(
         tokenizer,
-        action_tokens.ActionTokens(spec, statistics, ids),
+        {"tabletop": action_tokens.ActionTokens(spec, statistics, ids)},
         config.prompts,
         config.sequence,
     )

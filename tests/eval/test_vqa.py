@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vla_jax.core.batch import Frame
+from vla_jax.core.batch import Example
 from vla_jax.eval import vqa
 
 
@@ -35,10 +35,13 @@ class Questions:
     def __len__(self):
         return 7
 
-    def frame(self, i):
-        image = np.full((4, 4, 3), i, np.uint8)
-        return Frame(
-            images={"primary": image}, prefix=f"which {i}", suffix=str(i), dataset="web", episode=i
+    def example(self, i):
+        return Example(
+            images={"primary": (bytes([i]),)},
+            prefix=f"which {i}",
+            suffix=str(i),
+            dataset="web",
+            episode=i,
         )
 
     def kind(self, i):
@@ -50,6 +53,9 @@ class Policy:
 
     def __init__(self):
         self.batches = []
+
+    def observe(self, example):
+        return np.full((1, 4, 4, 3), example.images["primary"][0][0], np.uint8)
 
     def answer_batch(self, images, questions):
         self.batches.append(len(questions))

@@ -35,11 +35,14 @@ def make_data():
     rng = np.random.default_rng(0)
     actions = rng.uniform(TABLETOP.spec.low, TABLETOP.spec.high, (50, 8))
     return types.SimpleNamespace(
-        robot=types.SimpleNamespace(
-            texts=lambda: iter(["pick up the red cube", "pick up the blue star"]),
-            statistics=lambda: Statistics.of(actions),
-        ),
-        web=types.SimpleNamespace(texts=lambda: iter(["what colour is it", "red", "blue"])),
+        robots={
+            "tabletop": types.SimpleNamespace(
+                spec=TABLETOP.spec,
+                texts=lambda: ["pick up the red cube", "pick up the blue star"],
+                statistics=lambda: Statistics.of(actions),
+            )
+        },
+        web={"web": types.SimpleNamespace(texts=lambda: ["what colour is it", "red", "blue"])},
     )
 
 
@@ -47,8 +50,10 @@ def test_the_encoder_knows_the_words_and_the_statistics_of_the_data():
     encoder = parts.make_encoder(CONFIG, make_data())
     for word in ("pick", "star", "colour", "robot"):  # the last is of the prompt
         assert len(encoder.tokenizer.encode(word)) == 1
-    assert encoder.action_tokens.statistics == make_data().robot.statistics()
-    assert encoder.action_tokens.ids == tuple(
+    assert encoder.actions["tabletop"].statistics == (
+        make_data().robots["tabletop"].statistics()
+    )
+    assert encoder.action_token_ids == tuple(
         encoder.tokenizer.id(f"<loc{k:04d}>") for k in range(16)
     )
     assert encoder.layout == CONFIG.sequence
@@ -59,7 +64,7 @@ def test_a_tokenizer_file_takes_the_place_of_training(tmp_path):
     first.tokenizer.save(tmp_path / "tokenizer.json")
     path = TokenizerConfig(path=str(tmp_path / "tokenizer.json"))
     data = make_data()
-    data.web.texts = lambda: iter(["words that would change a training"])
+    data.web["web"].texts = lambda: (["words that would change a training"])
     again = parts.make_encoder(dataclasses.replace(CONFIG, tokenizer=path), data)
     assert again.tokenizer.size == first.tokenizer.size
     assert again.tokenizer.encode("red cube") == first.tokenizer.encode("red cube")
@@ -102,7 +107,7 @@ def test_a_new_state_is_placed_as_announced(created):
 
 def test_action_rows_start_as_configured_and_nothing_else_differs(created):
     encoder, states = created
-    ids = list(encoder.action_tokens.ids)
+    ids = list(encoder.action_token_ids)
     tables = {
         kind: np.asarray(state.params["decoder"]["embedding"])
         for kind, (_, state) in states.items()

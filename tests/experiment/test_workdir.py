@@ -34,7 +34,7 @@ def make_encoder(scheme="overwrite"):
     actions = rng.uniform(TABLETOP.spec.low, TABLETOP.spec.high, (50, 8)).astype(np.float32)
     return Encoder(
         tokenizer,
-        ActionTokens(TABLETOP.spec, Statistics.of(actions), ids),
+        {"tabletop": ActionTokens(TABLETOP.spec, Statistics.of(actions), ids)},
         PromptsConfig(robot="openvla", web="paligemma"),
         SequenceConfig(prefix=90, suffix=11),
     )

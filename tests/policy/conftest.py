@@ -91,7 +91,7 @@ def build_policy(
     actions[:, 3] = 0.0125  # A dimension that never moves.
     encoder = Encoder(
         tokenizer,
-        action_tokens.ActionTokens(spec, Statistics.of(actions.astype(np.float32)), ids),
+        {"tabletop": action_tokens.ActionTokens(spec, Statistics.of(actions.astype(np.float32)), ids)},
         PromptsConfig(robot=prompt),
         SequenceConfig(prefix=prefix, suffix=10),
     )
@@ -103,7 +103,6 @@ def build_policy(
         encoder,
         views=views,
         image_size=config.vision.image_size,
-        vocabulary=tokenizer.size,
     )
     return Built(policy, config, graph)
 

@@ -1,7 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from vla_jax.core.batch import Frame
+from vla_jax.actions.statistics import Statistics
+from vla_jax.core.batch import Target
 from vla_jax.core.errors import UserError
 from vla_jax.tokens.action_tokens import ActionTokens, ActionTokensConfig, choose_ids
 from vla_jax.tokens.encoder import Encoder
@@ -16,15 +19,15 @@ LAYOUT = SequenceConfig(prefix=20, suffix=6)
 def encoder(tokenizer, spec, statistics):
     _, ids = choose_ids(ActionTokensConfig(), tokenizer, 32)
     prompts = PromptsConfig(robot="plain", web="rt2")
-    return Encoder(tokenizer, ActionTokens(spec, statistics, ids), prompts, LAYOUT)
+    return Encoder(tokenizer, {"arm": ActionTokens(spec, statistics, ids)}, prompts, LAYOUT)
 
 
 def web(question, answer):
-    return Frame(images={}, prefix=question, suffix=answer, dataset="web", episode=3)
+    return Target(prefix=question, suffix=answer, dataset="web", episode=3)
 
 
 def robot(instruction, action):
-    return Frame(images={}, prefix=instruction, action=action, dataset="arm", episode=2, t=5)
+    return Target(prefix=instruction, action=action, dataset="arm", episode=2, t=5)
 
 
 def test_a_robot_frame_becomes_instruction_and_action(encoder, tokenizer, actions):
@@ -32,7 +35,7 @@ def test_a_robot_frame_becomes_instruction_and_action(encoder, tokenizer, action
     words = tokenizer.encode("pick up the red cube")
     assert length == len(words) + 2
     assert tokens[:20].tolist() == [PAD] * 13 + [BOS, *words, tokenizer.newline]
-    action = encoder.action_tokens.encode(actions[0]).tolist()
+    action = encoder.actions["arm"].encode(actions[0]).tolist()
     assert tokens[20:].tolist() == [*action, EOS, PAD]
     assert mask.tolist() == [False] * 20 + [True] * 5 + [False]
 
@@ -76,3 +79,48 @@ def test_what_does_not_fit_is_refused_by_name(encoder, actions):
         encoder.encode(web("what colour is the cube " * 4, "red"))
     with pytest.raises(UserError, match=r"instruction ''.*: expected at least one word"):
         encoder.encode(robot("", actions[:1]))
+
+
+def test_each_robot_is_written_with_its_own_statistics(tokenizer, spec, statistics, actions):
+    _, ids = choose_ids(ActionTokensConfig(), tokenizer, 32)
+    wide = Statistics.of(actions * 3)
+    robots = {"arm": ActionTokens(spec, statistics, ids), "wide": ActionTokens(spec, wide, ids)}
+    encoder = Encoder(tokenizer, robots, PromptsConfig(robot="plain"), LAYOUT)
+    target = robot("pick up the red cube", actions[:1])
+    arm, _, _ = encoder.encode(target)
+    other, _, _ = encoder.encode(dataclasses.replace(target, dataset="wide"))
+    assert arm[20:24].tolist() == robots["arm"].encode(actions[0]).tolist()
+    assert other[20:24].tolist() == robots["wide"].encode(actions[0]).tolist()
+    assert arm.tolist() != other.tolist()
+    assert encoder.robot("wide") == "wide"
+    with pytest.raises(UserError, match=r"expected one of arm, wide, found none named"):
+        encoder.robot()
+    with pytest.raises(UserError, match=r"found wode\. The nearest is 'wide'"):
+        encoder.robot("wode")
+
+
+def test_the_only_robot_needs_no_name(encoder):
+    assert encoder.robot() == "arm"
+
+
+def test_actions_beyond_the_episode_are_written_and_not_supervised(
+    tokenizer, spec, statistics, actions
+):
+    _, ids = choose_ids(ActionTokensConfig(), tokenizer, 32)
+    layout = SequenceConfig(prefix=20, suffix=14)
+    arm = ActionTokens(spec, statistics, ids)
+    encoder = Encoder(tokenizer, {"arm": arm}, PromptsConfig(robot="plain"), layout, chunk=3)
+    target = Target(
+        prefix="pick up the red cube",
+        action=actions[:3],
+        action_mask=np.array([True, True, False]),
+        dataset="arm",
+        episode=0,
+    )
+    tokens, _, mask = encoder.encode(target)
+    assert tokens[20:].tolist() == [*arm.encode(actions[:3]).ravel().tolist(), EOS, PAD]
+    assert mask[20:].tolist() == [True] * 8 + [False] * 4 + [True, False]
+
+
+def test_memory_of_prompts_is_bounded(encoder):
+    assert encoder._prefix.cache_info().maxsize == 50_000

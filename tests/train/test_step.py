@@ -46,6 +46,7 @@ def make_batch(seed):
     mask[:, PREFIX:] = np.arange(9)[None] < rng.integers(2, 10, 8)[:, None]
     return Batch(
         images=rng.integers(0, 256, (8, 1, 8, 8, 3)).astype(np.uint8),
+        image_mask=np.ones((8, 1), bool),
         tokens=tokens.astype(np.int32),
         prefix_length=length.astype(np.int32),
         loss_mask=mask,

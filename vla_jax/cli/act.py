@@ -29,11 +29,11 @@ def main(arguments: Sequence[str]) -> None:
     pairs = [item.partition("=") if "=" in item else ("", "", item) for item in values.image]
     pictures = {view: read_image(file) for view, _, file in pairs}
     compilation.use_cache()
-    policy = load.open_run(Workdir(path)).policy
+    policy = load.open_run(Workdir(path)).policy(values.robot)
     named = {view or policy.views[0]: picture for view, picture in pictures.items()}
     first = policy.act(named, values.instruction)
     again = policy.act(named, values.instruction)  # the first call compiles
-    spec = policy.encoder.action_tokens.spec
+    spec = policy.action_tokens.spec
     width = max(map(len, spec.names))
     for number, step in enumerate(first.values):
         if len(first.values) > 1:
@@ -82,5 +82,8 @@ def _define(values: absl_flags.FlagValues) -> None:
         None,
         "RGB image file; VIEW=FILE, once per view, for a robot with several cameras.",
         flag_values=values,
+    )
+    absl_flags.DEFINE_string(
+        "robot", None, "Robot dataset whose robot it is, if there are several.", flag_values=values
     )
     absl_flags.DEFINE_string("instruction", None, "What to do, in words.", flag_values=values)

@@ -13,7 +13,7 @@ def main(arguments: Sequence[str]) -> None:
     """Evaluates the newest checkpoint and rewrites results.json, the curves and the episodes."""
     values, (path,) = flags.parse("eval", arguments, _define, ("WORKDIR",))
     # Imported late, so that a typing error in a flag is told at once.
-    from vla_jax.experiment import finish, load, parts
+    from vla_jax.experiment import finish, load, parts, sources
     from vla_jax.experiment.workdir import Workdir
 
     workdir = Workdir(path)
@@ -26,8 +26,8 @@ def main(arguments: Sequence[str]) -> None:
     run = load.open_run(workdir, config)
     progress.note(f"evaluating step {run.step} of {config.loop.steps}")
     with progress.Phases() as phases:
-        data = parts.open_data(config, phases)
-    finish.finish(config, workdir, run.policy, data, parts.summary(config, run.step, run.seconds))
+        data = sources.open_data(config, phases)
+    finish.finish(config, workdir, run.policies, data, parts.summary(config, run.step, run.seconds))
 
 
 def _define(values: absl_flags.FlagValues) -> None:

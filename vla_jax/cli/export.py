@@ -10,13 +10,13 @@ from vla_jax.runtime import compilation, progress
 
 def main(arguments: Sequence[str]) -> None:
     """Writes the folder and, where PyTorch is installed, checks that it decodes the same."""
-    _, (path, out) = flags.parse("export", arguments, _define, ("WORKDIR", "OUT"))
+    values, (path, out) = flags.parse("export", arguments, _define, ("WORKDIR", "OUT"))
     # Imported late, so that a typing error in a flag is told at once.
     from vla_jax.experiment import exporting
     from vla_jax.experiment.workdir import Workdir
 
     compilation.use_cache()
-    report = exporting.export(Workdir(path), out)
+    report = exporting.export(Workdir(path), out, values.robot)
     progress.note(f"exported step {report.step} to {out}")
     if report.tokens:
         progress.note(
@@ -29,4 +29,6 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _define(values: absl_flags.FlagValues) -> None:
-    del values  # No flags.
+    absl_flags.DEFINE_string(
+        "robot", None, "Robot dataset whose robot it is, if there are several.", flag_values=values
+    )

@@ -59,14 +59,25 @@ def parse(
     return values, list(rest)
 
 
-def parse_run(verb: str, arguments: Sequence[str]) -> tuple[RunConfig, str]:
-    """Parses `--config`, its overrides and `--workdir`.
+def parse_run(
+    verb: str,
+    arguments: Sequence[str],
+    define_more: Callable[[absl_flags.FlagValues], None],
+    required: Sequence[str] = ("config",),
+) -> tuple[RunConfig, absl_flags.FlagValues]:
+    """Parses `--config`, its overrides and the verb's own flags.
+
+    Args:
+      verb: its name, for messages.
+      arguments: what follows the verb.
+      define_more: defines the verb's own flags.
+      required: flags that must be given.
 
     Returns:
-      The resolved configuration and the workdir.
+      The resolved configuration and the flag values.
 
     Raises:
-      UserError: no or unknown config file, variant or field, an ill-typed value, no workdir.
+      UserError: no or unknown config file, variant or field, an ill-typed value, a flag missing.
     """
 
     def define(values: absl_flags.FlagValues) -> None:
@@ -76,22 +87,20 @@ def parse_run(verb: str, arguments: Sequence[str]) -> tuple[RunConfig, str]:
             "Config file, FILE.py or FILE.py:variant; --config.a.b=value overrides a field.",
             flag_values=values,
         )
-        absl_flags.DEFINE_string(
-            "workdir", None, "Directory of the run; the same again resumes.", flag_values=values
-        )
+        define_more(values)
 
     if not _HELP & set(arguments):
         _check_config_file(arguments)
     plain = [argument for argument in arguments if not argument.startswith("--config.")]
     values, _ = parse(verb, plain, define)
-    for flag in ("config", "workdir"):
+    for flag in required:
         if getattr(values, flag) is None:
             raise UserError(f"vla-jax {verb}", expected=f"--{flag}=...", found="none")
     for argument in arguments:
         if argument.startswith("--config."):
             _check_field(argument.removeprefix("--").split("=")[0], values.config)
     values, _ = parse(verb, arguments, define)
-    return config_lib.build(RunConfig, values.config), values.workdir
+    return config_lib.build(RunConfig, values.config), values
 
 
 def _usage(verb: str, values: absl_flags.FlagValues, positional: Sequence[str]) -> str:

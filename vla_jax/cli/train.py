@@ -3,23 +3,31 @@
 import shlex
 from collections.abc import Sequence
 
+from absl import flags as absl_flags
+
 from vla_jax.cli import flags
 from vla_jax.runtime import compilation, mesh
 
 
 def main(arguments: Sequence[str]) -> None:
     """Trains and evaluates; the same command again resumes or, when done, evaluates anew."""
-    config, path = flags.parse_run("train", arguments)
+    config, values = flags.parse_run("train", arguments, _define, ("config", "workdir"))
     mesh.split_cpu(config.mesh)
     compilation.use_cache()
     # Imported late, so that a typing error in a flag is told at once.
     from vla_jax.experiment import finish, training
     from vla_jax.experiment.workdir import Workdir
 
-    workdir = Workdir(path)
+    workdir = Workdir(values.workdir)
     try:
         trained = training.train(config, workdir)
-        finish.finish(config, workdir, trained.policy, trained.data, trained.summary)
+        finish.finish(config, workdir, trained.policies, trained.data, trained.summary)
     except KeyboardInterrupt as stop:
         command = f"vla-jax train {shlex.join(arguments)}"
         raise KeyboardInterrupt(f"{stop or 'interrupted'}. Go on with: {command}") from stop
+
+
+def _define(values: absl_flags.FlagValues) -> None:
+    absl_flags.DEFINE_string(
+        "workdir", None, "Directory of the run; the same again resumes.", flag_values=values
+    )

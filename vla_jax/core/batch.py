@@ -89,6 +89,8 @@ class Batch:
         web examples; None unless asked for.
       state: float32 [b, s] in [-1, 1]; None unless asked for.
       state_mask: bool [b, s], False where a source has no such dimension; None unless asked for.
+      colour: float32 [b, 3, 4], to be applied to (R, G, B, 1) of every pixel in 0..255 before
+        clipping to it; None where the host has done so, or nothing is to be done.
     """
 
     images: UInt8[Array, "b w y x 3"]
@@ -101,3 +103,4 @@ class Batch:
     action_mask: Bool[Array, "b n a"] | None = None
     state: Float[Array, "b s"] | None = None
     state_mask: Bool[Array, "b s"] | None = None
+    colour: Float[Array, "b 3 4"] | None = None

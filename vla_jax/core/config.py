@@ -6,7 +6,6 @@ exactly once, naming the path of whatever does not fit.
 """
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -191,7 +190,7 @@ def _build_tuple(hint: Any, value: Any, path: str) -> tuple[Any, ...]:
 def _build_literal(hint: Any, value: Any, path: str) -> Any:
     choices = typing.get_args(hint)
     if not any(type(value) is type(choice) and value == choice for choice in choices):
-        near = _nearest(str(value), [str(choice) for choice in choices])
+        near = errors.nearest(str(value), [str(choice) for choice in choices])
         raise errors.UserError(path, expected=_spell(hint), found=repr(value), fix=near)
     return value
 
@@ -201,7 +200,7 @@ def _unknown_field(cls: type, key: str, names: list[str], path: str) -> errors.U
         f"{path}.{key}: {cls.__name__} has no such field",
         expected=f"one of {', '.join(names)}",
         found=repr(key),
-        fix=_nearest(key, names),
+        fix=errors.nearest(key, names),
     )
 
 
@@ -209,11 +208,6 @@ def _wrong_type(hint: Any, value: Any, path: str) -> errors.UserError:
     return errors.UserError(
         path, expected=_spell(hint), found=f"{type(value).__name__} {value!r}".replace("\n", " ")
     )
-
-
-def _nearest(word: str, choices: list[str]) -> str | None:
-    near = difflib.get_close_matches(word, choices, n=1)
-    return f"The nearest is {near[0]!r}" if near else None
 
 
 def _spell(hint: Any) -> str:

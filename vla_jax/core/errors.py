@@ -1,5 +1,8 @@
 """The one exception for a mistake the user can mend; the command line prints it as one line."""
 
+import difflib
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """A wrong input, named, with what was expected, what was found and what to do.
@@ -26,3 +29,9 @@ class UserError(Exception):
             facts.append(f"found {found}")
         message = f"{what}: {', '.join(facts)}" if facts else what
         super().__init__(f"{message}. {fix}." if fix else f"{message}.")
+
+
+def nearest(word: str, choices: Sequence[str]) -> str | None:
+    """Returns the `fix` that names the choice most like `word`; None if none is like it."""
+    near = difflib.get_close_matches(word, choices, n=1)
+    return f"The nearest is {near[0]!r}" if near else None

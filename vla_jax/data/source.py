@@ -17,6 +17,7 @@ class Source(Protocol):
       kind: `robot` or `web`.
       spec: the action space of a robot; None for web.
       state_size: dimensions of the state, 0 without.
+      episodes: number of episodes the examples come from; as many as examples for web.
       fingerprint: changes when the data or their meaning change; kept in checkpoints.
     """
 
@@ -24,6 +25,7 @@ class Source(Protocol):
     kind: Literal["robot", "web"]
     spec: ActionSpec | None
     state_size: int
+    episodes: int
     fingerprint: str
 
     def __len__(self) -> int:
@@ -40,6 +42,10 @@ class Source(Protocol):
         Raises:
           UserError: the record is damaged; names dataset, shard, episode and step.
         """
+        ...
+
+    def place(self, i: int) -> str:
+        """Says where example `i` lies, for messages: dataset, shard, episode and step."""
         ...
 
     def shuffle(self, start: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,28 +4,30 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vla_jax.core.batch import Frame
+from vla_jax.core.batch import Example
 from vla_jax.policy.policy import Policy
 
 
-def action_error(policy: Policy, frames: Sequence[Frame]) -> dict[str, float]:
-    """Decodes an action per frame and compares it with the demonstration.
+def action_error(policy: Policy, examples: Sequence[Example]) -> dict[str, float]:
+    """Decodes the actions of each example and compares it with the demonstration.
 
     Args:
       policy: decides.
-      frames: held-out robot frames of the policy's image size.
+      examples: held-out examples of the policy's robot.
 
     Returns:
-      `error/NAME`: mean absolute error of each action dimension, in its robot unit, and
+      `error/NAME`: mean absolute error of each action dimension, in its robot unit, within the
+      episode, and
       `token_accuracy`: share of decoded action tokens that equal the demonstration's, 0..1.
     """
-    images = np.stack([np.stack(list(frame.images.values())) for frame in frames])
-    values, tokens = policy.act_batch(images, [frame.prefix for frame in frames])
-    truth = np.stack([frame.action for frame in frames if frame.action is not None])
-    action_tokens = policy.encoder.action_tokens
-    error = np.abs(values - truth).mean(axis=(0, 1))
-    names = action_tokens.spec.names
-    wanted = action_tokens.encode(truth).reshape(tokens.shape)
+    images = np.stack([policy.observe(example) for example in examples])
+    values, tokens = policy.act_batch(images, [example.prefix for example in examples])
+    truth = np.stack([e.action for e in examples if e.action is not None])
+    mask = np.stack([e.action_mask for e in examples if e.action_mask is not None])
+    error = np.abs(values - truth)[mask].mean(axis=0)
+    names = policy.action_tokens.spec.names
+    wanted = policy.action_tokens.encode(truth)
+    same = (tokens.reshape(wanted.shape) == wanted)[mask]
     return {f"error/{name}": float(e) for name, e in zip(names, error, strict=True)} | {
-        "token_accuracy": float((tokens == wanted).mean())
+        "token_accuracy": float(same.mean())
     }

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vla_jax.core.batch import Frame
+from vla_jax.core.batch import Example
 from vla_jax.eval.rate import Rate
 from vla_jax.policy.policy import Policy
 
@@ -18,7 +18,7 @@ class Questions(Protocol):
 
     def __len__(self) -> int: ...
 
-    def frame(self, i: int) -> Frame:
+    def example(self, i: int) -> Example:
         """Returns question `i` with its answer as suffix."""
         ...
 
@@ -57,11 +57,11 @@ def answer_all(
         chosen = range(start, min(start + batch_size, total))
         # The last batch repeats its end, so that one compiled program serves all.
         padded = [*chosen, *[chosen[-1]] * (batch_size - len(chosen))]
-        frames = [questions.frame(i) for i in padded]
-        images = np.stack([np.stack(list(frame.images.values())) for frame in frames])
-        answers = policy.answer_batch(images, [frame.prefix for frame in frames])
-        for i, frame, answer in zip(chosen, frames, answers, strict=False):
-            out.append((questions.kind(i), frame.suffix or "", answer))
+        examples = [questions.example(i) for i in padded]
+        images = np.stack([policy.observe(example) for example in examples])
+        answers = policy.answer_batch(images, [example.prefix for example in examples])
+        for i, example, answer in zip(chosen, examples, answers, strict=False):
+            out.append((questions.kind(i), example.suffix or "", answer))
     return out
 
 

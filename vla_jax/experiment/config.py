@@ -1,14 +1,16 @@
 """RunConfig: every folder's configuration in one, and the checks across them."""
 
 import dataclasses
-import pathlib
+
+from etils import epath
 
 from vla_jax.actions.bins import BinsConfig
 from vla_jax.core.config import to_config_dict
 from vla_jax.core.errors import UserError
 from vla_jax.data.loader import LoaderConfig
+from vla_jax.data import mixture as mixture_lib
 from vla_jax.data.mixture import MixtureConfig
-from vla_jax.data.robots.table import ROBOTS
+from vla_jax.data.robots import table
 from vla_jax.envs.tabletop.datasets import DatasetsConfig
 from vla_jax.models.vlm import VLMConfig
 from vla_jax.runtime.checkpoint import CheckpointConfig
@@ -61,10 +63,9 @@ class RunConfig:
 
     Attributes:
       seed: of parameters, shuffles and mixing.
-      data_dir: where generated datasets are kept and found again.
-      robot: name of the robot dataset's adapter (`vla_jax/data/robots/table.py`).
-      robot_dir: TFDS version directory of the robot episodes; None generates the tabletop's.
-      web_dir: TFDS version directory of the web questions; None generates the tabletop's.
+      data_dir: root of the datasets: those of the mixture are looked for in DATA_DIR/NAME/VERSION,
+        and the tabletop's are generated there.
+      cache_dir: where the indexes of datasets go that cannot be written beside; None writes beside.
       tabletop: content of the generated datasets.
       bins: how an action dimension is cut.
       tokenizer: text to ids.
@@ -72,7 +73,7 @@ class RunConfig:
       prompts: wording.
       sequence: room for text.
       model: sizes.
-      mixture: robot to web ratio.
+      mixture: which datasets, and how much of each.
       loader: batches.
       loss: normalisation.
       optimizer: update rule.
@@ -87,9 +88,7 @@ class RunConfig:
 
     seed: int = 0
     data_dir: str = "data"
-    robot: str = "tabletop"
-    robot_dir: str | None = None
-    web_dir: str | None = None
+    cache_dir: str | None = None
     tabletop: DatasetsConfig = DatasetsConfig()
     bins: BinsConfig = BinsConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -107,25 +106,25 @@ class RunConfig:
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def __post_init__(self) -> None:
-        if self.robot not in ROBOTS:
-            raise UserError(
-                "config.robot", expected=f"one of {', '.join(ROBOTS)}", found=self.robot
-            )
-        actions = ROBOTS[self.robot].spec.size
-        if self.sequence.suffix < actions + 1:
-            raise UserError(
-                f"config.sequence.suffix is too short for the actions of {self.robot}",
-                expected=f"at least {actions + 1} ({actions} action tokens and <eos>)",
-                found=self.sequence.suffix,
-            )
-        for name in ("robot_dir", "web_dir"):
-            path = getattr(self, name)
-            if path is not None and not pathlib.Path(path).is_dir():
+        robots = mixture_lib.resolve(self.mixture)
+        for name, settings in robots.items():
+            robot = table.find(settings.adapter or name)
+            needed = robot.spec.size * self.loader.chunk + 1
+            if self.sequence.suffix < needed:
                 raise UserError(
-                    f"config.{name}: {path}",
-                    expected="a TFDS version directory",
-                    found="no such directory",
+                    f"config.sequence.suffix is too short for the actions of {name}",
+                    expected=f"at least {needed} ({self.loader.chunk} actions of "
+                    f"{robot.spec.size} tokens, and <eos>)",
+                    found=self.sequence.suffix,
                 )
+        for kind, entries in {"robots": robots, "web": self.mixture.web}.items():
+            for name, settings in entries.items():
+                if settings.dir is not None and not epath.Path(settings.dir).is_dir():
+                    raise UserError(
+                        f"config.mixture.{kind}.{name}.dir: {settings.dir}",
+                        expected="a dataset directory",
+                        found="no such directory",
+                    )
 
 
 def defaults():

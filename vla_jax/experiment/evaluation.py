@@ -5,13 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vla_jax.data.episodes import Episodes
-from vla_jax.data.web import Questions
+from vla_jax.data.source import Source
 from vla_jax.envs.tabletop import world
 from vla_jax.envs.tabletop.env import TabletopConfig, TabletopEnv
 from vla_jax.eval import closed_loop, open_loop, vqa
 from vla_jax.eval.closed_loop import Episode, Outcome
 from vla_jax.eval.rate import Rate
+from vla_jax.experiment import sources
 from vla_jax.experiment.config import RunConfig
+from vla_jax.experiment.sources import Data
 from vla_jax.policy.policy import Policy
 
 _FIRST_SEED = 1_000_000  # far from any seed of a demonstration
@@ -82,18 +84,37 @@ def play(
     )
 
 
+def tabletop_policy(policies: Mapping[str, Policy]) -> Policy | None:
+    """Returns the policy that can drive the embedded world, if there is one."""
+    return policies.get(sources.TABLETOP)
+
+
+def ask(
+    config: RunConfig, policies: Mapping[str, Policy], web: Mapping[str, Source]
+) -> dict[str, Rate]:
+    """Asks the held-out questions of every web source.
+
+    Returns:
+      The rate of right answers per kind of question; `SOURCE/KIND` where there are several sources.
+    """
+    policy = next(iter(policies.values()), None)  # any: questions have no robot
+    rates: dict[str, Rate] = {}
+    for name, questions in web.items() if policy is not None else ():
+        answers = vqa.answer_all(policy, questions, config.evaluation.questions)
+        found = vqa.rates(answers, locations=config.tokenizer.locations)
+        rates |= {f"{name}/{k}" if len(web) > 1 else k: rate for k, rate in found.items()}
+    return rates
+
+
 def evaluate(
-    config: RunConfig,
-    policy: Policy,
-    held_out: Episodes,
-    questions: Questions,
-    on_progress: OnProgress,
+    config: RunConfig, policies: Mapping[str, Policy], data: Data, on_progress: OnProgress
 ) -> Results:
     """Measures everything: closed loop on all splits, questions, held-out demonstrations."""
     success: dict[str, Rate] = {}
     wrong: dict[str, Rate] = {}
     filmed: list[Outcome] = []
-    for split in world.SPLITS:
+    policy = tabletop_policy(policies)
+    for split in world.SPLITS if policy is not None else ():
         film = config.evaluation.film if split == world.SPLITS[0] else 0
         outcomes = play(
             config,
@@ -108,18 +129,26 @@ def evaluate(
         if split == world.SPLITS[0]:
             filmed = outcomes[:film]
             success |= _by_task(split, outcomes)
-    answers = vqa.answer_all(policy, questions, config.evaluation.questions)
-    frames = [
-        held_out.frame(i * len(held_out) // config.evaluation.frames)
-        for i in range(min(config.evaluation.frames, len(held_out)))
-    ]
     return Results(
         success=success,
         wrong_block=wrong,
-        vqa=vqa.rates(answers, locations=config.tokenizer.locations),
-        open_loop=open_loop.action_error(policy, frames),
+        vqa=ask(config, policies, data.web_held_out),
+        open_loop=_errors(config, policies, data.robots_held_out),
         outcomes=filmed,
     )
+
+
+def _errors(
+    config: RunConfig, policies: Mapping[str, Policy], held_out: Mapping[str, Episodes]
+) -> dict[str, float]:
+    """Errors on held-out demonstrations; `ROBOT/...` where there are several robots."""
+    errors: dict[str, float] = {}
+    for name, episodes in held_out.items():
+        count = min(config.evaluation.frames, len(episodes))
+        chosen = [episodes.example(i * len(episodes) // count) for i in range(count)]
+        found = open_loop.action_error(policies[name], chosen)
+        errors |= {f"{name}/{k}" if len(held_out) > 1 else k: v for k, v in found.items()}
+    return errors
 
 
 def _by_task(split: str, outcomes: Sequence[Outcome]) -> dict[str, Rate]:

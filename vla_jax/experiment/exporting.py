@@ -10,12 +10,11 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from etils import epath
 
 from vla_jax.core.arrays import UInt8
-from vla_jax.data.episodes import Episodes
-from vla_jax.data.robots.table import ROBOTS
-from vla_jax.envs.tabletop import datasets, scene
-from vla_jax.experiment import load
+from vla_jax.envs.tabletop import scene
+from vla_jax.experiment import load, sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.workdir import Workdir
 from vla_jax.policy.export import folder
@@ -41,7 +40,9 @@ class Report:
     tokens: int
 
 
-def export(workdir: Workdir, out: str | os.PathLike[str]) -> Report:
+def export(
+    workdir: Workdir, out: str | os.PathLike[str], robot: str | None = None
+) -> Report:
     """Writes the policy of a run's newest checkpoint and compares it with JAX.
 
     Both compute in float32, whatever the run computed in, so that tokens can be compared exactly.
@@ -50,9 +51,10 @@ def export(workdir: Workdir, out: str | os.PathLike[str]) -> Report:
     Args:
       workdir: the run.
       out: a new or empty directory.
+      robot: the robot dataset whose robot it is for; may be left out where there is one.
 
     Raises:
-      UserError: there is no such run, `out` holds something, or a token differs.
+      UserError: there is no such run or robot, `out` holds something, or a token differs.
     """
     folder.check_empty(out)
     config = workdir.config()
@@ -60,11 +62,12 @@ def export(workdir: Workdir, out: str | os.PathLike[str]) -> Report:
     # An accelerator's default precision is lower than float32.
     with jax.default_matmul_precision("highest"):
         run = load.open_run(workdir, dataclasses.replace(config, model=model))
-        source, images, instructions = _observations(config, run.policy)
+        policy = run.policy(robot)
+        source, images, instructions = _observations(config, policy)
         try:
             some = slice(_GOLDEN_FRAMES)
-            folder.write(out, run.policy, config.model, images[some], instructions[some])
-            tokens = _gate(out, run.policy, images, instructions)
+            folder.write(out, policy, config.model, images[some], instructions[some])
+            tokens = _gate(out, policy, images, instructions)
             report = Report(step=run.step, source=source, frames=len(images), tokens=tokens)
             text = json.dumps(dataclasses.asdict(report), indent=2)
             (pathlib.Path(out) / "parity.json").write_text(text + "\n")
@@ -94,21 +97,26 @@ def _observations(
     config: RunConfig, policy: Policy
 ) -> tuple[str, UInt8[np.ndarray, "b w y x 3"], list[str]]:
     """Returns what to compare on: held-out frames if they are on disk, else random images."""
-    directory = config.robot_dir or datasets.directories(config.tabletop, config.data_dir).robot
-    if pathlib.Path(directory).is_dir():
-        held_out = Episodes(
-            directory,
-            ROBOTS[config.robot],
-            part="held_out",
-            held_out=config.loader.held_out,
-            image_size=policy.image_size,
-        )
-        chosen = [i * len(held_out) // GATE_FRAMES for i in range(GATE_FRAMES)]
-        frames = [held_out.frame(i) for i in chosen]
-        images = np.stack([policy.stack(frame.images) for frame in frames])
-        return "held-out frames", images, [frame.prefix for frame in frames]
+    name = policy.robot
+    place = sources.directory(config, "robots", name)
+    if place is None or not epath.Path(place).is_dir():  # the data stayed behind
+        return "random images", *_random_observations(config, policy)
+    adapter = sources.robots(config)[name]
+    held_out = sources.open_episodes(config, name, adapter, place, "held_out", _silent)
+    chosen = [held_out.example(i * len(held_out) // GATE_FRAMES) for i in range(GATE_FRAMES)]
+    images = np.stack([policy.observe(example) for example in chosen])
+    return "held-out frames", images, [example.prefix for example in chosen]
+
+
+def _random_observations(
+    config: RunConfig, policy: Policy
+) -> tuple[UInt8[np.ndarray, "b w y x 3"], list[str]]:
     rng = np.random.default_rng(config.seed)
     tasks = config.tabletop.demonstrations.tasks
     instructions = [scene.sample(rng, tasks=tasks).instruction for _ in range(GATE_FRAMES)]
     shape = (GATE_FRAMES, len(policy.views), policy.image_size, policy.image_size, 3)
-    return "random images", rng.integers(0, 256, shape, np.uint8), instructions
+    return rng.integers(0, 256, shape, np.uint8), instructions
+
+
+def _silent(description: str, done: int, total: int) -> None:
+    del description, done, total

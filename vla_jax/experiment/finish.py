@@ -5,8 +5,9 @@ from typing import Any
 
 from vla_jax.eval import report
 from vla_jax.eval.rate import Rate
-from vla_jax.experiment import evaluation, parts
+from vla_jax.experiment import evaluation
 from vla_jax.experiment.config import RunConfig
+from vla_jax.experiment.sources import Data
 from vla_jax.experiment.workdir import Workdir, write_json
 from vla_jax.policy.policy import Policy
 from vla_jax.runtime import metrics, progress
@@ -15,8 +16,8 @@ from vla_jax.runtime import metrics, progress
 def finish(
     config: RunConfig,
     workdir: Workdir,
-    policy: Policy,
-    data: parts.Data,
+    policies: Mapping[str, Policy],
+    data: Data,
     train: Mapping[str, Any],
 ) -> evaluation.Results:
     """Measures the policy and leaves everything a reader wants in the workdir.
@@ -24,17 +25,16 @@ def finish(
     Args:
       config: the run.
       workdir: where results go.
-      policy: what to measure.
+      policies: what to measure, by robot.
       data: the held-out examples.
       train: steps, seconds and samples_per_s of the training, for results.json.
     """
     with progress.Phases() as phases:
-        results = evaluation.evaluate(
-            config, policy, data.robot_held_out, data.web_held_out, phases
-        )
+        results = evaluation.evaluate(config, policies, data, phases)
     write_json(workdir.results, results.to_json() | {"train": dict(train)})
     report.curves(metrics.read(workdir.path), workdir.curves)
-    report.film(results.outcomes, workdir.episodes)
+    if results.outcomes:
+        report.film(results.outcomes, workdir.episodes)
     _tables(results, dict(train))
     progress.note(f"results: {workdir.results}")
     progress.note(f"curves: {workdir.curves}")

@@ -6,10 +6,10 @@ import jax
 
 from vla_jax.data.loader import collate
 from vla_jax.envs.tabletop import world
-from vla_jax.eval import vqa
 from vla_jax.eval.rate import Rate
 from vla_jax.experiment import evaluation, parts
 from vla_jax.experiment.config import RunConfig
+from vla_jax.experiment.sources import Data
 from vla_jax.policy.policy import Policy
 from vla_jax.runtime import sharding
 from vla_jax.tokens.encoder import Encoder
@@ -28,44 +28,45 @@ class HeldOut:
     """
 
     def __init__(
-        self,
-        config: RunConfig,
-        data: parts.Data,
-        encoder: Encoder,
-        model: parts.Model,
-        measure: Any,
+        self, config: RunConfig, data: Data, encoder: Encoder, model: parts.Model, measure: Any
     ):
         self._config, self._data = config, data
         self._encoder, self._model = encoder, model
         self._measure = jax.jit(lambda params, batch: measure(params, batch)[1])
         size = config.loader.batch_size
+        numbers = {name: number for number, name in enumerate(data.names)}
         self._batches = [
-            collate([source.frame(i) for i in chosen], [number] * size, encoder)
-            for number, source in enumerate((data.robot_held_out, data.web_held_out))
+            collate(
+                [source.example(i) for i in chosen],
+                [numbers[name]] * size,
+                encoder,
+                config.loader,
+                image_size=config.model.vision.image_size,
+            )
+            for name, source in data.held_out.items()
             for chosen in _spread(len(source), config.evaluation.frames, size)
         ]
-        self._policy: Policy | None = None
+        self._policies: dict[str, Policy] = {}
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Returns `held_out/{loss,accuracy}/SOURCE`, `success/SPLIT` and `vqa/KIND`."""
-        config, data = self._config, self._data
+        config = self._config
         sums = [
             self._measure(params, sharding.place(batch, self._model.mesh))
             for batch in self._batches
         ]
-        losses = loss.source_metrics(jax.device_get(sums), parts.SOURCES)
+        losses = loss.source_metrics(jax.device_get(sums), self._data.names) if sums else {}
         values = {f"held_out/{name}": value for name, value in losses.items()}
-        if self._policy is None:
-            self._policy = parts.make_policy(config, self._encoder, self._model, params)
+        if not self._policies:
+            self._policies = parts.make_policies(config, self._encoder, self._model, params)
         else:
-            self._policy.load(params)
-        for split in world.SPLITS:
-            outcomes = evaluation.play(
-                config, self._policy, split, config.evaluation.quick_episodes
-            )
-            values[f"success/{split}"] = Rate.of(outcome.success for outcome in outcomes).rate
-        answers = vqa.answer_all(self._policy, data.web_held_out, config.evaluation.questions)
-        rates = vqa.rates(answers, locations=config.tokenizer.locations)
+            for policy in self._policies.values():
+                policy.load(params)
+        if (policy := evaluation.tabletop_policy(self._policies)) is not None:
+            for split in world.SPLITS:
+                outcomes = evaluation.play(config, policy, split, config.evaluation.quick_episodes)
+                values[f"success/{split}"] = Rate.of(outcome.success for outcome in outcomes).rate
+        rates = evaluation.ask(config, self._policies, self._data.web_held_out)
         return values | {f"vqa/{kind}": rate.rate for kind, rate in rates.items()}
 
 

@@ -1,6 +1,7 @@
 """Opens a run, finished or still training, for those who use it: evaluation, acting, export."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 
@@ -22,7 +23,7 @@ class Run:
       config: its configuration.
       encoder: its tokens.
       model: its structure.
-      policy: its policy, parameters loaded.
+      policies: its policy for each robot, parameters loaded.
       step: updates behind the parameters.
       seconds: training time behind them.
     """
@@ -30,9 +31,17 @@ class Run:
     config: RunConfig
     encoder: Encoder
     model: parts.Model
-    policy: Policy
+    policies: Mapping[str, Policy]
     step: int
     seconds: float
+
+    def policy(self, robot: str | None = None) -> Policy:
+        """Returns the policy of the only robot there is, or of the one named.
+
+        Raises:
+          UserError: there is no such robot, or there are several and none is named.
+        """
+        return self.policies[self.encoder.robot(robot)]
 
 
 def open_run(workdir: Workdir, config: RunConfig | None = None) -> Run:
@@ -60,7 +69,7 @@ def open_run(workdir: Workdir, config: RunConfig | None = None) -> Run:
         config=config,
         encoder=encoder,
         model=model,
-        policy=parts.make_policy(config, encoder, model, params),
+        policies=parts.make_policies(config, encoder, model, params),
         step=step,
         seconds=seconds,
     )

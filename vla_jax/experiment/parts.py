@@ -1,66 +1,26 @@
-"""The parts of a run, built from its configuration: data, encoder, model."""
+"""The parts of a run, built from its configuration: encoder, loader, model, policy."""
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from vla_jax.data.episodes import Episodes
-from vla_jax.data.loader import Loader, Source
-from vla_jax.data.robots.table import ROBOTS
-from vla_jax.data.web import Questions
-from vla_jax.envs.tabletop import datasets
+from vla_jax.data import ledger
+from vla_jax.data.loader import Loader
+from vla_jax.data.source import Source
+from vla_jax.experiment import sources
 from vla_jax.experiment.config import RunConfig
+from vla_jax.experiment.sources import Data
 from vla_jax.models import vlm
 from vla_jax.policy.policy import Policy
-from vla_jax.runtime import sharding
+from vla_jax.runtime import progress, sharding
 from vla_jax.tokens import action_tokens
 from vla_jax.tokens.encoder import Encoder
 from vla_jax.tokens.tokenizer import Tokenizer
 from vla_jax.train.optimizer import make_optimizer
 from vla_jax.train.state import TrainState
-
-OnProgress = Callable[[str, int, int], None]
-SOURCES = ("robot", "web")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Data:
-    """The datasets of a run, opened.
-
-    Attributes:
-      robot: training episodes.
-      robot_held_out: held-out episodes of the same dataset.
-      web: training questions.
-      web_held_out: validation questions.
-    """
-
-    robot: Episodes
-    robot_held_out: Episodes
-    web: Questions
-    web_held_out: Questions
-
-
-def open_data(config: RunConfig, on_progress: OnProgress) -> Data:
-    """Opens the datasets, generating the tabletop's first where the configuration names none."""
-    robot_dir, web_dir = config.robot_dir, config.web_dir
-    if robot_dir is None or web_dir is None:
-        made = datasets.ensure(config.tabletop, config.data_dir, on_progress)
-        robot_dir, web_dir = robot_dir or str(made.robot), web_dir or str(made.web)
-    robot, size = ROBOTS[config.robot], config.model.vision.image_size
-    held_out = config.loader.held_out
-    return Data(
-        robot=Episodes(robot_dir, robot, part="train", held_out=held_out, image_size=size),
-        robot_held_out=Episodes(
-            robot_dir, robot, part="held_out", held_out=held_out, image_size=size
-        ),
-        web=Questions(web_dir, split="train", image_size=size),
-        web_held_out=Questions(web_dir, split="validation", image_size=size),
-    )
-
 
 def make_encoder(config: RunConfig, data: Data) -> Encoder:
     """Trains or loads the tokenizer, takes the statistics, chooses the action ids.
@@ -72,28 +32,47 @@ def make_encoder(config: RunConfig, data: Data) -> Encoder:
         tokenizer = Tokenizer.load(config.tokenizer.path)
     else:
         prompts = config.prompts
-        texts = {prompts.for_robot(text) for text in set(data.robot.texts())}
-        texts |= {prompts.for_web(text) for text in set(data.web.texts())}
+        texts = {prompts.for_robot(text) for robot in data.robots.values() for text in robot.texts()}
+        texts |= {prompts.for_web(text) for web in data.web.values() for text in web.texts()}
         tokenizer = Tokenizer.train(texts, config.tokenizer.size, config.tokenizer.locations)
     tokenizer, ids = action_tokens.choose_ids(config.action_tokens, tokenizer, config.bins.count)
-    actions = action_tokens.ActionTokens(ROBOTS[config.robot].spec, data.robot.statistics(), ids)
-    return Encoder(tokenizer, actions, config.prompts, config.sequence)
+    actions = {
+        name: action_tokens.ActionTokens(robot.spec, robot.statistics(), ids)
+        for name, robot in data.robots.items()
+    }
+    return Encoder(
+        tokenizer, actions, config.prompts, config.sequence, chunk=config.loader.chunk
+    )
 
 
 def make_loader(
-    config: RunConfig, sources: tuple[Source, Source], encoder: Encoder, start: int = 0
+    config: RunConfig, examples: Sequence[Source], encoder: Encoder, start: int = 0
 ) -> Loader:
     """Returns the stream of training batches of this process, `start` batches in."""
-    share = config.mixture.robot_share
     return Loader(
-        sources,
-        (share, 1 - share),
+        examples,
+        config.mixture,
         encoder,
         config.loader,
+        image_size=config.model.vision.image_size,
         seed=config.seed,
         start=start,
         process=(jax.process_index(), jax.process_count()),
     )
+
+
+def print_ledger(config: RunConfig, data: Data, encoder: Encoder, loader: Loader) -> None:
+    """Prints shares, epochs and tokens per source, and the memory the loader will take."""
+    entries = ledger.entries(
+        config.mixture,
+        data.sources,
+        encoder,
+        batch_size=config.loader.batch_size,
+        steps=config.loop.steps,
+    )
+    title = f"mixture over {config.loop.steps:,} steps of {config.loader.batch_size}"
+    progress.table(title, ledger.HEADER, [entry.row() for entry in entries])
+    progress.note(f"loader memory, predicted: {loader.predicted_ram() / 2**20:,.0f} MiB per host")
 
 
 class Model:
@@ -138,7 +117,7 @@ class Model:
         def build() -> TrainState:
             params = nnx.to_pure_dict(nnx.state(self._build(nnx.Rngs(self._config.seed))))
             embedding = params["decoder"]["embedding"]
-            ids = np.asarray(encoder.action_tokens.ids)
+            ids = np.asarray(encoder.action_token_ids)
             if config.initialization == "smooth":
                 width = embedding.shape[1]
                 rows = action_tokens.smooth_rows(len(ids), width, self._config.seed)
@@ -154,18 +133,27 @@ class Model:
         return vlm.VLM(self._config.model, self._vocabulary, rngs)
 
 
-def make_policy(config: RunConfig, encoder: Encoder, model: Model, params: Any) -> Policy:
-    """Returns the policy of these parameters, on one device if they are not split over several."""
+def make_policies(
+    config: RunConfig, encoder: Encoder, model: Model, params: Any
+) -> dict[str, Policy]:
+    """Returns a policy per robot of the mixture; they share the parameters.
+
+    The parameters are put on one device if they are not split over several.
+    """
     if model.mesh.shape["fsdp"] * model.mesh.shape["tensor"] == 1:
         params = jax.device_put(params, jax.local_devices()[0])
-    return Policy(
-        model.graph,
-        params,
-        encoder,
-        views=tuple(ROBOTS[config.robot].images),
-        image_size=config.model.vision.image_size,
-        vocabulary=encoder.tokenizer.size,
-    )
+    return {
+        name: Policy(
+            model.graph,
+            params,
+            encoder,
+            robot=name,
+            views=[view for view in config.loader.views if view in robot.images],
+            image_size=config.model.vision.image_size,
+            resize=config.loader.resize,
+        )
+        for name, robot in sources.robots(config).items()
+    }
 
 
 def summary(config: RunConfig, steps: int, seconds: float) -> dict[str, float]:

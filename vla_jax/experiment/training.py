@@ -8,7 +8,7 @@ from types import FrameType
 import jax
 
 from vla_jax.core.errors import UserError
-from vla_jax.experiment import parts
+from vla_jax.experiment import parts, sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.held_out import HeldOut
 from vla_jax.experiment.workdir import Workdir
@@ -28,12 +28,12 @@ class Trained:
 
     Attributes:
       data: the opened datasets.
-      policy: the trained policy.
+      policies: the trained policy of each robot.
       summary: steps, seconds they took over all resumptions, samples per second.
     """
 
-    data: parts.Data
-    policy: Policy
+    data: sources.Data
+    policies: Mapping[str, Policy]
     summary: Mapping[str, float]
 
 
@@ -76,7 +76,7 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
     mesh = mesh_lib.make_mesh(config.mesh)
     workdir.claim(config)
     with progress.Phases() as phases:
-        data = parts.open_data(config, phases)
+        data = sources.open_data(config, phases)
     encoder = workdir.load_encoder()
     if encoder is None:
         encoder = parts.make_encoder(config, data)
@@ -94,13 +94,13 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
         raise KeyboardInterrupt(f"stopped at step {done} of {config.loop.steps}, saved")
     return Trained(
         data=data,
-        policy=parts.make_policy(config, encoder, model, state.params),
+        policies=parts.make_policies(config, encoder, model, state.params),
         summary=parts.summary(config, done, clock.seconds()),
     )
 
 
 def _start(
-    model: parts.Model, encoder: Encoder, data: parts.Data, checkpoints: Checkpoints
+    model: parts.Model, encoder: Encoder, data: sources.Data, checkpoints: Checkpoints
 ) -> tuple[TrainState, float]:
     """Returns the state to start from and the seconds of training behind it.
 
@@ -112,25 +112,19 @@ def _start(
     abstract = model.abstract_state()
     arrays = {"params": abstract.params, "optimizer": abstract.optimizer, "step": abstract.step}
     _, arrays, loader = checkpoints.restore(arrays)
-    sizes = [len(data.robot), len(data.web)]
-    if loader["sizes"] != sizes:
-        raise UserError(
-            "the datasets changed since this run began",
-            expected=f"{loader['sizes']} robot frames and web questions",
-            found=sizes,
-            fix="Restore the datasets, or start anew in another --workdir",
-        )
+    Loader.check(loader, data.sources)
     return TrainState(**arrays), loader["seconds"]
 
 
 def _announce(
-    config: RunConfig, data: parts.Data, encoder: Encoder, model: parts.Model, start: int
+    config: RunConfig, data: sources.Data, encoder: Encoder, model: parts.Model, start: int
 ) -> None:
     begin = f"resuming at step {start}" if start else "starting"
     progress.note(
         f"{begin}: {model.size:,} parameters, {encoder.tokenizer.size} tokens, "
-        f"{len(data.robot):,} robot frames, {len(data.web):,} web questions, "
-        f"{config.mixture.robot_share:.0%} robot in batches of {config.loader.batch_size}, "
+        f"{sum(map(len, data.robots.values())):,} robot frames, "
+        f"{sum(map(len, data.web.values())):,} web examples, "
+        f"batches of {config.loader.batch_size}, "
         f"mesh {dict(model.mesh.shape)}"
     )
 
@@ -138,7 +132,7 @@ def _announce(
 def _run(
     config: RunConfig,
     workdir: Workdir,
-    data: parts.Data,
+    data: sources.Data,
     encoder: Encoder,
     model: parts.Model,
     state: TrainState,
@@ -150,11 +144,11 @@ def _run(
     measure = step.make_loss(
         model.graph,
         prefix=config.sequence.prefix,
-        sources=len(parts.SOURCES),
+        sources=len(data.names),
         config=config.loss,
     )
     train_step = jax.jit(step.make_train_step(measure, model.optimizer), donate_argnums=0)
-    loader = parts.make_loader(config, (data.robot, data.web), encoder, start)
+    loader = parts.make_loader(config, data.sources, encoder, start)
     with (
         StopRequest() as stop,
         MetricWriter(workdir.path, start) as writer,
@@ -181,7 +175,7 @@ def _run(
             loader,
             config.loop,
             place=lambda batch: sharding.place(batch, model.mesh),
-            sources=parts.SOURCES,
+            sources=data.names,
             hooks=(
                 loop.Hook(every=config.checkpoint.every, call=save),
                 loop.Hook(every=config.loop.eval_every, call=look),

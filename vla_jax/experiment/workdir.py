@@ -2,7 +2,7 @@
 
 config.json      the resolved configuration
 tokenizer.json   the tokenizer
-policy.json      action space, statistics, action token ids, prompts, layout
+policy.json      action space and statistics per robot, action token ids, prompts, layout
 checkpoints/     Orbax, one folder per step
 metrics.jsonl    and TensorBoard event files beside it
 results.json, curves.png, episodes.gif   written at the end
@@ -86,15 +86,20 @@ class Workdir:
     def save_encoder(self, encoder: Encoder) -> None:
         """Writes tokenizer.json and policy.json."""
         encoder.tokenizer.save(self._tokenizer)
-        action_tokens = encoder.action_tokens
         write_json(
             self._policy,
             {
-                "action_spec": action_tokens.spec.to_json(),
-                "statistics": action_tokens.statistics.to_json(),
-                "action_token_ids": list(action_tokens.ids),
+                "robots": {
+                    name: {
+                        "action_spec": tokens.spec.to_json(),
+                        "statistics": tokens.statistics.to_json(),
+                    }
+                    for name, tokens in encoder.actions.items()
+                },
+                "action_token_ids": list(encoder.action_token_ids),
                 "prompts": dataclasses.asdict(encoder.prompts),
                 "sequence": dataclasses.asdict(encoder.layout),
+                "chunk": encoder.chunk,
             },
         )
 
@@ -103,15 +108,20 @@ class Workdir:
         if not self._policy.exists():
             return None
         policy = read_json(self._policy)
+        ids = tuple(policy["action_token_ids"])
         return Encoder(
             Tokenizer.load(self._tokenizer),
-            ActionTokens(
-                ActionSpec.from_json(policy["action_spec"]),
-                Statistics.from_json(policy["statistics"]),
-                tuple(policy["action_token_ids"]),
-            ),
+            {
+                name: ActionTokens(
+                    ActionSpec.from_json(robot["action_spec"]),
+                    Statistics.from_json(robot["statistics"]),
+                    ids,
+                )
+                for name, robot in policy["robots"].items()
+            },
             PromptsConfig(**policy["prompts"]),
             SequenceConfig(**policy["sequence"]),
+            chunk=policy["chunk"],
         )
 
 

@@ -75,6 +75,7 @@ class VLM(nnx.Module):
         tokens: Int[Array, "b t"],
         prefix_length: Int[Array, " b"],
         prefix: int,
+        image_mask: Bool[Array, "b w"] | None = None,
     ) -> tuple[Float[Array, "b s d"], Bool[Array, "b s"], int]:
         """Embeds images and text; also tells valid slots and the number of leading prefix slots."""
         x = self.encode(images)
@@ -82,6 +83,9 @@ class VLM(nnx.Module):
         x = jnp.concatenate([x, self.decoder.embed(tokens, x.dtype)], axis=1)
         slot = jnp.arange(x.shape[1])[None, :]
         padding = (slot >= patches) & (slot < patches + prefix - prefix_length[:, None])
+        if image_mask is not None:
+            absent = jnp.repeat(~image_mask, patches // images.shape[1], axis=1)
+            padding |= jnp.pad(absent, [(0, 0), (0, x.shape[1] - patches)])
         return x, ~padding, patches + prefix
 
     def hidden(
@@ -90,6 +94,7 @@ class VLM(nnx.Module):
         tokens: Int[Array, "b t"],
         prefix_length: Int[Array, " b"],
         prefix: int,
+        image_mask: Bool[Array, "b w"] | None = None,
     ) -> Float[Array, "b n d"]:
         """Returns the hidden states that predict the suffix, teacher-forced.
 
@@ -98,12 +103,13 @@ class VLM(nnx.Module):
           tokens: prefix and suffix slots.
           prefix_length: valid prefix tokens, at the right end of the prefix slots.
           prefix: number of prefix slots (static).
+          image_mask: False where a view is absent: nobody sees it, and it takes no position.
 
         Returns:
           [b, suffix slots, d]: state n predicts suffix token n, state 0 being that of the last
           prefix token.
         """
-        x, valid, lead = self._embed(images, tokens[:, :-1], prefix_length, prefix)
+        x, valid, lead = self._embed(images, tokens[:, :-1], prefix_length, prefix, image_mask)
         positions = attention.valid_positions(valid)
         mask = attention.prefix_lm_mask(valid, lead)
         x, _ = self.decoder(x, positions, mask, remat=self.config.remat, unroll=self.config.unroll)
@@ -115,9 +121,10 @@ class VLM(nnx.Module):
         tokens: Int[Array, "b t"],
         prefix_length: Int[Array, " b"],
         prefix: int,
+        image_mask: Bool[Array, "b w"] | None = None,
     ) -> Float[Array, "b n v"]:
         """Returns float32 logits of every suffix slot, teacher-forced; see `hidden`."""
-        return self.decoder.logits(self.hidden(images, tokens, prefix_length, prefix))
+        return self.decoder.logits(self.hidden(images, tokens, prefix_length, prefix, image_mask))
 
     def prefill(
         self,

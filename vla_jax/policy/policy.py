@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from vla_jax.core.arrays import Float, Int, UInt8
+from vla_jax.core.batch import Example
 from vla_jax.core.errors import UserError
 from vla_jax.data import images as images_lib
 from vla_jax.policy.decode import make_decoder
@@ -42,9 +43,14 @@ class Policy:
       graph: the model's structure.
       params: its parameters.
       encoder: prompts, tokenizer, action tokens, layout.
-      views: names of the camera views, in the order of training.
+      robot: the robot dataset whose actions are wanted; may be left out where there is one.
+      views: names of the camera views of that robot, in the order of training. A view that this
+        robot lacks is simply absent: padding does not count as a position.
       image_size: side of the images the model takes, pixels.
-      vocabulary: number of token ids.
+      resize: how images are resized, as in training.
+
+    Raises:
+      UserError: there is no such robot, or there are several and none is named.
     """
 
     def __init__(
@@ -53,14 +59,18 @@ class Policy:
         params: Any,
         encoder: Encoder,
         *,
+        robot: str | None = None,
         views: Sequence[str],
         image_size: int,
-        vocabulary: int,
+        resize: images_lib.Resize = "linear",
     ):
         self.params, self.encoder = params, encoder
-        self.views, self.image_size = tuple(views), image_size
+        self.robot = encoder.robot(robot)
+        self.action_tokens = encoder.actions[self.robot]
+        self.views, self.image_size, self.resize = tuple(views), image_size, resize
+        vocabulary = encoder.tokenizer.size
         self._decode_action = make_decoder(
-            graph, grammar.action_mask(encoder.action_tokens, vocabulary)
+            graph, grammar.action_mask(self.action_tokens, vocabulary, encoder.chunk)
         )
         self._decode_text = make_decoder(graph, np.ones((encoder.layout.suffix, vocabulary), bool))
 
@@ -99,8 +109,8 @@ class Policy:
         tokens = np.asarray(
             self._decode_action(self.params, images, *self._prefixes(instructions, robot=True))
         )
-        size = self.encoder.action_tokens.spec.size
-        return self.encoder.action_tokens.decode(tokens.reshape(len(tokens), -1, size)), tokens
+        actions = tokens.reshape(len(tokens), -1, self.action_tokens.spec.size)
+        return self.action_tokens.decode(actions), tokens
 
     def answer_batch(
         self, images: UInt8[np.ndarray, "b w y x 3"], questions: Sequence[str]
@@ -128,8 +138,27 @@ class Policy:
             )
         return np.stack(
             [
-                images_lib.resize(images_lib.check(images[view], view), self.image_size)
+                images_lib.resize(
+                    images_lib.check(images[view], view), self.image_size, self.resize
+                )
                 for view in self.views
+            ]
+        )
+
+    def observe(self, example: Example) -> UInt8[np.ndarray, "w y x 3"]:
+        """Decodes and resizes the present step of a stored example, as in training.
+
+        Raises:
+          UserError: an image is damaged.
+        """
+        stored = [example.images[view][-1] for view in self.views if view in example.images]
+        return np.stack(
+            [
+                images_lib.resize(
+                    images_lib.decode(data, example.name), self.image_size, self.resize
+                )
+                for data in stored
+                if data is not None
             ]
         )
 
@@ -140,5 +169,5 @@ class Policy:
         return np.stack([row[0] for row in rows]), np.array([row[1] for row in rows], np.int32)
 
     def _terminates(self, values: Float[np.ndarray, "n a"]) -> bool:
-        names = self.encoder.action_tokens.spec.names
+        names = self.action_tokens.spec.names
         return "terminate" in names and bool(values[0, names.index("terminate")] > 0.5)

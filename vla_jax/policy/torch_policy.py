@@ -128,13 +128,13 @@ class TorchPolicy:
         return np.stack(out)
 
     def _legal_tokens(self) -> torch.Tensor:
-        """Which ids may stand at each position, bool [a, v]: a discrete dimension has few."""
+        """Which ids may stand at each position, bool [n * a, v]: discrete ones have few."""
         spec, ids = self.description["action_spec"], self.description["action_token_ids"]
         legal = torch.zeros(len(self.names), self.model.vocabulary, dtype=torch.bool)
         ranges = zip(spec["discrete"], spec["low"], spec["high"], strict=True)
         for row, (discrete, low, high) in zip(legal, ranges, strict=True):
             row[ids[: int(high - low) + 1] if discrete else ids] = True
-        return legal
+        return legal.repeat(self.description["chunk"], 1)
 
     def _values(self, tokens: np.ndarray) -> np.ndarray:
         """Turns ids into robot units, float32 [n, a]: bin centres between the quantiles."""

@@ -1,14 +1,19 @@
-"""One Frame -> its row of tokens: prompt and target, for training and for asking."""
+"""One example -> its row of tokens: prompt and target, for training and for asking."""
+
+import functools
+from collections.abc import Mapping
 
 import numpy as np
 
 from vla_jax.core.arrays import Bool, Int
-from vla_jax.core.batch import Frame
-from vla_jax.core.errors import UserError
+from vla_jax.core.batch import Target
+from vla_jax.core.errors import UserError, nearest
 from vla_jax.tokens import sequence
 from vla_jax.tokens.action_tokens import ActionTokens
 from vla_jax.tokens.prompts import PromptsConfig
 from vla_jax.tokens.tokenizer import Tokenizer
+
+_REMEMBERED = 50_000  # prompts; a web set may have millions, and memory is bounded
 
 
 class Encoder:
@@ -16,22 +21,47 @@ class Encoder:
 
     Args:
       tokenizer: text to ids.
-      action_tokens: actions to ids.
+      actions: robot dataset -> its actions to ids; all share the ids.
       prompts: the wording.
       layout: the slots.
+      chunk: actions in one target.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
-        action_tokens: ActionTokens,
+        actions: Mapping[str, ActionTokens],
         prompts: PromptsConfig,
         layout: sequence.SequenceConfig,
+        *,
+        chunk: int = 1,
     ):
-        self.tokenizer, self.action_tokens = tokenizer, action_tokens
-        self.prompts, self.layout = prompts, layout
-        # A data set has few distinct instructions and questions; each is laid out once.
-        self._prefixes: dict[tuple[bool, str], tuple[np.ndarray, int]] = {}
+        self.tokenizer, self.actions = tokenizer, dict(actions)
+        self.prompts, self.layout, self.chunk = prompts, layout, chunk
+        # Most datasets have few distinct instructions; each is laid out once.
+        self._prefix = functools.lru_cache(maxsize=_REMEMBERED)(self._lay_out)
+
+    @property
+    def action_token_ids(self) -> tuple[int, ...]:
+        """The ids of the action bins, bin 0 first, the same for all robots; empty without one."""
+        return next((tokens.ids for tokens in self.actions.values()), ())
+
+    def robot(self, name: str | None = None) -> str:
+        """Returns the robot dataset meant: the only one there is, or the one named.
+
+        Raises:
+          UserError: there are several and none was named, or there is none of this name.
+        """
+        if name is None and len(self.actions) == 1:
+            return next(iter(self.actions))
+        if name is None or name not in self.actions:
+            raise UserError(
+                "robot of the policy",
+                expected=f"one of {', '.join(self.actions)}",
+                found=name or "none named",
+                fix=nearest(name or "", list(self.actions)) or "Name the robot it is to drive",
+            )
+        return name
 
     def prefix(self, text: str, *, robot: bool) -> tuple[Int[np.ndarray, " t"], int]:
         """Returns the prefix slots of an instruction (or a question) and its number of tokens.
@@ -39,31 +69,34 @@ class Encoder:
         Raises:
           UserError: the text is empty or too long.
         """
-        key = (robot, text)
-        if key not in self._prefixes:
-            wording = self.prompts.for_robot if robot else self.prompts.for_web
-            laid_out = sequence.prefix_tokens(wording(text), self.tokenizer, self.layout)
-            self._prefixes[key] = laid_out
-        return self._prefixes[key]
+        return self._prefix(text, robot)
 
-    def encode(self, frame: Frame) -> tuple[Int[np.ndarray, " t"], int, Bool[np.ndarray, " t"]]:
+    def encode(self, target: Target) -> tuple[Int[np.ndarray, " t"], int, Bool[np.ndarray, " t"]]:
         """Returns tokens, prefix length and loss mask of a training example.
+
+        Actions beyond the end of the episode are written but not supervised.
 
         Raises:
           UserError: instruction, answer or action does not fit its slots.
         """
-        prefix, length = self.prefix(frame.prefix, robot=frame.action is not None)
-        if frame.action is not None:
-            ids = self.action_tokens.encode(frame.action).ravel().tolist()
-        elif frame.suffix:
-            ids = self.tokenizer.encode(frame.suffix)
+        prefix, length = self.prefix(target.prefix, robot=target.action is not None)
+        supervised = None
+        if target.action is not None:
+            ids = self.actions[target.dataset].encode(target.action).ravel().tolist()
+            if target.action_mask is not None:
+                supervised = np.repeat(target.action_mask, target.action.shape[1])
+        elif target.suffix:
+            ids = self.tokenizer.encode(target.suffix)
         else:
             raise UserError(
-                f"example {frame.episode} of {frame.dataset}",
-                expected="an action or an answer",
-                found="neither",
+                f"example {target.name}", expected="an action or an answer", found="neither"
             )
-        name = f"target of {frame.dataset} episode {frame.episode} step {frame.t}"
-        suffix, mask = sequence.suffix_tokens(ids, self.layout, name)
+        suffix, mask = sequence.suffix_tokens(ids, self.layout, f"target of {target.name}")
+        if supervised is not None:
+            mask[: len(ids)] &= supervised
         tokens = np.concatenate([prefix, suffix])
         return tokens, length, np.concatenate([np.zeros(len(prefix), bool), mask])
+
+    def _lay_out(self, text: str, robot: bool) -> tuple[Int[np.ndarray, " t"], int]:
+        wording = self.prompts.for_robot if robot else self.prompts.for_web
+        return sequence.prefix_tokens(wording(text), self.tokenizer, self.layout)

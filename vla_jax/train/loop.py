@@ -150,7 +150,7 @@ def _fetch(
     fetched, sums = jax.device_get((metrics, pending))
     _check_finite(n, float(fetched["loss"]))
     values = {"loss": float(fetched["loss"]), "gradient_norm": float(fetched["gradient_norm"])}
-    return values | loss.source_metrics(sums, sources)
+    return values | loss.source_metrics(sums, sources) | loss.source_shares(sums, sources)
 
 
 def _check_finite(n: int, value: float) -> None:

@@ -29,7 +29,9 @@ def make_loss(
 
     def loss(params: Any, batch: Batch) -> tuple[Array, Sums]:
         model = nnx.merge(graph, params)
-        logits = model.logits(batch.images, batch.tokens, batch.prefix_length, prefix)
+        logits = model.logits(
+            batch.images, batch.tokens, batch.prefix_length, prefix, batch.image_mask
+        )
         return loss_lib.suffix_loss(
             logits,
             batch.tokens[:, prefix:],

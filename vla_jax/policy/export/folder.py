@@ -91,9 +91,10 @@ def describe(policy: Policy, config: VLMConfig) -> dict[str, Any]:
     wording = encoder.prompts.robot
     return {
         "format_version": FORMAT_VERSION,
-        "action_spec": encoder.action_tokens.spec.to_json(),
-        "statistics": encoder.action_tokens.statistics.to_json(),
-        "action_token_ids": list(encoder.action_tokens.ids),
+        "action_spec": policy.action_tokens.spec.to_json(),
+        "statistics": policy.action_tokens.statistics.to_json(),
+        "action_token_ids": list(policy.action_tokens.ids),
+        "chunk": encoder.chunk,
         "prompt": {"name": wording, "template": prompts.ROBOT[wording]},
         "special_tokens": {
             "pad": PAD,

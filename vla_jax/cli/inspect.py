@@ -1,0 +1,50 @@
+"""`vla-jax inspect CONFIG --mixture --batch=FILE.png`: what a run would see, before it trains."""
+
+from collections.abc import Sequence
+
+from absl import flags as absl_flags
+
+from vla_jax.cli import flags
+from vla_jax.core.errors import UserError
+from vla_jax.runtime import progress
+
+_ROWS = 8
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prints the mixture ledger, draws a batch as the model sees it, or both."""
+    config, values = flags.parse_run("inspect", _with_config_flag(arguments), _define)
+    if not values.mixture and values.batch is None:
+        raise UserError("vla-jax inspect", expected="--mixture, --batch=FILE.png", found="neither")
+    # Imported late, so that a typing error in a flag is told at once.
+    from vla_jax.data import show
+    from vla_jax.experiment import parts, sources
+
+    with progress.Phases() as phases:
+        data = sources.open_data(config, phases)
+    encoder = parts.make_encoder(config, data)
+    loader = parts.make_loader(config, data.sources, encoder, values.step)
+    if values.mixture:
+        parts.print_ledger(config, data, encoder, loader)
+    if values.batch is not None:
+        batch = next(loader)
+        show.save(batch, encoder, values.batch, rows=_ROWS, names=data.names)
+        progress.note(f"batch {values.step}: {values.batch}")
+
+
+def _with_config_flag(arguments: Sequence[str]) -> list[str]:
+    """Turns the positional CONFIG into the flag that reads it."""
+    return [f"--config={a}" if not a.startswith("-") else a for a in arguments]
+
+
+def _define(values: absl_flags.FlagValues) -> None:
+    absl_flags.DEFINE_boolean(
+        "mixture",
+        False,
+        "Print shares, epochs and tokens per source, and the predicted host memory.",
+        flag_values=values,
+    )
+    absl_flags.DEFINE_string(
+        "batch", None, "PNG file: a batch as the model sees it.", flag_values=values
+    )
+    absl_flags.DEFINE_integer("step", 0, "Which batch.", flag_values=values)

@@ -1,0 +1,130 @@
+"""The mixture ledger: what of each source a run asks for, gets, and how often it sees it."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from vla_jax.data import mixture
+from vla_jax.data.source import Source
+from vla_jax.tokens.encoder import Encoder
+
+_SAMPLED = 64  # examples encoded to estimate the tokens of a source
+
+HEADER = (
+    "source",
+    "weight",
+    "requested",
+    "effective",
+    "realised",
+    "examples",
+    "episodes",
+    "drawn",
+    "epochs",
+    "tokens",
+    "supervised",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One source over a whole run.
+
+    Attributes:
+      name: the source.
+      weight: as configured.
+      requested: share of the run by the weights alone, 0..1.
+      effective: share by the weights in their mode (multipliers on size, or shares), 0..1.
+      realised: share of the examples that the run really draws, 0..1.
+      examples: frames or questions there are.
+      episodes: episodes they come from; questions count as one each.
+      drawn: examples the run draws.
+      epochs: how often it sees each.
+      tokens: text tokens drawn, padding left out, estimated from evenly spread examples.
+      supervised: those of them in the loss.
+    """
+
+    name: str
+    weight: float
+    requested: float
+    effective: float
+    realised: float
+    examples: int
+    episodes: int
+    drawn: int
+    epochs: float
+    tokens: float
+    supervised: float
+
+    def row(self) -> tuple[str, ...]:
+        """Returns the entry as cells under `HEADER`."""
+        return (
+            self.name,
+            f"{self.weight:g}",
+            *(f"{share:.3%}" for share in (self.requested, self.effective, self.realised)),
+            *(f"{count:,}" for count in (self.examples, self.episodes, self.drawn)),
+            f"{self.epochs:.2f}",
+            f"{self.tokens:.3g}",
+            f"{self.supervised:.3g}",
+        )
+
+
+def entries(
+    config: mixture.MixtureConfig,
+    sources: Sequence[Source],
+    encoder: Encoder,
+    *,
+    batch_size: int,
+    steps: int,
+) -> list[Entry]:
+    """Computes the ledger of a run before it begins; the order of examples is known.
+
+    Args:
+      config: the mixture.
+      sources: its opened datasets, robots first.
+      encoder: counts tokens.
+      batch_size: examples of a global batch.
+      steps: updates of the run.
+    """
+    plan = mixture.make_plan(config, sources, batch_size)
+    drawn = plan.drawn(steps)
+    robot_share = float(plan.schedule.total(steps)) / steps
+    configured = {**mixture.resolve(config), **config.web}
+    out = []
+    for number, source in enumerate(sources):
+        stream = [other for other in sources if other.kind == source.kind]
+        weights = [configured[other.name].weight for other in stream]
+        place = stream.index(source)
+        part = robot_share if source.kind == "robot" else 1 - robot_share
+        sizes = [len(other) for other in stream]
+        asked, given = (
+            mixture.shares(weights, sizes, mode)[place] * part
+            for mode in ("absolute", config.weights)
+        )
+        count = int(drawn[number])
+        tokens, supervised = _tokens(source, encoder)
+        out.append(
+            Entry(
+                name=source.name,
+                weight=weights[place],
+                requested=asked,
+                effective=given,
+                realised=count / (steps * batch_size),
+                examples=len(source),
+                episodes=source.episodes,
+                drawn=count,
+                epochs=count / len(source),
+                tokens=count * tokens,
+                supervised=count * supervised,
+            )
+        )
+    return out
+
+
+def _tokens(source: Source, encoder: Encoder) -> tuple[float, float]:
+    """Returns the mean number of text tokens per example, and of supervised ones."""
+    chosen = [i * len(source) // _SAMPLED for i in range(_SAMPLED)]
+    rows = [encoder.encode(source.example(i)) for i in dict.fromkeys(chosen)]
+    prefix = encoder.layout.prefix
+    valid = [length + np.count_nonzero(tokens[prefix:]) for tokens, length, _ in rows]
+    return float(np.mean(valid)), float(np.mean([mask.sum() for _, _, mask in rows]))

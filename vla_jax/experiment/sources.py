@@ -1,0 +1,171 @@
+"""The datasets of a run: found or generated, indexed, opened as mixture sources."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from etils import epath
+
+from vla_jax.core.errors import UserError
+from vla_jax.data import indexing, mixture, splits
+from vla_jax.data.episodes import Episodes
+from vla_jax.data.robots import table
+from vla_jax.data.robots.robot import Robot
+from vla_jax.data.source import Source
+from vla_jax.data.web.table import open_web
+from vla_jax.envs.tabletop import datasets
+from vla_jax.experiment.config import RunConfig
+
+OnProgress = Callable[[str, int, int], None]
+TABLETOP, QUESTIONS = "tabletop", "tabletop_questions"  # generated where no directory is named
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """The datasets of a run, opened, by name and in the order of the mixture.
+
+    Attributes:
+      robots: training episodes.
+      robots_held_out: held-out episodes of the same datasets.
+      web: training questions.
+      web_held_out: held-out questions of those that have such a split.
+    """
+
+    robots: Mapping[str, Episodes]
+    robots_held_out: Mapping[str, Episodes]
+    web: Mapping[str, Source]
+    web_held_out: Mapping[str, Source]
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The training sources, robots first; `Batch.source` counts these."""
+        return (*self.robots.values(), *self.web.values())
+
+    @property
+    def held_out(self) -> Mapping[str, Source]:
+        """The held-out sources by name."""
+        return {**self.robots_held_out, **self.web_held_out}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the training sources."""
+        return tuple(source.name for source in self.sources)
+
+
+def robots(config: RunConfig) -> dict[str, Robot]:
+    """Returns the adapter of every robot dataset of the mixture.
+
+    Raises:
+      UserError: an adapter is unknown.
+    """
+    return {
+        name: table.find(robot.adapter or name)
+        for name, robot in mixture.resolve(config.mixture).items()
+    }
+
+
+def open_data(config: RunConfig, on_progress: OnProgress) -> Data:
+    """Opens the datasets; generates the tabletop's and builds missing indexes first.
+
+    Raises:
+      UserError: a dataset is not there, damaged, or not as its adapter says.
+    """
+    if _is_generated(config):
+        datasets.ensure(config.tabletop, config.data_dir, on_progress)
+    adapters = robots(config)
+    opened = {
+        part: {
+            name: open_episodes(
+                config, name, robot, _existing(config, "robots", name), part, on_progress
+            )
+            for name, robot in adapters.items()
+        }
+        for part in ("train", "held_out")
+    }
+    web, web_held_out = {}, {}
+    for name, settings in config.mixture.web.items():
+        common = {
+            "directory": _existing(config, "web", name),
+            "cache_dir": config.cache_dir,
+            "on_progress": on_progress,
+        }
+        web[name] = open_web(name, settings, **common)
+        if settings.held_out is not None:
+            held_out = dataclasses.replace(settings, split=settings.held_out)
+            web_held_out[name] = open_web(name, held_out, **common)
+    return Data(
+        robots=opened["train"],
+        robots_held_out=opened["held_out"],
+        web=web,
+        web_held_out=web_held_out,
+    )
+
+
+def open_episodes(
+    config: RunConfig,
+    name: str,
+    robot: Robot,
+    directory: str,
+    part: str,
+    on_progress: OnProgress,
+) -> Episodes:
+    """Opens one part of one robot dataset."""
+    settings = mixture.resolve(config.mixture)[name]
+    split, chosen = splits.parse(settings.split)
+    wanted = indexing.Wanted(
+        images=tuple(robot.images.values()), arrays=robot.arrays, texts=robot.instruction
+    )
+    index = indexing.ensure(
+        directory, split, wanted, cache_dir=config.cache_dir, on_progress=on_progress
+    )
+    return Episodes(
+        index,
+        robot,
+        name=name,
+        part=part,
+        held_out=config.loader.held_out,
+        views=config.loader.views,
+        chunk=config.loader.chunk,
+        history=config.loader.history,
+        episodes=chosen,
+    )
+
+
+def directory(config: RunConfig, kind: Literal["robots", "web"], name: str) -> str | None:
+    """Returns where a dataset of the mixture is, or will be generated; None if it is not found."""
+    entries = mixture.resolve(config.mixture) if kind == "robots" else config.mixture.web
+    if entries[name].dir is not None:
+        return entries[name].dir
+    made = datasets.directories(config.tabletop, config.data_dir)
+    generated = {("robots", TABLETOP): made.robot, ("web", QUESTIONS): made.web}
+    if (kind, name) in generated:
+        return str(generated[kind, name])
+    root = epath.Path(config.data_dir).expanduser() / name
+    versions = [path.parent for path in root.glob("*/dataset_info.json")]
+    return str(max(versions, key=_version)) if versions else None
+
+
+def _existing(config: RunConfig, kind: Literal["robots", "web"], name: str) -> str:
+    """Returns where a dataset is.
+
+    Raises:
+      UserError: it is neither named by a directory nor found in `data_dir`.
+    """
+    found = directory(config, kind, name)
+    if found is None:
+        raise UserError(
+            f"dataset {name!r}: not found",
+            expected=f"a TFDS version directory {config.data_dir}/{name}/VERSION",
+            found="none",
+            fix=f"Download it there, or name it with --config.mixture.{kind}.{name}.dir=DIR",
+        )
+    return found
+
+
+def _is_generated(config: RunConfig) -> bool:
+    entries = {**mixture.resolve(config.mixture), **config.mixture.web}
+    return any(name in entries and entries[name].dir is None for name in (TABLETOP, QUESTIONS))
+
+
+def _version(path: epath.Path) -> tuple[int, ...]:
+    return tuple(int(part) for part in path.name.split(".") if part.isdigit())
