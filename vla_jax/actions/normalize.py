@@ -26,9 +26,19 @@ def normalize(
     action: Float[np.ndarray, "... a"], spec: ActionSpec, statistics: Statistics
 ) -> Float[np.ndarray, "... a"]:
     """Maps robot units to [-1, 1], clipped; a dead dimension (q01 = q99) maps to 0."""
-    low, high = _bounds(spec, statistics)
+    return _scale(action, *_bounds(spec, statistics))
+
+
+def normalize_state(
+    state: Float[np.ndarray, "... s"], statistics: Statistics
+) -> Float[np.ndarray, "... s"]:
+    """Maps proprioception to [-1, 1] by its quantiles, as `normalize` does with an action."""
+    return _scale(state, np.asarray(statistics.q01), np.asarray(statistics.q99))
+
+
+def _scale(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     alive = high - low > _DEAD
-    scaled = 2 * (action - low) / np.where(alive, high - low, 1) - 1
+    scaled = 2 * (values - low) / np.where(alive, high - low, 1) - 1
     return np.where(alive, np.clip(scaled, -1, 1), 0).astype(np.float32)
 
 

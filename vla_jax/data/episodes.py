@@ -1,101 +1,194 @@
-"""Robot episodes of one dataset as frames: the training part or the held-out part.
+"""Robot episodes of one dataset as a mixture source: the training part or the held-out part.
 
 The split is by episode, so that no held-out frame has a neighbour in training.
 """
 
-import os
-from collections.abc import Iterator
+import json
+import pathlib
 from typing import Literal
 
 import numpy as np
 
 from vla_jax.actions.statistics import Statistics
-from vla_jax.core.batch import Frame
+from vla_jax.core.batch import Example
 from vla_jax.core.errors import UserError
-from vla_jax.data import images
+from vla_jax.data import standard, stream
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.robots.robot import Robot
 
+Part = Literal["train", "held_out", "all"]
+
 
 class Episodes:
-    """Frames of the chosen episodes, by index.
+    """Frames of the chosen episodes, by number.
 
     Args:
-      directory: TFDS version directory of an RLDS dataset.
-      robot: its adapter.
-      part: `train` or `held_out`.
+      index: the dataset, with the features that the adapter names.
+      robot: the adapter.
+      name: of the source; None takes the adapter's.
+      part: `train`, `held_out`, or `all` for both.
       held_out: share of episodes held out, 0..1.
-      image_size: side of the images handed out, pixels.
+      views: views wanted, in order; those that the robot lacks are absent from its examples.
+      chunk: actions of an example, this step's first.
+      history: steps whose images an example has, this one the last.
+      episodes: the episodes to look at before they are divided; None is all of them.
+
+    Attributes:
+      episodes: number of episodes of this part.
+      dropped: why steps of these episodes are not examples, and how many.
+
+    Raises:
+      UserError: no episode or no usable step in this part, none of the views, an adapter whose
+        action is not as its spec says, or a number that is not finite.
     """
+
+    kind = "robot"
 
     def __init__(
         self,
-        directory: str | os.PathLike[str],
+        index: FrameIndex,
         robot: Robot,
         *,
-        part: Literal["train", "held_out"],
-        held_out: float,
-        image_size: int,
+        name: str | None = None,
+        part: Part = "train",
+        held_out: float = 0.0,
+        views: tuple[str, ...] = ("primary",),
+        chunk: int = 1,
+        history: int = 1,
+        episodes: slice | None = None,
     ):
-        self.name, self._robot, self._size = robot.name, robot, image_size
-        self._index = FrameIndex(
-            directory,
-            "train",
-            images=tuple(robot.images.values()),
-            arrays=(robot.action,),
-            texts=(robot.instruction,),
-        )
-        actions = self._index.array(robot.action)
-        if actions.shape[1] != robot.spec.size:
+        self.name, self.spec, self.robot = name or robot.name, robot.spec, robot
+        self._index, self._history = index, history
+        self._cameras = {view: robot.images[view] for view in views if view in robot.images}
+        if not self._cameras:
             raise UserError(
-                f"dataset {directory}, feature {robot.action!r}",
-                expected=f"{robot.spec.size} action dimensions ({', '.join(robot.spec.names)})",
-                found=actions.shape[1],
+                f"dataset {self.name}: config.loader.views {', '.join(views)}",
+                expected=f"at least one of its views {', '.join(robot.images)}",
             )
-        chosen = _held_out(self._index.episodes, held_out)
-        if part == "train":
-            chosen = ~chosen
-        self._frames = np.flatnonzero(chosen[self._index.episode])
-        if not len(self._frames):
+        self._standard = standard.open_standard(index, robot)
+        self.state_size = len(robot.state_names) if robot.state is not None else 0
+        self._ahead = np.arange(chunk)
+        self._starts = index.starts
+        self._wordings = [
+            (index.distinct_texts(feature), index.text_ids(feature))
+            for feature in robot.instruction
+        ]
+        key = standard.digest(self._standard.fingerprint, part, held_out, episodes)
+        self.fingerprint = standard.digest(key, list(self._cameras.items()), chunk, history)
+        chosen = _part(index.episodes, part, held_out, episodes)
+        if not chosen.any():
             raise UserError(
-                f"dataset {directory}: no episode in the part {part!r}",
+                f"dataset {index.directory}: no episode in the part {part!r}",
                 expected="at least one of each part",
-                found=f"{self._index.episodes} episodes and config.loader.held_out={held_out}",
+                found=f"{index.episodes} episodes and config.loader.held_out={held_out}",
                 fix="Raise config.loader.held_out or add episodes",
             )
+        self.episodes = int(chosen.sum())
+        self._folder = standard.keep_beside(
+            index, f"part-{key}", lambda folder: self._write_part(folder, chosen)
+        )
+        self._frames = standard.mapped(self._folder / "frames.npy")
+        summary = json.loads((self._folder / "summary.json").read_text())
+        self.dropped: dict[str, int] = summary["dropped"]
+        self._statistics = {
+            field: Statistics.from_json(summary[field]) if summary[field] else None
+            for field in ("action", "state")
+        }
 
     def __len__(self) -> int:
         """Number of frames."""
         return len(self._frames)
 
-    def frame(self, i: int) -> Frame:
-        """Reads and decodes frame `i`."""
-        index, robot = self._index, self._robot
+    def example(self, i: int, draw: int = 0) -> Example:
+        """Reads frame `i`; `draw` picks among its wordings.
+
+        Raises:
+          UserError: its bytes cannot be read.
+        """
         k = int(self._frames[i])
-        episode, t = int(index.episode[k]), int(index.t[k])
-        name = f"{self.name} episode {episode} step {t}"
-        return Frame(
-            images={
-                view: images.resize(images.decode(index.image_bytes(feature, k), name), self._size)
-                for view, feature in robot.images.items()
-            },
-            prefix=index.text(robot.instruction, k),
-            action=index.array(robot.action)[k][None],
+        episode = int(self._index.episode[k])
+        first, end = int(self._starts[episode]), int(self._starts[episode + 1])
+        steps = self._ahead + k
+        inside = np.minimum(steps, end - 1)
+        return Example(
+            images={view: self._window(camera, k, first) for view, camera in self._cameras.items()},
+            prefix=self._instruction(k, draw),
+            action=self._standard.action[inside],
+            action_mask=(steps < end) & self._standard.keep[inside],
+            state=self._standard.state[k] if self.state_size else None,
             dataset=self.name,
             episode=episode,
-            t=t,
+            t=k - first,
         )
 
-    def texts(self) -> Iterator[str]:
-        """Yields the instruction of every frame."""
-        return (self._index.text(self._robot.instruction, int(k)) for k in self._frames)
+    def place(self, i: int) -> str:
+        """Says where frame `i` lies: dataset, shard, episode and step."""
+        return self._index.place(int(self._frames[i]))
+
+    def shuffle(self, start: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns places `start` to `start + count` of the endless shuffled order, and epochs."""
+        return stream.shuffled(len(self), start, count, seed)
 
     def statistics(self) -> Statistics:
-        """Computes the action statistics over these frames."""
-        return Statistics.of(self._index.array(self._robot.action)[self._frames])
+        """Returns the statistics of these frames' actions, robot units."""
+        assert self._statistics["action"] is not None
+        return self._statistics["action"]
+
+    def state_statistics(self) -> Statistics | None:
+        """Returns the statistics of these frames' states; None without state."""
+        return self._statistics["state"]
+
+    def texts(self) -> list[str]:
+        """Returns the distinct instructions of these frames, sorted."""
+        found = {
+            texts[k] for texts, ids in self._wordings for k in np.unique(ids[self._frames]).tolist()
+        }
+        return sorted(found - {""})
+
+    def _window(self, camera: str, k: int, first: int) -> tuple[bytes | None, ...]:
+        steps = range(k - self._history + 1, k + 1)
+        # An image of no bytes is one that the dataset says it lacks.
+        return tuple(
+            (self._index.image_bytes(camera, step) or None) if step >= first else None
+            for step in steps
+        )
+
+    def _instruction(self, k: int, draw: int) -> str:
+        wordings = [texts[ids[k]] for texts, ids in self._wordings]
+        wordings = [text for text in wordings if text] if len(wordings) > 1 else wordings
+        return wordings[draw % len(wordings)]
+
+    def _write_part(self, folder: pathlib.Path, chosen: np.ndarray) -> None:
+        """Writes which frames the part has, and their statistics."""
+        spoken = np.zeros(len(self._index), bool)
+        for texts, ids in self._wordings:
+            spoken |= np.array([bool(text) for text in texts], bool)[ids]
+        inside, keep = chosen[self._index.episode], self._standard.keep
+        frames = np.flatnonzero(inside & keep & spoken)
+        dropped = {
+            "not kept by the adapter": int((inside & ~keep).sum()),
+            "without an instruction": int((inside & keep & ~spoken).sum()),
+        }
+        if not len(frames):
+            raise UserError(
+                f"dataset {self._index.directory}: no step to train on",
+                expected="steps with an instruction that the adapter keeps",
+                found=", ".join(f"{count} {reason}" for reason, count in dropped.items()),
+            )
+        np.save(folder / "frames.npy", frames)
+        values = {"action": self._standard.action, "state": self._standard.state}
+        summary = {
+            field: Statistics.of(rows[frames]).to_json() if rows.shape[1] else None
+            for field, rows in values.items()
+        }
+        (folder / "summary.json").write_text(json.dumps({**summary, "dropped": dropped}))
 
 
-def _held_out(episodes: int, share: float) -> np.ndarray:
-    """Marks about `share` of the episodes, evenly spread and the same in every run: bool [e]."""
-    whole = np.floor(np.arange(episodes + 1) * share)
-    return np.diff(whole) > 0
+def _part(episodes: int, part: Part, share: float, selected: slice | None) -> np.ndarray:
+    """Marks the episodes of a part, bool [e]: the held-out ones are evenly spread."""
+    numbers = np.arange(episodes)[selected or slice(None)]
+    held_out = np.diff(np.floor(np.arange(len(numbers) + 1) * share)) > 0
+    keep = {"train": ~held_out, "held_out": held_out, "all": np.ones(len(numbers), bool)}[part]
+    chosen = np.zeros(episodes, bool)
+    chosen[numbers[keep]] = True
+    return chosen

@@ -1,16 +1,27 @@
 """The mixed stream -> Batches on the host, decoded ahead by threads, resumable by one integer."""
 
+import concurrent.futures
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import grain
 import numpy as np
 
-from vla_jax.core.batch import Batch, Frame
+from vla_jax.core.batch import Batch, Example
 from vla_jax.core.errors import UserError
-from vla_jax.data import mixture
+from vla_jax.data import images, mixture, stream
+from vla_jax.data.augment import AugmentConfig
+from vla_jax.data.collate import Collator, Layout, Rows
+from vla_jax.data.source import Source
+from vla_jax.runtime import progress
 from vla_jax.tokens.encoder import Encoder
+
+_ENDLESS = 2**60  # batches
+_HELD_BY_CONSUMER = 2  # batches: one in use, one on its way to the device
+_NAMES = 100  # skipped examples whose names are kept
+_MIB = 2**20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,117 +33,293 @@ class LoaderConfig:
       held_out: share of robot episodes kept out of training for held-out metrics.
       threads: decoding threads.
       prefetch: batches decoded ahead.
+      views: camera views of an example, in order; a dataset without one of them has it masked.
+      history: steps whose images an example has, this one and those before.
+      chunk: actions of an example, this step's and those after.
+      continuous: whether batches hold actions and state as numbers, beside the tokens.
+      resize: `linear`, or `lanczos` as the checkpoints of Octo and OpenVLA need it.
+      augment: random crop and colour.
+      ram_budget: bytes that the loader may hold; more is refused before it starts. None: any.
+      on_corrupt: what an example that cannot be read or decoded does: stop the run (`error`), or
+        give way to the next one of its dataset (`skip`), noted by name.
+      max_skipped: examples that may be skipped by one process.
+
+    Raises:
+      UserError: a value out of its range.
     """
 
     batch_size: int = 256
     held_out: float = 0.02
     threads: int = 8
-    prefetch: int = 8
+    prefetch: int = 2
+    views: tuple[str, ...] = ("primary",)
+    history: int = 1
+    chunk: int = 1
+    continuous: bool = False
+    resize: images.Resize = "linear"
+    augment: AugmentConfig = AugmentConfig()
+    ram_budget: int | None = None
+    on_corrupt: Literal["error", "skip"] = "error"
+    max_skipped: int = 100
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.threads < 1 or self.prefetch < 1:
-            raise UserError(
-                "config.loader",
-                expected="batch_size, threads and prefetch >= 1",
-                found=f"{self.batch_size}, {self.threads}, {self.prefetch}",
-            )
+        for name in ("batch_size", "threads", "prefetch", "history", "chunk"):
+            if getattr(self, name) < 1:
+                raise UserError(f"config.loader.{name}", expected=">= 1", found=getattr(self, name))
         if not 0 <= self.held_out < 1:
             raise UserError("config.loader.held_out", expected="0 <= x < 1", found=self.held_out)
+        if not self.views or len(set(self.views)) < len(self.views):
+            raise UserError(
+                "config.loader.views", expected="different names, at least one", found=self.views
+            )
+
+    def layout(self, image_size: int, *, augmented: bool = True) -> Layout:
+        """Returns what a row of a batch holds.
+
+        Args:
+          image_size: side of the images, pixels.
+          augmented: False leaves the augmentation out, for measurements.
+        """
+        return Layout(
+            views=self.views,
+            history=self.history,
+            chunk=self.chunk,
+            continuous=self.continuous,
+            image_size=image_size,
+            resize=self.resize,
+            augment=self.augment if augmented else AugmentConfig(),
+        )
 
 
-class Source(Protocol):
-    """A mixture source: examples by index."""
-
-    name: str
-
-    def __len__(self) -> int: ...
-
-    def frame(self, i: int) -> Frame:
-        """Returns example `i`."""
-        ...
-
-
-def collate(frames: Sequence[Frame], sources: Sequence[int], encoder: Encoder) -> Batch:
-    """Encodes frames and stacks them.
+def collate(
+    examples: Sequence[Example],
+    numbers: Sequence[int],
+    sources: Sequence[Source],
+    encoder: Encoder,
+    config: LoaderConfig,
+    *,
+    image_size: int,
+) -> Batch:
+    """Returns a batch of given examples as training sees it, but for the augmentation.
 
     Args:
-      frames: b examples with the same views and image size.
-      sources: the mixture source of each.
+      examples: b examples.
+      numbers: the source of each, as `Batch.source` numbers them.
+      sources: the mixture sources.
       encoder: writes the tokens.
+      config: how batches are made.
+      image_size: side of the images, pixels.
+
+    Raises:
+      UserError: an image is damaged, or a text or action does not fit its slots.
     """
-    rows = [encoder.encode(frame) for frame in frames]
-    return Batch(
-        images=np.stack([np.stack(list(frame.images.values())) for frame in frames]),
-        tokens=np.stack([row[0] for row in rows]),
-        prefix_length=np.array([row[1] for row in rows], np.int32),
-        loss_mask=np.stack([row[2] for row in rows]),
-        source=np.asarray(sources, np.int32),
-    )
+    collator = Collator(sources, encoder, config.layout(image_size, augmented=False))
+    rows = collator.start(np.asarray(numbers, np.int64), np.zeros(len(examples), np.uint64))
+    for row, example in enumerate(examples):
+        rows.decode(row, example, example.name)
+        rows.write(row, example)
+    return rows.finish()
 
 
 class Loader:
     """An endless iterator of Batches whose k-th batch is a pure function of (config, seed, k).
 
     Args:
-      sources: the mixture sources.
-      shares: the share of each.
+      sources: the opened datasets of the mixture, robots first.
+      mixture_config: their proportions.
       encoder: writes the tokens.
-      config: batch size and threads.
-      seed: of the shuffles.
+      config: how batches are made.
+      image_size: side of the images, pixels.
+      seed: of shuffles, augmentation and wordings.
       start: number of batches to skip, which costs nothing.
-      process: index and count of the host processes; each gets its slice of every global batch.
+      process: index and count of the host processes; each gets its part of every global batch.
+
+    Raises:
+      UserError: hosts cannot share the batch, or the memory budget is too small.
     """
 
     def __init__(
         self,
         sources: Sequence[Source],
-        shares: tuple[float, ...],
+        mixture_config: mixture.MixtureConfig,
         encoder: Encoder,
         config: LoaderConfig,
         *,
+        image_size: int,
         seed: int,
         start: int = 0,
         process: tuple[int, int] = (0, 1),
     ):
-        index, count = process
-        if config.batch_size % count:
+        if config.batch_size % process[1]:
             raise UserError(
                 "config.loader.batch_size",
-                expected=f"a multiple of the {count} processes",
+                expected=f"a multiple of the {process[1]} processes",
                 found=config.batch_size,
             )
-        sizes = tuple(len(source) for source in sources)
-        # Hosts slice after mixing, so that the global batch does not depend on their number.
-        indices = mixture.stream(sizes, shares, seed)[index::count]
-        batches = indices.batch(config.batch_size // count, drop_remainder=True)
-        loaded = batches.map(_Load(sources, encoder))
-        options = grain.ReadOptions(
-            num_threads=config.threads, prefetch_buffer_size=config.prefetch
+        self._config, self._rows = config, config.batch_size // process[1]
+        self._sources = tuple(sources)
+        self._collator = Collator(sources, encoder, config.layout(image_size))
+        self._check_budget()
+        self._reader = _Reader(
+            mixture.make_plan(mixture_config, sources, config.batch_size),
+            self._collator,
+            config,
+            seed,
+            process,
         )
-        self._iterator = iter(loaded.to_iter_dataset(options))
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=config.prefetch)
+        batches = grain.MapDataset.range(_ENDLESS).map(self._reader)
+        self._iterator = iter(batches.to_iter_dataset(options))
         self._iterator.set_state({"next_index": start})
-        self._sizes = sizes
 
     def __iter__(self) -> Iterator[Batch]:
         """Returns itself."""
         return self
 
     def __next__(self) -> Batch:
-        """Returns the next batch of this process."""
+        """Returns the next batch of this process.
+
+        Raises:
+          UserError: an example is damaged, or a text or action does not fit its slots.
+        """
         return next(self._iterator)
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """The first examples that were skipped, each with what was wrong with it."""
+        return list(self._reader.skipped.items())[:_NAMES]
+
+    @property
+    def skipped_count(self) -> int:
+        """How many examples of this process were skipped."""
+        return len(self._reader.skipped)
 
     def state(self, step: int) -> dict[str, Any]:
         """Returns the position after `step` batches as JSON values, with what it indexes into."""
-        return {"next_batch": step, "sizes": list(self._sizes)}
+        fingerprint = {source.name: source.fingerprint for source in self._sources}
+        return {"next_batch": step, "fingerprint": fingerprint}
+
+    @staticmethod
+    def check(state: Mapping[str, Any], sources: Sequence[Source]) -> int:
+        """Returns the next batch of a saved position, if these are the datasets it indexes into.
+
+        Raises:
+          UserError: a dataset changed, or there are others.
+        """
+        before = state["fingerprint"]
+        now = {source.name: source.fingerprint for source in sources}
+        for name in sorted(before.keys() | now.keys()):
+            if before.get(name) != now.get(name):
+                raise UserError(
+                    f"dataset {name}: not what it was when this run began",
+                    expected=f"fingerprint {before.get(name, 'absent')}",
+                    found=now.get(name, "absent"),
+                    fix="Restore the dataset, or start anew in another --workdir",
+                )
+        return state["next_batch"]
+
+    def predicted_ram(self) -> int:
+        """Returns the bytes this loader will hold at most, about: batches, images being decoded.
+
+        What the index maps is not counted: it is the system's to keep or to drop.
+        """
+        batches = self._config.prefetch + _HELD_BY_CONSUMER
+        largest = max((_pixels(source.example(0)) for source in self._sources), default=0)
+        # In full, cropped and resized, at worst.
+        return batches * self._collator.bytes(self._rows) + self._config.threads * 3 * largest
+
+    def _check_budget(self) -> None:
+        budget = self._config.ram_budget
+        if budget is None or self.predicted_ram() <= budget:
+            return
+        raise UserError(
+            "config.loader.ram_budget",
+            expected=f"at least {self.predicted_ram() / _MIB:.0f} MiB for these settings",
+            found=f"{budget / _MIB:.0f} MiB",
+            fix="Lower config.loader.prefetch, config.loader.threads or config.loader.batch_size",
+        )
 
 
-class _Load(grain.transforms.Map):
-    """(source, index) pairs -> Batch."""
+class _Reader(grain.transforms.Map):
+    """Batch number -> Batch."""
 
-    def __init__(self, sources: Sequence[Source], encoder: Encoder):
-        self._sources, self._encoder = sources, encoder
+    def __init__(
+        self,
+        plan: stream.Plan,
+        collator: Collator,
+        config: LoaderConfig,
+        seed: int,
+        process: tuple[int, int],
+    ):
+        self._plan, self._collator, self._config = plan, collator, config
+        self._seed, self._process = seed, process
+        self._pool = concurrent.futures.ThreadPoolExecutor(config.threads)
+        self._lock = threading.Lock()
+        self.skipped: dict[str, str] = {}
 
-    def map(self, element: np.ndarray) -> Batch:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Reads, decodes and encodes one batch."""
-        frames = [self._sources[source].frame(int(i)) for source, i in element]
-        return collate(frames, element[:, 0].tolist(), self._encoder)
+    def map(self, element: int) -> Batch:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Reads, decodes and encodes batch number `element`."""
+        source, number, draws = self._choose(int(element))
+        rows = self._collator.start(source, draws)
+        # In the order on disk, cut into a few stretches per thread so that none waits for long.
+        order = np.lexsort((number, source))
+        parts = np.array_split(order, min(len(order), 4 * self._config.threads))
+
+        def fill(part: np.ndarray) -> None:
+            for row in part.tolist():
+                example = self._read(rows, row, int(source[row]), int(number[row]), int(draws[row]))
+                rows.write(row, example)
+
+        list(self._pool.map(fill, parts))
+        return rows.finish()
+
+    def _choose(self, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns source, example number and draw of every row."""
+        plan = self._plan.rows(batch, self._process)
+        number, draws = np.empty_like(plan.source), np.empty(len(plan.source), np.uint64)
+        for source in np.unique(plan.source).tolist():
+            where = np.flatnonzero(plan.source == source)
+            order = int(stream.mix_bits(self._seed, source))
+            number[where], epoch = self._collator.sources[source].shuffle(
+                int(plan.place[where[0]]), len(where), order
+            )
+            draws[where] = stream.mix_bits(order, epoch, number[where])
+        return plan.source, number, draws
+
+    def _read(self, rows: Rows, row: int, source: int, number: int, draw: int) -> Example:
+        """Reads and decodes an example, or the first sound one after it."""
+        opened = self._collator.sources[source]
+        while True:
+            try:
+                example = opened.example(number, draw)
+                rows.decode(row, example, example.name)
+            except UserError as error:
+                if self._config.on_corrupt == "error":
+                    raise UserError(
+                        f"{opened.place(number)}: {str(error).removesuffix('.')}",
+                        fix="Mend the file, or train without it: --config.loader.on_corrupt=skip",
+                    ) from error
+                self._note(opened.place(number), error)
+                number = (number + 1) % len(opened)
+            else:
+                return example
+
+    def _note(self, name: str, error: UserError) -> None:
+        with self._lock:
+            if name in self.skipped:
+                return
+            self.skipped[name] = str(error)
+            count, most = len(self.skipped), self._config.max_skipped
+        progress.note(f"skipped {name} ({count} so far): {error}")
+        if count > most:
+            raise UserError(
+                f"{count} damaged examples, the last one {name}",
+                expected=f"at most {most} (config.loader.max_skipped)",
+                fix="Run vla-jax doctor on the dataset, or raise config.loader.max_skipped",
+            ) from error
+
+
+def _pixels(example: Example) -> int:
+    """Returns the bytes of the largest decoded image of an example."""
+    encoded = [data for window in example.images.values() for data in window if data is not None]
+    return max((3 * np.prod(images.size(data, example.name)).item() for data in encoded), default=0)

@@ -1,59 +1,178 @@
-"""Which example comes when: a deterministic, stratified stream of (source, index) pairs.
-
-Example k of the stream is a pure function of (seed, k): every source is shuffled anew each epoch,
-and the sources interleave so that any stretch of the stream holds its share of each.
-"""
+"""What a run trains on and in which proportions: named mixtures, weights, robot to web ratio."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
-import grain
-import numpy as np
+from vla_jax.core.errors import UserError, nearest
+from vla_jax.data.mixtures import MIXTURES
+from vla_jax.data.source import Source
+from vla_jax.data.stream import Plan, Schedule
+from vla_jax.data.web.table import WebConfig
 
-from vla_jax.core.errors import UserError
+Weights = Literal["relative", "absolute"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RobotConfig:
+    """One robot dataset of a mixture.
+
+    Attributes:
+      weight: its weight among the robot datasets, above 0.
+      dir: TFDS version directory; None looks in the data directory.
+      adapter: `module:NAME` of a Robot outside this package; None takes the one in
+        `data/robots/table.py` that is called like the dataset.
+      split: split and slice by episode, e.g. `train[:95%]`.
+    """
+
+    weight: float = 1.0
+    dir: str | None = None
+    adapter: str | None = None
+    split: str = "train"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixtureConfig:
-    """The ratio of the streams.
+    """The datasets and their proportions.
 
     Attributes:
       robot_share: share of robot examples in every batch, 0..1; the rest are web questions.
         RT-2 uses about 0.5 (PaLI-X) and 0.66 (PaLM-E), by sampling and not by loss weights.
+      schedule: (step, share) points, linear between them and constant outside; overrides
+        `robot_share` where there is any.
+      weights: `relative` multiplies each dataset's number of examples by its weight, `absolute`
+        takes the weights as shares.
+      name: a mixture of `data/mixtures.py`; None for the inline `robots` alone.
+      robots: robot datasets by name; one that the named mixture has too replaces its entry.
+      web: question sets by name.
+
+    Raises:
+      UserError: an unknown mixture, a weight that is not positive, a share that is not 0..1,
+        schedule steps that do not rise, or a stream that is wanted and has no dataset.
     """
 
     robot_share: float = 0.5
+    schedule: tuple[tuple[int, float], ...] = ()
+    weights: Weights = "relative"
+    name: str | None = "tabletop"
+    robots: dict[str, RobotConfig] = dataclasses.field(default_factory=dict)
+    web: dict[str, WebConfig] = dataclasses.field(
+        default_factory=lambda: {"tabletop_questions": WebConfig(layout="tabletop")}
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.robot_share <= 1:
             raise UserError("config.mixture.robot_share", expected="0..1", found=self.robot_share)
+        for step, share in self.schedule:
+            if step < 0 or not 0 <= share <= 1:
+                raise UserError(
+                    "config.mixture.schedule",
+                    expected="points (step >= 0, share 0..1)",
+                    found=(step, share),
+                )
+        steps = [step for step, _ in self.schedule]
+        if sorted(set(steps)) != steps:
+            raise UserError("config.mixture.schedule", expected="rising steps", found=steps)
+        if self.name is not None and self.name not in MIXTURES:
+            raise UserError(
+                f"config.mixture.name: no mixture {self.name!r}",
+                expected=f"{', '.join(sorted(MIXTURES))}, or None with config.mixture.robots",
+                fix=nearest(self.name, list(MIXTURES)),
+            )
+        self._check_weights()
+        self._check_streams()
+
+    @property
+    def points(self) -> tuple[tuple[int, float], ...]:
+        """The robot share by step, a constant one as a single point."""
+        return self.schedule or ((0, self.robot_share),)
+
+    def _check_weights(self) -> None:
+        for kind, entries in (("robots", self.robots), ("web", self.web)):
+            for name, entry in entries.items():
+                if not entry.weight > 0:
+                    raise UserError(
+                        f"config.mixture.{kind}.{name}.weight",
+                        expected="a number above 0",
+                        found=entry.weight,
+                        fix="To leave a dataset out, take it out of the mixture",
+                    )
+        twice = sorted(resolve(self).keys() & self.web.keys())
+        if twice:
+            raise UserError(
+                f"config.mixture: {twice[0]!r} is a robot dataset and a question set",
+                expected="different names",
+            )
+
+    def _check_streams(self) -> None:
+        shares = [share for _, share in self.points]
+        if max(shares) > 0 and not resolve(self):
+            raise UserError(
+                "config.mixture: no robot dataset",
+                expected="a name, an entry of robots, or robot_share=0.0",
+                found=f"a robot share of {max(shares)}",
+            )
+        if min(shares) < 1 and not self.web:
+            raise UserError(
+                "config.mixture.web: no question set",
+                expected="an entry, or robot_share=1.0",
+                found=f"a robot share of {min(shares)}",
+            )
 
 
-def stream(sizes: tuple[int, ...], shares: tuple[float, ...], seed: int) -> grain.MapDataset:
-    """Returns the endless stream of int64 [2] = (source, index in source).
+def resolve(config: MixtureConfig) -> dict[str, RobotConfig]:
+    """Returns the robot datasets of the mixture, sorted by name."""
+    named = MIXTURES[config.name] if config.name is not None else {}
+    entries = {name: RobotConfig(weight=weight) for name, weight in named.items()}
+    return dict(sorted({**entries, **config.robots}.items()))
+
+
+def shares(weights: Sequence[float], sizes: Sequence[int], mode: Weights) -> tuple[float, ...]:
+    """Returns the effective share of each dataset in its stream; they sum to 1.
 
     Args:
-      sizes: number of examples of each source.
-      shares: share of each source; 0 leaves a source out.
-      seed: the seed of all shuffles.
+      weights: positive.
+      sizes: examples of each dataset.
+      mode: whether weights multiply sizes (`relative`) or stand for themselves (`absolute`).
     """
-    parts = [
-        grain.MapDataset.range(size)
-        .seed(seed * len(sizes) + number)
-        .shuffle()
-        .repeat()
-        .map(_Tag(number))
-        for number, (size, share) in enumerate(zip(sizes, shares, strict=True))
-        if share > 0
+    products = [
+        weight * size if mode == "relative" else weight
+        for weight, size in zip(weights, sizes, strict=True)
     ]
-    return grain.MapDataset.mix(parts, [share for share in shares if share > 0])
+    return tuple(product / sum(products) for product in products)
 
 
-class _Tag(grain.transforms.Map):
-    """Index -> (source, index)."""
+def make_plan(config: MixtureConfig, sources: Sequence[Source], batch_size: int) -> Plan:
+    """Returns the order of examples over the opened datasets of a mixture.
 
-    def __init__(self, source: int):
-        self._source = source
+    Args:
+      config: the mixture.
+      sources: its datasets, robots first; a stream that no batch wants may be left out.
+      batch_size: examples of a global batch.
 
-    def map(self, element: int) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Returns int64 [2]."""
-        return np.array([self._source, element], np.int64)
+    Raises:
+      UserError: a source that the mixture does not name, or an empty one.
+    """
+    robots = _stream_shares(resolve(config), sources, "robot", config.weights)
+    web = _stream_shares(config.web, sources, "web", config.weights)
+    return Plan(robots=robots, web=web, schedule=Schedule(config.points), batch_size=batch_size)
+
+
+def _stream_shares(
+    entries: Mapping[str, RobotConfig] | Mapping[str, WebConfig],
+    sources: Sequence[Source],
+    kind: str,
+    mode: Weights,
+) -> tuple[float, ...]:
+    chosen = [source for source in sources if source.kind == kind]
+    for source in chosen:
+        if source.name not in entries:
+            raise UserError(
+                f"config.mixture: no dataset {source.name!r}",
+                expected=f"one of {', '.join(entries)}",
+                fix=nearest(source.name, list(entries)),
+            )
+        if not len(source):
+            raise UserError(f"dataset {source.name}: no examples", expected="at least one")
+    weights = [entries[source.name].weight for source in chosen]
+    return shares(weights, [len(source) for source in chosen], mode) if chosen else ()

@@ -1,0 +1,198 @@
+"""A robot's adapter applied to its dataset, once: the result is kept beside the index, mapped.
+
+Only what the arithmetic reads and writes at a time is in memory, so that a dataset of 10^8 steps
+takes no heap. What is kept is named by a hash of the data and of the adapter's source; a change of
+either computes it anew.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from vla_jax.core.arrays import Bool, Float
+from vla_jax.core.errors import UserError
+from vla_jax.data.frame_index import FrameIndex
+from vla_jax.data.robots import robot as robot_lib
+from vla_jax.data.robots import standardize
+from vla_jax.data.robots.robot import Columns, Robot
+
+_PIECE = 1 << 20  # steps standardised at a time, in whole episodes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Standard:
+    """The standard fields of every step of a dataset, in file order.
+
+    Attributes:
+      action: float32 [i, a], robot units of the spec.
+      state: float32 [i, s]; s may be 0.
+      keep: bool [i], the steps to train on. Only these are known to be finite.
+      fingerprint: of the data and of what they mean.
+    """
+
+    action: Float[np.ndarray, "i a"]
+    state: Float[np.ndarray, "i s"]
+    keep: Bool[np.ndarray, " i"]
+    fingerprint: str
+
+
+def open_standard(index: FrameIndex, robot: Robot) -> Standard:
+    """Opens the standard fields of a dataset, computing them where that was not yet done.
+
+    Raises:
+      UserError: the adapter returns another shape than its spec says, a kept step has a number
+        that is not finite, or the folder of the index cannot be written.
+    """
+    fingerprint = digest(index.fingerprint, _meaning(robot))
+    folder = keep_beside(
+        index, f"standard-{fingerprint}", lambda folder: _write(folder, index, robot)
+    )
+    arrays = {name: mapped(folder / f"{name}.npy") for name in ("action", "state", "keep")}
+    return Standard(**arrays, fingerprint=fingerprint)
+
+
+def mapped(path: pathlib.Path) -> np.ndarray:
+    """Opens an array without reading it. The view is a plain ndarray, which is faster to index."""
+    return np.load(path, mmap_mode="r").view(np.ndarray)
+
+
+def digest(*parts: object) -> str:
+    """Returns 16 hexadecimal digits that change with any part."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+def keep_beside(
+    index: FrameIndex, name: str, write: Callable[[pathlib.Path], None]
+) -> pathlib.Path:
+    """Returns the folder `name` beside an index; where there is none `write` fills it first.
+
+    The folder appears whole or not at all; of several processes one writes it.
+
+    Raises:
+      UserError: the folder of the index cannot be written.
+    """
+    folder = pathlib.Path(index.folder) / name
+    if folder.is_dir():
+        return folder
+    try:
+        unfinished = tempfile.mkdtemp(dir=index.folder, prefix=".unfinished-")
+    except OSError as error:
+        raise UserError(
+            f"index folder {index.folder}: {error.strerror}",
+            expected="a folder that can be written",
+            fix="Name a folder for indexes with --config.cache_dir=DIR",
+        ) from error
+    try:
+        write(pathlib.Path(unfinished))
+        os.chmod(unfinished, 0o755)  # mkdtemp's own would hide it from the team
+        if not folder.is_dir():
+            os.replace(unfinished, folder)
+    except OSError:
+        if not folder.is_dir():  # otherwise another process was first
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _write(folder: pathlib.Path, index: FrameIndex, robot: Robot) -> None:
+    count, actions, states = len(index), robot.spec.size, len(robot.state_names)
+    make = functools.partial(np.lib.format.open_memmap, mode="w+")
+    action = make(folder / "action.npy", dtype=np.float32, shape=(count, actions))
+    state = make(folder / "state.npy", dtype=np.float32, shape=(count, states))
+    keep = make(folder / "keep.npy", dtype=bool, shape=(count,))
+    for start, stop in _pieces(index):
+        piece = slice(start, stop)
+        columns = Columns(
+            arrays={name: np.asarray(index.array(name)[piece]) for name in robot.arrays},
+            episode=np.asarray(index.episode[piece]),
+        )
+        keep[piece] = True if robot.keep is None else robot.keep(columns)
+        for field, out in (("action", action), ("state", state)):
+            function = getattr(robot, field)
+            if function is None:
+                continue
+            values = function(columns)
+            if values.shape != out[piece].shape:
+                raise UserError(
+                    f"dataset {robot.name}: {field} of its adapter ({_home(function)})",
+                    expected=f"{out.shape[1]} dimensions for each of {stop - start} steps",
+                    found=f"shape {list(values.shape)}",
+                )
+            bad = ~np.isfinite(values).all(axis=1)
+            if (bad & keep[piece]).any():
+                raise _not_finite(index, robot, field, start, values, bad & keep[piece])
+            out[piece] = np.where(bad[:, None], 0, values)
+    for array in (action, state, keep):
+        array.flush()
+
+
+def _pieces(index: FrameIndex) -> Iterator[tuple[int, int]]:
+    """Cuts the dataset at episode boundaries into pieces of at least `_PIECE` steps."""
+    edges = np.asarray(index.starts)
+    start = 0
+    while start < len(index):
+        stop = int(edges[min(np.searchsorted(edges, start + _PIECE), len(edges) - 1)])
+        yield start, stop
+        start = stop
+
+
+def _not_finite(
+    index: FrameIndex, robot: Robot, field: str, start: int, values: np.ndarray, bad: np.ndarray
+) -> UserError:
+    row = int(np.flatnonzero(bad)[0])
+    dimension = int(np.flatnonzero(~np.isfinite(values[row]))[0])
+    names = robot.spec.names if field == "action" else robot.state_names
+    return UserError(
+        f"{index.place(start + row)}: {field} {names[dimension]!r}",
+        expected="a finite number",
+        found=f"{values[row, dimension]}, and {int(bad.sum())} such steps in this piece",
+        fix="Leave these steps out in the adapter's `keep`, or mend the data",
+    )
+
+
+def _meaning(robot: Robot) -> str:
+    """Hashes what the adapter's functions do: the text of their modules and what they hold."""
+    functions = (robot.action, robot.state, robot.keep)
+    modules = {_home(function) for function in functions if function is not None}
+    modules |= {standardize.__name__, robot_lib.__name__}
+    texts = [_text(name) for name in sorted(modules)]
+    held = [_held(function) for function in functions]
+    return digest(robot.name, robot.spec, robot.state_names, robot.arrays, held, *texts)
+
+
+def _home(function: Callable[..., Any]) -> str:
+    inner = function.func if isinstance(function, functools.partial) else function
+    return getattr(inner, "__module__", None) or type(inner).__module__
+
+
+def _text(module: str) -> str:
+    try:
+        return inspect.getsource(sys.modules[module])
+    except (OSError, TypeError, KeyError):  # typed into an interpreter
+        return module
+
+
+def _held(function: Callable[..., Any] | None) -> str:
+    """Spells the values bound to a function: which lambda it is, its closure, its arguments."""
+    if function is None:
+        return ""
+    if isinstance(function, functools.partial):
+        return f"{_held(function.func)} {function.args} {sorted(function.keywords.items())}"
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return repr(type(function))
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    spelled = [_held(value) if callable(value) else repr(value) for value in cells]
+    constants = [value for value in code.co_consts if not inspect.iscode(value)]
+    return f"{code.co_qualname} {code.co_names} {constants} {spelled} {function.__defaults__}"
