@@ -22,6 +22,14 @@ import numpy as np
 from vla_jax.data.records import import_tfds, write_dataset
 from vla_jax.data.robots.robot import Columns
 
+# Robots whose data come in another's schema.
+SHARED = {
+    "bridge_dataset": "bridge_orig",
+    **dict.fromkeys(
+        ("libero_spatial_no_noops", "libero_object_no_noops", "libero_goal_no_noops"), "libero"
+    ),
+    "libero_10_no_noops": "libero",
+}
 SCHEMAS = pathlib.Path(__file__).with_name("schemas")
 LENGTHS = (5, 1, 8, 2)
 INSTRUCTIONS = ("pick up the can", "öffne die Schublade", "push the red star to the corner")
@@ -43,14 +51,23 @@ class Generated:
     @property
     def columns(self):
         """Every number of the dataset, as the index hands it to an adapter."""
-        return Columns(
-            arrays={
-                name: value if name.startswith("steps/") else value[self.episode]
-                for name, value in self.values.items()
-                if value.dtype != object
-            },
-            episode=self.episode,
-        )
+        return self.columns_of(name for name, value in self.values.items() if value.dtype != object)
+
+    def columns_of(self, names):
+        """The same of some features only."""
+        return Columns(arrays={name: self.per_step(name) for name in names}, episode=self.episode)
+
+    def per_step(self, name):
+        """A feature [steps, ...]; one of the episode is repeated."""
+        value = self.values[name]
+        return value if name.startswith("steps/") else value[self.episode]
+
+    def episodes(self):
+        """Yields the columns of each episode on its own."""
+        for k in range(len(self.lengths)):
+            mine = self.episode == k
+            arrays = {name: values[mine] for name, values in self.columns.arrays.items()}
+            yield Columns(arrays=arrays, episode=np.zeros(mine.sum(), int))
 
     def examples(self):
         """Yields the episodes as TFDS encodes them: nested dictionaries, steps as a list."""
@@ -64,20 +81,17 @@ class Generated:
             yield {**nested(whole), "steps": steps}
 
 
-def schema_names():
-    return sorted(path.stem for path in SCHEMAS.glob("*.json"))
-
-
 def read(name):
-    """The features of a schema file: flat name -> feature."""
-    return json.loads((SCHEMAS / f"{name}.json").read_text())["features"]
+    """The features of a dataset's schema file: flat name -> feature."""
+    path = SCHEMAS / f"{SHARED.get(name, name)}.json"
+    return json.loads(path.read_text())["features"]
 
 
 def draw(name, *, lengths=LENGTHS, seed=0, **given):
     """Draws a dataset.
 
     Args:
-      name: stem of the schema file.
+      name: of the dataset.
       lengths: steps per episode.
       seed: of the numbers.
       given: flat name (`/` may be written `__`) -> array to use instead of drawn numbers.
@@ -143,10 +157,8 @@ def _feature(tfds, feature):
     shape, dtype = tuple(feature["shape"]), feature["dtype"]
     kind = np.str_ if dtype == "string" else np.dtype(dtype)
     if feature.get("image"):
-        encoding = feature.get("format", "png" if shape[-1] == 1 else "jpeg")
-        return tfds.features.Image(
-            shape=shape, dtype=kind, encoding_format=None if dtype == "float32" else encoding
-        )
+        encoding = None if dtype == "float32" else _encoding(feature)
+        return tfds.features.Image(shape=shape, dtype=kind, encoding_format=encoding)
     if dtype == "string" and feature.get("text"):
         return tfds.features.Text()
     return tfds.features.Tensor(shape=shape, dtype=kind, encoding=feature.get("encoding", "none"))
@@ -196,14 +208,17 @@ def _draw_texts(feature, count, rng):
 
 
 def _draw_images(feature, count, rng):
-    """Flat pictures, each of its own colour: encoded bytes, arrays where a depth is not 8 bit."""
-    shape, out = tuple(feature["shape"]), np.empty(count, object)
+    """Draws flat pictures, each of its own colour, as encoded bytes; float depth as an array."""
+    out = np.empty(count, object)
     for k in range(count):
-        if feature["dtype"] != "uint8":
-            out[k] = np.full(shape, k, feature["dtype"])
-            continue
-        picture = np.empty(shape, np.uint8)
-        picture[:] = rng.integers(256, size=shape[-1])
-        ending = feature.get("format", "png" if shape[-1] == 1 else "jpeg")
-        out[k] = cv2.imencode(f".{ending}", picture)[1].tobytes()
+        colour = rng.integers(256, size=feature["shape"][-1])
+        picture = np.full(feature["shape"], colour, feature["dtype"])
+        if feature["dtype"] != "float32":  # which TFDS packs into a PNG in its own way
+            picture = cv2.imencode(f".{_encoding(feature)}", picture)[1].tobytes()
+        out[k] = picture
     return out
+
+
+def _encoding(feature):
+    colour = feature["shape"][-1] == 3 and feature["dtype"] == "uint8"
+    return feature.get("format", "jpeg" if colour else "png")

@@ -1,0 +1,55 @@
+"""Finding an adapter by the name that a config gives."""
+
+import sys
+import types
+
+import pytest
+
+from vla_jax.core.errors import UserError
+from vla_jax.data.robots import table
+from vla_jax.data.robots.tabletop import TABLETOP
+
+
+@pytest.fixture
+def lab(monkeypatch):
+    module = types.ModuleType("lab_robots")
+    module.ARM = TABLETOP
+    module.arm = lambda: TABLETOP
+    module.number = 3
+    monkeypatch.setitem(sys.modules, "lab_robots", module)
+
+
+def test_every_robot_is_found_by_its_name():
+    for name, robot in table.ROBOTS.items():
+        assert table.find(name) is robot
+        assert robot.name == name
+
+
+@pytest.mark.parametrize("path", ["lab_robots:ARM", "lab_robots:arm"])
+def test_a_robot_of_the_users_own_package_is_found(lab, path):
+    assert table.find(path) is TABLETOP
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match=r"robot 'brigde_orig'.*Did you mean 'bridge_orig'"):
+        table.find("brigde_orig")
+
+
+def test_a_name_like_no_other_lists_them():
+    with pytest.raises(UserError, match=r"expected one of .*viola.*CONTRIBUTING"):
+        table.find("zzzz")
+
+
+def test_a_module_that_is_not_there_is_named():
+    with pytest.raises(UserError, match=r"no_such_package:ARM.*PYTHONPATH"):
+        table.find("no_such_package:ARM")
+
+
+def test_a_constant_that_is_not_there_is_named(lab):
+    with pytest.raises(UserError, match=r"lab_robots has no 'ARMS'.*Did you mean 'ARM'"):
+        table.find("lab_robots:ARMS")
+
+
+def test_something_that_is_no_robot_is_refused(lab):
+    with pytest.raises(UserError, match=r"not an adapter.*expected a Robot.*found int"):
+        table.find("lab_robots:number")
