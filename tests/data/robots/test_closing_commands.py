@@ -19,6 +19,12 @@ ALL = [*STORED, "fmb_dataset"]
 robots = pytest.mark.parametrize("name", ALL)
 
 
+def state_of(name, columns):
+    robot = find(name)
+    assert robot.state is not None
+    return robot.state(columns)
+
+
 def standard_step(action):
     """One step: six numbers stay; 1 and more is closed, 0 and less is open."""
     if action[6] >= 1:
@@ -54,7 +60,7 @@ def test_the_state_is_what_its_names_say(name, plain):
     expected = plain.stack(
         [[[value for start, end in slices for value in step[start:end]] for step in stored]]
     )
-    np.testing.assert_array_equal(find(name).state(drawn.columns), expected)
+    np.testing.assert_array_equal(state_of(name, drawn.columns), expected)
 
 
 def test_the_state_of_fmb_is_its_pose_and_its_gripper(plain):
@@ -62,4 +68,4 @@ def test_the_state_of_fmb_is_its_pose_and_its_gripper(plain):
     pose = drawn.values["steps/observation/eef_pose"]
     closed = drawn.values["steps/observation/state_gripper_pose"]
     expected = plain.stack([[[*pose[i], closed[i]] for i in range(len(pose))]])
-    np.testing.assert_array_equal(find("fmb_dataset").state(drawn.columns), expected)
+    np.testing.assert_array_equal(state_of("fmb_dataset", drawn.columns), expected)

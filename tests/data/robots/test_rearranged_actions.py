@@ -11,6 +11,12 @@ from vla_jax.data.robots.table import find
 EXTERNAL = "converted_externally_to_rlds"
 
 
+def state_of(name, columns):
+    robot = find(name)
+    assert robot.state is not None
+    return robot.state(columns)
+
+
 def clipped(value):
     return min(max(float(value), 0.0), 1.0)
 
@@ -103,7 +109,7 @@ def test_the_state_is_what_its_names_say(name, plain):
     places = RULES[name][1]
     stored = drawn.values["steps/observation/state"]
     expected = plain.stack([[[step[place] for place in places] for step in stored]])
-    np.testing.assert_array_equal(find(name).state(drawn.columns), expected)
+    np.testing.assert_array_equal(state_of(name, drawn.columns), expected)
 
 
 def test_the_state_of_dobbe_is_its_pose_and_its_gripper(plain):
@@ -112,7 +118,7 @@ def test_the_state_of_dobbe_is_its_pose_and_its_gripper(plain):
         drawn.values[f"steps/observation/{part}"] for part in ("xyz", "rot", "gripper")
     )
     expected = plain.stack([[[*xyz[i], *rot[i], *gripper[i]] for i in range(len(xyz))]])
-    np.testing.assert_array_equal(find("dobbe").state(drawn.columns), expected)
+    np.testing.assert_array_equal(state_of("dobbe", drawn.columns), expected)
 
 
 @pytest.mark.parametrize("name", POSE_TARGETS)

@@ -44,9 +44,9 @@ ROBOT = Robot(
         control_hz=10.0,
         max_step=1.5,
         max_turn=1.5,
-        units=("command of the operator's device",) * 2,
+        units=("command of the operator's device", "command of the operator's device"),
         gripper=f"{GRIPPER}; the dataset has 1 closed, 0 open",
     ),
-    source="https://functional-manipulation-benchmark.github.io; https://github.com/rail-berkeley/fmb,"
-    " fmb_dataset_builder; Octo, fmb_dataset_transform",
+    source="https://functional-manipulation-benchmark.github.io;"
+    " https://github.com/rail-berkeley/fmb, fmb_dataset_builder; Octo, fmb_dataset_transform",
 )
