@@ -93,7 +93,9 @@ class Files:
       delay: seconds before the second attempt, doubled before each further one.
     """
 
-    def __init__(self, paths: Sequence[str | os.PathLike[str]], *, attempts=5, delay=0.5):
+    def __init__(
+        self, paths: Sequence[str | os.PathLike[str]], *, attempts: int = 5, delay: float = 0.5
+    ):
         self.paths = tuple(os.fspath(path) for path in paths)
         self._attempts, self._delay = attempts, delay
         # Descriptors are found again by owner and path: whoever opens the same path later, when
@@ -116,7 +118,7 @@ class Files:
                 return os.stat(path).st_size
             except OSError as error:
                 raise UserError(f"shard {path}: {error.strerror}") from error
-        size = self._remotely(path, lambda fs: fs.info(path)["size"])
+        size = self._remotely(path, lambda fs: fs.info(path)["size"], what=f"shard {path}")
         if size is None:
             raise UserError(f"shard {path}", expected="a size from its server", found="none")
         return size
@@ -131,12 +133,16 @@ class Files:
         if start >= end:
             return b""
         if is_remote(path):
-            data = self._remotely(path, lambda fs: fs.cat_file(path, start=start, end=end))
+            data = self._remotely(
+                path,
+                lambda fs: fs.cat_file(path, start=start, end=end),
+                what=f"shard {path}, bytes {start} to {end}",
+            )
         else:
             data = self._locally(path, start, end)
         if len(data) != end - start:
             raise UserError(
-                f"shard {path}, byte {start}",
+                f"shard {path}, bytes {start} to {end}",
                 expected=f"{end - start} bytes",
                 found=len(data),
                 fix="Copy the shard again"
@@ -152,16 +158,24 @@ class Files:
         except OSError as error:
             raise UserError(f"shard {path}, byte {start}: {error.strerror}") from error
 
-    def _remotely(self, path: str, call: Callable[[Any], T]) -> T:
-        return remotely(path, call, attempts=self._attempts, delay=self._delay)
+    def _remotely(self, path: str, call: Callable[[Any], T], *, what: str) -> T:
+        return remotely(path, call, what=what, attempts=self._attempts, delay=self._delay)
 
 
-def remotely(path: str, call: Callable[[Any], T], *, attempts: int = 5, delay: float = 0.5) -> T:
+def remotely(
+    path: str,
+    call: Callable[[Any], T],
+    *,
+    what: str | None = None,
+    attempts: int = 5,
+    delay: float = 0.5,
+) -> T:
     """Returns `call(file system of path)`, tried again when the failure may pass.
 
     Args:
       path: a URL.
       call: is given the fsspec file system.
+      what: what is read, for messages; None names the path.
       attempts: how often it is tried.
       delay: seconds before the second attempt, doubled before each further one.
 
@@ -175,7 +189,7 @@ def remotely(path: str, call: Callable[[Any], T], *, attempts: int = 5, delay: f
     except (ImportError, ValueError) as error:  # not installed; a scheme that nobody knows
         package = _PACKAGES.get(scheme)
         raise UserError(
-            f"path {path}: {error}",
+            f"{what or path}: {error}",
             fix=f"Install it with: pip install {package}" if package else None,
         ) from error
     for attempt in range(1, attempts + 1):
@@ -184,7 +198,7 @@ def remotely(path: str, call: Callable[[Any], T], *, attempts: int = 5, delay: f
         except Exception as error:  # every backend has exceptions of its own
             if attempt == attempts or not _may_pass(error):
                 reason = f"{type(error).__name__} {error}".strip()
-                raise UserError(f"path {path}: cannot be read ({reason})") from error
+                raise UserError(f"{what or path}: cannot be read ({reason})") from error
         time.sleep(delay * 2 ** (attempt - 1))
     raise ValueError(f"attempts must be at least 1, not {attempts}")
 
