@@ -7,7 +7,7 @@ import pytest
 
 from vla_jax.data.episodes import Episodes
 from vla_jax.data.robots.tabletop import TABLETOP
-from vla_jax.data.web import Questions
+from vla_jax.data.web.table import WebConfig, open_web
 from vla_jax.envs.tabletop import datasets
 from vla_jax.envs.tabletop.demonstrations import DemonstrationsConfig
 from vla_jax.envs.tabletop.questions import QuestionsConfig
@@ -42,7 +42,7 @@ def open_episodes(made):
 @pytest.fixture(scope="session")
 def sources(made, open_episodes):
     """The robot's training part and the training questions."""
-    return open_episodes("train"), Questions(made.web, split="train", image_size=SIZE)
+    return open_episodes("train"), open_web("web", WebConfig(), directory=made.web)
 
 
 @pytest.fixture(scope="session")
