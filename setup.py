@@ -19,6 +19,8 @@ INSTALL = [
     "absl-py>=2.1",
     "einops>=0.8",
     "etils[epath]>=1.9",
+    "fsspec>=2024.6",
+    "google-crc32c>=1.5",
     "gymnasium>=1.0,<2",
     "jaxtyping>=0.3",
     "matplotlib>=3.9",
@@ -33,7 +35,12 @@ INSTALL = [
     "tokenizers>=0.21,<0.24",
 ]
 
+# Readers of other robot data formats, for `vla-jax ingest`.
+INGEST = ["av>=12", "h5py>=3.11", "pyarrow>=16"]
+
 TEST = [
+    *INGEST,
+    "aiohttp>=3.9",  # fsspec reads from a web server with it
     "pytest>=8.3",
     "pytest-xdist>=3.6",
     # The export tests compare with PyTorch. Pinned, so that a CPU machine can be given the wheel
@@ -45,6 +52,10 @@ EXTRAS = {
     "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     "torch": ["torch>=2.6"],
+    "gcs": ["gcsfs>=2024.6"],
+    "s3": ["s3fs>=2024.6"],
+    "http": ["aiohttp>=3.9"],
+    "ingest": INGEST,
     # Not on the package index.
     "dlimp": ["dlimp @ git+https://github.com/kvablack/dlimp"],
     "wandb": ["wandb>=0.19"],

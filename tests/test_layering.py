@@ -25,19 +25,23 @@ FORBIDDEN = {("train", "data")}
 
 # Third-party packages that may be imported in some places only: a file or a folder each.
 HOMES = {
-    "dlimp": ("data/dlimp_bridge.py",),
+    "av": ("data/ingest",),
+    "dlimp": (),  # a DLataset is handed over by the user
+    "fsspec": ("data",),
     "flax": ("models", "train", "policy", "experiment"),
     "grain": ("data",),
     "gymnasium": ("envs", "eval"),
+    "h5py": ("data/ingest",),
     "orbax": ("runtime/checkpoint.py",),
+    "pyarrow": ("data/ingest",),
     "tensorboardX": ("runtime/metrics.py",),
-    "tensorflow": ("envs/tabletop", "data/dlimp_bridge.py"),
-    "tensorflow_datasets": ("envs/tabletop", "data/dlimp_bridge.py"),
+    "tensorflow": (),
+    "tensorflow_datasets": ("data/records.py", "data/ingest", "envs/tabletop"),
     "torch": ("policy/torch_policy.py", "policy/export"),
     "transformers": ("policy/torch_policy.py", "policy/export"),
 }
 # And these never at the head of a module, where they would cost every user seconds.
-LAZY = {"dlimp", "tensorflow", "tensorflow_datasets", "transformers"}
+LAZY = {"av", "h5py", "pyarrow", "tensorflow", "tensorflow_datasets", "transformers"}
 
 ROOT = pathlib.Path(__file__).parents[1] / "vla_jax"
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))

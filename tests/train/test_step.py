@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import types
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -134,3 +135,14 @@ def test_the_loss_is_over_the_masked_suffix_only(alone):
     tokens[unsupervised] = 5
     found, _ = measure(alone.state.params, dataclasses.replace(batch, tokens=tokens))
     assert float(found) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_colours_on_the_device_are_those_of_the_host():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 2, 5, 5, 3)).astype(np.uint8)
+    colour = (np.eye(3, 4) + rng.normal(0, 0.2, (3, 3, 4)) * [1, 1, 1, 50]).astype(np.float32)
+    found = np.asarray(step.recolour(images, colour))
+    for image, matrix, row in zip(images, colour, found, strict=True):
+        wanted = [cv2.transform(view, matrix) for view in image]
+        np.testing.assert_allclose(row, np.stack(wanted), atol=1)
+    assert (found != images).mean() > 0.5

@@ -39,6 +39,7 @@ class HeldOut:
             collate(
                 [source.example(i) for i in chosen],
                 [numbers[name]] * size,
+                data.sources,
                 encoder,
                 config.loader,
                 image_size=config.model.vision.image_size,

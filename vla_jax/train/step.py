@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from vla_jax.core.arrays import Array
+from vla_jax.core.arrays import Array, Float, UInt8
 from vla_jax.core.batch import Batch
 from vla_jax.train import loss as loss_lib
 from vla_jax.train.state import TrainState
@@ -29,8 +30,9 @@ def make_loss(
 
     def loss(params: Any, batch: Batch) -> tuple[Array, Sums]:
         model = nnx.merge(graph, params)
+        images = batch.images if batch.colour is None else recolour(batch.images, batch.colour)
         logits = model.logits(
-            batch.images, batch.tokens, batch.prefix_length, prefix, batch.image_mask
+            images, batch.tokens, batch.prefix_length, prefix, batch.image_mask
         )
         return loss_lib.suffix_loss(
             logits,
@@ -42,6 +44,15 @@ def make_loss(
         )
 
     return loss
+
+
+def recolour(
+    images: UInt8[Array, "b w y x 3"], colour: Float[Array, "b 3 4"]
+) -> UInt8[Array, "b w y x 3"]:
+    """Applies each example's colour map (`Batch.colour`) as the host would: rounded, clipped."""
+    matrix, offset = colour[..., :3], colour[:, None, None, None, :, 3]
+    changed = jnp.einsum("bij,bwyxj->bwyxi", matrix, images.astype(jnp.float32)) + offset
+    return jnp.clip(jnp.rint(changed), 0, 255).astype(jnp.uint8)
 
 
 def make_train_step(
