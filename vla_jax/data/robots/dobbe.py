@@ -2,6 +2,7 @@
 
 The only camera sits on the gripper. Octo and OpenVLA use it as the primary one; so do we. The
 positions come from visual odometry and jump where it loses track, up to tens of metres per step.
+The Open X-Embodiment sheet gives 3.75 commands per second; the videos are recorded at 30.
 """
 
 import numpy as np
