@@ -7,7 +7,7 @@ feature has `shape` and `dtype` as in the dataset's `features.json`, and where t
   image: true for an encoded image (`format`, jpeg unless it says png).
   text: true for a string of the class Text, or for integers that are UTF-8 codes.
   encoding: `zlib` or `bytes`, of a Tensor that is not stored as a plain list.
-  range: [low, high], numbers or one per element; else -1.5..1.5 (integers 0..3, angles as well).
+  range: [low, high], numbers or one per element; else -1.5..1.5, of integers 0..3.
   choices: the values that occur, e.g. [-1, 0, 1] of a gripper command.
 """
 

@@ -31,7 +31,7 @@ def test_a_robot_of_the_users_own_package_is_found(lab, path):
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
-    with pytest.raises(UserError, match=r"robot 'brigde_orig'.*Did you mean 'bridge_orig'"):
+    with pytest.raises(UserError, match=r"robot 'brigde_orig'.*nearest is 'bridge_orig'"):
         table.find("brigde_orig")
 
 
@@ -40,13 +40,14 @@ def test_a_name_like_no_other_lists_them():
         table.find("zzzz")
 
 
-def test_a_module_that_is_not_there_is_named():
-    with pytest.raises(UserError, match=r"no_such_package:ARM.*PYTHONPATH"):
-        table.find("no_such_package:ARM")
+@pytest.mark.parametrize("path", ["no_such_package:ARM", ":ARM", ".relative:ARM"])
+def test_a_module_that_is_not_there_is_named(path):
+    with pytest.raises(UserError, match=rf"robot '{path}'.*PYTHONPATH"):
+        table.find(path)
 
 
 def test_a_constant_that_is_not_there_is_named(lab):
-    with pytest.raises(UserError, match=r"lab_robots has no 'ARMS'.*Did you mean 'ARM'"):
+    with pytest.raises(UserError, match=r"lab_robots has no 'ARMS'.*nearest is 'ARM'"):
         table.find("lab_robots:ARMS")
 
 

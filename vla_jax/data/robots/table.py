@@ -1,9 +1,8 @@
 """The explicit table of robot datasets: one file each, one line here."""
 
-import difflib
 import importlib
 
-from vla_jax.core.errors import UserError
+from vla_jax.core.errors import UserError, nearest
 from vla_jax.data.robots import (
     aloha,
     austin_buds,
@@ -90,11 +89,10 @@ def find(name: str) -> Robot:
     if ":" in name:
         return _load(name)
     if name not in ROBOTS:
-        near = difflib.get_close_matches(name, ROBOTS, n=1)
         raise UserError(
             f"robot {name!r}: not in the table of robots",
             expected=f"one of {', '.join(sorted(ROBOTS))}, or package.module:NAME",
-            fix=f"Did you mean {near[0]!r}?" if near else "CONTRIBUTING.md says how to add a robot",
+            fix=nearest(name, list(ROBOTS)) or "CONTRIBUTING.md says how to add a robot",
         )
     return ROBOTS[name]
 
@@ -104,17 +102,16 @@ def _load(path: str) -> Robot:
     module_name, _, attribute = path.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
+    except (ModuleNotFoundError, ValueError, TypeError) as error:  # of no module, "" and ".x"
         raise UserError(
             f"robot {path!r}: {error}",
             expected="a module that Python can import",
             fix="Install the package or add its folder to PYTHONPATH",
         ) from error
     if not hasattr(module, attribute):
-        near = difflib.get_close_matches(attribute, dir(module), n=1)
         raise UserError(
             f"robot {path!r}: the module {module_name} has no {attribute!r}",
-            fix=f"Did you mean {near[0]!r}?" if near else None,
+            fix=nearest(attribute, dir(module)),
         )
     found = getattr(module, attribute)
     robot = found() if callable(found) else found
