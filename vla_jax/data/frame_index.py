@@ -1,141 +1,254 @@
 """Where every frame of a TFRecord dataset lies: offsets of its images, its numbers in arrays.
 
-The original files stay as they are; one `pread` is one image. The index is built in memory when
-the dataset is opened, in one pass that decodes nothing.
+The original files stay as they are; one ranged read is one image. The index is made once
+(`indexing.ensure`, or `vla-jax index DIR`) and memory-mapped, so that opening it costs nothing that
+grows with the data but one look at each shard.
 """
 
-import mmap
+import functools
+import json
 import os
 import pathlib
-from typing import BinaryIO
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from vla_jax.actions.statistics import Statistics
 from vla_jax.core.arrays import Int
-from vla_jax.core.errors import UserError
-from vla_jax.data import tfrecord
+from vla_jax.core.errors import UserError, nearest
+from vla_jax.data import index_files, schema, shard_marks, storage
+from vla_jax.data.steps import Column
+
+FORMAT = 1  # raised when the files change their meaning; older indexes are made again
 
 
 class FrameIndex:
-    """The steps of all episodes of one split, in file order.
+    """The steps of all episodes of one split, in file order. Reading is safe from several threads.
 
-    A feature `steps/...` has one value per step; any other has one per episode and is repeated.
-    A dataset without `steps` (web questions) is read as episodes of one step.
+    A feature of the episode has the same value at each of its steps. A dataset without `steps`
+    (web questions) is read as episodes of one step.
 
     Args:
-      directory: a TFDS version directory.
-      split: the split to read.
-      images: names of the image features to index.
-      arrays: names of float or integer features.
-      texts: names of text features.
+      directory: the dataset's version directory, local or remote.
+      folder: where the files of the index lie.
+      manifest: its `index.json`.
 
-    Raises:
-      UserError: no shards, a damaged shard, or a feature that the records do not have.
+    Attributes:
+      directory: as given.
+      folder: as given.
+      name: of the dataset, e.g. `bridge_dataset`.
+      split: e.g. `train`.
+      episodes: number of episodes.
+      cameras: names of the image features.
+      columns: the indexed features.
+      statistics: of each float feature, per number of a step; absent where one is not finite.
+      not_finite: of those, (frame, dimension) of the first number that is not.
+      fingerprint: depends on every byte of the data, and on nothing else.
+      files: the shards.
+      starts: int64 [e + 1], first frame of each episode, and behind the last.
+      records: int64 [e, 3], of each episode's record: shard, first byte, bytes.
     """
 
-    def __init__(
-        self,
-        directory: str | os.PathLike[str],
-        split: str,
+    def __init__(self, directory: schema.Directory, folder: pathlib.Path, manifest: dict[str, Any]):
+        self.directory, self.folder = os.fspath(directory), folder
+        self.name: str = manifest["name"]
+        self.split: str = manifest["split"]
+        self.episodes: int = manifest["episodes"]
+        self.fingerprint: str = manifest["fingerprint"]
+        self.columns = tuple(Column.from_json(column) for column in manifest["columns"])
+        self._roles = {(column.role, column.name) for column in self.columns}
+        self._lists = {column.name for column in self.columns if column.is_list}
+        self.cameras = self._with_role("image")
+        self.statistics: Mapping[str, Statistics] = {
+            name: Statistics.from_json(values) for name, values in manifest["statistics"].items()
+        }
+        self.not_finite: Mapping[str, tuple[int, int]] = {
+            name: (frame, dimension) for name, (frame, dimension) in manifest["not_finite"].items()
+        }
+        self._shards = tuple(shard["name"] for shard in manifest["shards"])
+        self.files = storage.Files([storage.join(directory, name) for name in self._shards])
+        self._length: int = manifest["frames"]
+        self.starts: Int[np.ndarray, " e1"] = index_files.load(folder / "starts.npy")
+        self.records: Int[np.ndarray, "e 3"] = index_files.load(folder / "records.npy")
+        self.episode: Int[np.ndarray, " i"] = index_files.load(folder / "episode.npy")
+        self.t: Int[np.ndarray, " i"] = index_files.load(folder / "t.npy")
+        self._load = functools.cache(lambda part: index_files.load(folder / part))
+
+    @classmethod
+    def open(
+        cls,
+        directory: schema.Directory,
+        split: str = "train",
         *,
-        images: tuple[str, ...],
-        arrays: tuple[str, ...] = (),
-        texts: tuple[str, ...] = (),
-    ):
-        self.directory = pathlib.Path(directory)
-        self._files = tfrecord.shards(self.directory, split)
-        self._descriptors = [os.open(path, os.O_RDONLY) for path in self._files]
-        self._wanted = {"image": images, "array": arrays, "text": texts}
-        lengths: list[int] = []
-        shard: list[int] = []
-        columns: dict[str, list] = {name: [] for name in (*images, *arrays, *texts)}
-        for number, path in enumerate(self._files):
-            with path.open("rb") as file, _map(file) as buffer:
-                for start, end in tfrecord.records(buffer, path.name):
-                    lengths.append(self._read(buffer, start, end, path.name, columns))
-                    shard.append(number)
-        self.episode: Int[np.ndarray, " i"] = np.repeat(np.arange(len(lengths)), lengths)
-        self.t: Int[np.ndarray, " i"] = np.concatenate([np.arange(n) for n in lengths])
-        self._shard = np.repeat(shard, lengths)
-        self._columns = {name: np.concatenate(columns[name]) for name in (*images, *arrays)}
-        self._texts = {name: [text for part in columns[name] for text in part] for name in texts}
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> "FrameIndex":
+        """Opens an index that has been made.
+
+        Args:
+          directory: the dataset's version directory, local or remote.
+          split: a whole split; parts of it are chosen by episode.
+          cache_dir: where indexes are kept that cannot lie beside their data.
+
+        Raises:
+          UserError: there is none, or a shard has changed since; names the command that makes it.
+        """
+        index = find(directory, split, cache_dir=cache_dir)
+        if index is None:
+            raise UserError(
+                f"dataset {directory}, split {split!r}: not indexed",
+                fix=f"Run: {command(directory, split, cache_dir)}",
+            )
+        return index
 
     def __len__(self) -> int:
         """Number of frames."""
-        return len(self.t)
-
-    @property
-    def episodes(self) -> int:
-        """Number of episodes."""
-        return int(self.episode[-1]) + 1 if len(self) else 0
+        return self._length
 
     def image_bytes(self, camera: str, i: int) -> bytes:
-        """Returns the encoded image of frame `i`, exactly as stored."""
-        start, end = self._columns[camera][i]
-        return os.pread(self._descriptors[self._shard[i]], end - start, start)
+        """Returns the encoded image of frame `i`, exactly as stored.
+
+        Raises:
+          UserError: no such camera, or the shard cannot be read.
+        """
+        shard, start, length = self.span(camera, i)
+        return self.files.read(shard, start, start + length)
+
+    def span(self, camera: str, i: int) -> tuple[int, int, int]:
+        """Returns shard, first byte and bytes of an image of frame `i`."""
+        shard, base, _ = self.records[self.episode[i]].tolist()
+        start, length = self.spans(camera)[i].tolist()
+        return shard, base + start, length
+
+    def spans(self, camera: str) -> Int[np.ndarray, "i 2"]:
+        """Returns uint32 [i, 2] of all images: first byte counted from the record's, and bytes."""
+        self._require(camera, "image")
+        return self._load(f"images/{camera}.npy")
 
     def array(self, name: str) -> np.ndarray:
-        """Returns a numeric feature of all frames, [i, ...]."""
-        return self._columns[name]
+        """Returns a numeric feature of all frames, read-only and memory-mapped.
+
+        Returns:
+          [i, ...], of the feature's own shape: float32, int32, bool, or int64.
+
+        Raises:
+          UserError: it is not in the index.
+        """
+        self._require(name, "array")
+        return self._all_frames(f"arrays/{name}.npy")
 
     def text(self, name: str, i: int) -> str:
-        """Returns a text feature of frame `i`."""
-        return self._texts[name][i]
+        """Returns the text of frame `i`; of a list of texts the first.
 
-    def _read(self, buffer: mmap.mmap, start: int, end: int, file: str, columns: dict) -> int:
-        """Appends one record to the columns; returns its number of steps."""
-        try:
-            found = tfrecord.features(buffer, start, end)
-            parts = {
-                name: _values(buffer, *self._feature(found, name, file), name, role)
-                for role, names in self._wanted.items()
-                for name in names
-            }
-            steps = len(parts[self._wanted["image"][0]])
-            parts = {name: _per_step(values, name, steps) for name, values in parts.items()}
-        except (ValueError, IndexError) as error:
-            raise UserError(f"shard {self.directory / file}, byte {start}: {error}") from error
-        for name, values in parts.items():
-            columns[name].append(values)
-        return steps
+        Raises:
+          UserError: the feature is not in the index, or the list is empty.
+        """
+        texts = self.texts(name, i)
+        if not texts:
+            raise UserError(f"{self.place(i)}: {name!r} is an empty list of texts")
+        return texts[0]
 
-    def _feature(self, found: dict, name: str, file: str) -> tuple[int, int, int]:
-        if name not in found:
+    def texts(self, name: str, i: int) -> list[str]:
+        """Returns all texts of frame `i`: one, or those of a list such as `answers`."""
+        if not self._is_list(name):
+            return [self._spell(name, int(self.text_ids(name)[i]))]
+        ends = self._load(f"texts/{name}.rows.npy")
+        ids = self._load(f"texts/{name}.ids.npy")[ends[i - 1] if i else 0 : ends[i]]
+        return [self._spell(name, number) for number in ids.tolist()]
+
+    def text_ids(self, name: str) -> Int[np.ndarray, " i"]:
+        """Returns int32 [i], the number of each frame's text in `distinct_texts`.
+
+        Raises:
+          UserError: the feature is not in the index, or is a list of texts.
+        """
+        if self._is_list(name):
+            raise UserError(f"dataset {self.directory}: {name!r} is a list of texts in each frame")
+        return self._all_frames(f"texts/{name}.ids.npy")
+
+    def distinct_texts(self, name: str) -> list[str]:
+        """Returns every distinct text of a feature, in the order of their first frames."""
+        self._require(name, "text")
+        return [self._spell(name, k) for k in range(len(self._load(f"texts/{name}.ends.npy")))]
+
+    def place(self, i: int) -> str:
+        """Says where frame `i` lies, for messages: dataset, shard, episode and step."""
+        episode = int(self.episode[i])
+        shard = self._shards[self.records[episode, 0]]
+        return f"{self.name} shard {shard} episode {episode} step {int(self.t[i])}"
+
+    def has(self, name: str, role: str) -> bool:
+        """Whether a feature is indexed in a role: `image`, `array` or `text`."""
+        return (role, name) in self._roles
+
+    def _with_role(self, role: str) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns if column.role == role)
+
+    def _require(self, name: str, role: str) -> None:
+        if not self.has(name, role):
+            names = self._with_role(role)
             raise UserError(
-                f"dataset {self.directory}, shard {file}: no feature {name!r}",
-                expected=f"one of {', '.join(sorted(found))}",
-                fix="Name the right feature in the dataset's adapter (vla_jax/data/robots)",
+                f"dataset {self.directory}: no {role} {name!r} in its index",
+                expected=f"one of {', '.join(names)}" if names else None,
+                fix=nearest(name, names),
             )
-        return found[name]
+
+    def _is_list(self, name: str) -> bool:
+        self._require(name, "text")
+        return name in self._lists
+
+    def _all_frames(self, part: str) -> np.ndarray:
+        """Loads one row per frame; what is the same in all of them is kept once."""
+        rows = self._load(part)
+        return (
+            rows if len(rows) == len(self) else np.broadcast_to(rows, (len(self), *rows.shape[1:]))
+        )
+
+    def _spell(self, name: str, number: int) -> str:
+        ends = self._load(f"texts/{name}.ends.npy")
+        whole = self._load(f"texts/{name}.utf8.npy")
+        return whole[ends[number - 1] if number else 0 : ends[number]].tobytes().decode()
 
 
-def _values(
-    buffer: mmap.mmap, kind: int, start: int, end: int, name: str, role: str
-) -> np.ndarray | list[str]:
-    """Reads one value list: image spans [n, 2], numbers [n], or texts."""
-    if (kind == tfrecord.BYTES) != (role != "array"):
-        raise ValueError(f"feature {name!r} is no {role}")
-    if kind == tfrecord.FLOAT:
-        return tfrecord.floats(buffer, start, end)
-    if kind == tfrecord.INT:
-        return tfrecord.integers(buffer, start, end)
-    spans = tfrecord.spans(buffer, start, end)
-    if role == "text":
-        return [buffer[first:last].decode() for first, last in spans]
-    return np.asarray(spans, np.int64).reshape(-1, 2)
+def find(
+    directory: schema.Directory,
+    split: str = "train",
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> FrameIndex | None:
+    """Opens the index of a split if there is one of this format.
+
+    Raises:
+      UserError: a shard has changed since it was made.
+    """
+    for folder in index_files.candidates(directory, split, cache_dir):
+        manifest = read_manifest(folder)
+        if manifest is not None:
+            index = FrameIndex(directory, folder, manifest)
+            marks = [shard_marks.ShardMark(**shard) for shard in manifest["shards"]]
+            shard_marks.check(
+                index.directory, index.files, marks, command(directory, split, cache_dir)
+            )
+            return index
+    return None
 
 
-def _per_step(values: np.ndarray | list[str], name: str, steps: int) -> np.ndarray | list[str]:
-    """Returns one row or text per step; what an episode has once is repeated."""
-    rows = steps if name.startswith("steps/") else 1
-    is_flat = isinstance(values, np.ndarray) and values.ndim == 1  # vectors, one after the other
-    fits = rows and (len(values) % rows == 0 if is_flat else len(values) == rows)
-    if not len(values) or not fits:
-        raise ValueError(f"feature {name!r} has {len(values)} values for {steps} steps")
-    if isinstance(values, list):
-        return values * (steps // rows)
-    return np.tile(values.reshape(rows, -1), (steps // rows, 1))
+def read_manifest(folder: pathlib.Path) -> dict[str, Any] | None:
+    """Returns `index.json` of an index; None if there is none of this format."""
+    path = folder / index_files.MANIFEST
+    if not path.is_file():
+        return None
+    manifest = json.loads(path.read_bytes())
+    return manifest if manifest.get("format") == FORMAT else None
 
 
-def _map(file: BinaryIO) -> mmap.mmap:
-    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+def command(
+    directory: schema.Directory, split: str, cache_dir: str | os.PathLike[str] | None
+) -> str:
+    """Spells the command that makes the index of a split."""
+    words: Sequence[str] = ["vla-jax", "index", os.fspath(directory)]
+    if split != "train":
+        words = [*words, f"--split={split}"]
+    if cache_dir is not None:
+        words = [*words, f"--cache-dir={os.fspath(cache_dir)}"]
+    return " ".join(words)

@@ -3,64 +3,117 @@
 A shard is a sequence of `uint64 length | uint32 crc | payload | uint32 crc`; the payload is an
 Example: one map of feature name -> bytes list, float list or int64 list. Only positions are
 computed here; the caller copies out what it needs.
+
+Source: https://www.tensorflow.org/tutorials/load_data/tfrecord and tensorflow/core/example.
 """
 
-import mmap
-import pathlib
+import dataclasses
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from vla_jax.core.arrays import Float, Int
 from vla_jax.core.errors import UserError
+from vla_jax.data.records import masked_crc32c
 
-Buffer = mmap.mmap | bytes
-
+CHUNK = 1 << 20  # bytes read at once from a local disk, at least
 BYTES, FLOAT, INT = 1, 2, 3  # field numbers of tf.train.Feature
 _ENTRY = 0x0A  # field 1, length-delimited: map entries, keys and packed or repeated values
 _VALUE = 0x12  # field 2, length-delimited: the value of a map entry
 _HEADER, _FOOTER = 12, 4  # length and its checksum; checksum of the payload
 
 
-def shards(directory: pathlib.Path, split: str) -> list[pathlib.Path]:
-    """Returns the TFRecord shards of one split of a TFDS version directory, in order.
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One record of a shard, in memory.
+
+    Attributes:
+      buffer: holds the payload.
+      start: where the payload begins in `buffer`.
+      end: where it ends.
+      offset: where the payload begins in the shard.
+    """
+
+    buffer: bytes
+    start: int
+    end: int
+    offset: int
+
+    @property
+    def crc(self) -> bytes:
+        """The checksum of the payload, as stored: 4 bytes."""
+        return self.buffer[self.end : self.end + _FOOTER]
+
+
+def records(
+    read: Callable[[int, int], bytes],
+    size: int,
+    name: str,
+    *,
+    verify: bool = False,
+    chunk: int = CHUNK,
+) -> Iterator[Record]:
+    """Yields the records of a shard in order.
+
+    Args:
+      read: returns the bytes `start` to `end` of the shard.
+      size: bytes of the shard.
+      name: the shard, for messages, e.g. `dataset D, shard S`.
+      verify: whether to compare the checksums; costs about 1 s of CPU per GB at the most.
+      chunk: bytes to read at once, at least; a record that is longer is read whole.
 
     Raises:
-      UserError: there is none.
+      UserError: the shard ends inside a record, or a checksum is wrong.
     """
-    found = sorted(directory.glob(f"*-{split}.tfrecord*"))
-    if not found:
-        raise UserError(
-            f"dataset {directory}",
-            expected=f"TFRecord shards of split {split!r} (*-{split}.tfrecord-00000-of-...)",
-            found="none",
-        )
-    return found
+    position, number, base, window = 0, 0, 0, b""
 
-
-def records(buffer: Buffer, name: str) -> Iterator[tuple[int, int]]:
-    """Yields (start, end) of each payload in a shard.
-
-    Raises:
-      UserError: the shard ends inside a record.
-    """
-    position, size = 0, len(buffer)
-    while position < size:
-        header = buffer[position : position + 8]
-        end = position + _HEADER + (struct.unpack("<Q", header)[0] if len(header) == 8 else size)
-        if end + _FOOTER > size:
+    def load(end: int) -> None:
+        """Sees to it that the window holds the bytes from `position` to `end`."""
+        nonlocal base, window
+        if end > size:
             raise UserError(
-                f"shard {name}, byte {position}",
+                f"{name}, episode {number} of the shard (byte {position})",
                 expected="a whole record",
                 found=f"a file that ends at byte {size}",
-                fix="Download or generate the dataset again",
+                fix="Download or generate the shard again",
             )
-        yield position + _HEADER, end
-        position = end + _FOOTER
+        if end > base + len(window):
+            window, base = b"", position  # let go of the old bytes before reading the new
+            # The next record's header comes along, so that its length is known.
+            window = read(base, min(max(end + _HEADER, base + chunk), size))
+
+    while position < size:
+        load(position + _HEADER)
+        (length,) = struct.unpack_from("<Q", window, position - base)
+        load(position + _HEADER + length + _FOOTER)
+        start = position - base + _HEADER
+        record = Record(window, start, start + length, position + _HEADER)
+        if verify:
+            _check(record, f"{name}, episode {number} of the shard (byte {position})")
+        yield record
+        position += _HEADER + length + _FOOTER
+        number += 1
 
 
-def _varint(buffer: Buffer, position: int) -> tuple[int, int]:
+def _check(record: Record, name: str) -> None:
+    """Compares both checksums of a record."""
+    header = record.buffer[record.start - _HEADER : record.start]
+    payload = record.buffer[record.start : record.end]
+    pairs = (("length", header[:8], header[8:]), ("payload", payload, record.crc))
+    for part, data, stored in pairs:
+        (expected,) = struct.unpack("<I", stored)
+        found = masked_crc32c(data)
+        if found != expected:
+            raise UserError(
+                f"{name}: the {part} is corrupt",
+                expected=f"checksum {expected:#010x}",
+                found=f"{found:#010x}",
+                fix="Download or generate the shard again",
+            )
+
+
+def _varint(buffer: bytes, position: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = buffer[position]
@@ -71,7 +124,7 @@ def _varint(buffer: Buffer, position: int) -> tuple[int, int]:
         shift += 7
 
 
-def _field(buffer: Buffer, position: int, tag: int) -> tuple[int, int]:
+def _field(buffer: bytes, position: int, tag: int) -> tuple[int, int]:
     """Returns (start, end) of the length-delimited field at `position`, whose tag must be `tag`."""
     if buffer[position] != tag:
         raise ValueError(f"byte {position}: expected tag {tag:#x}, found {buffer[position]:#x}")
@@ -79,7 +132,7 @@ def _field(buffer: Buffer, position: int, tag: int) -> tuple[int, int]:
     return start, start + length
 
 
-def features(buffer: Buffer, start: int, end: int) -> dict[str, tuple[int, int, int]]:
+def features(buffer: bytes, start: int, end: int) -> dict[str, tuple[int, int, int]]:
     """Returns name -> (kind, start, end) of the value list of each feature of one Example.
 
     Raises:
@@ -97,21 +150,30 @@ def features(buffer: Buffer, start: int, end: int) -> dict[str, tuple[int, int, 
             if value < value_end:
                 kind = buffer[value] >> 3
                 first, last = _field(buffer, value, kind << 3 | 2)
-                out[bytes(buffer[key:key_end]).decode()] = (kind, first, last)
+                if last > entry_end or entry_end > end:
+                    raise ValueError(f"byte {position}: a feature longer than its record")
+                out[buffer[key:key_end].decode()] = (kind, first, last)
         position = entry_end
     return out
 
 
-def spans(buffer: Buffer, start: int, end: int) -> list[tuple[int, int]]:
-    """Returns (start, end) of each element of a bytes list."""
+def spans(buffer: bytes, start: int, end: int) -> list[tuple[int, int]]:
+    """Returns (start, end) of each element of a bytes list.
+
+    Raises:
+      ValueError: an element is longer than the list.
+    """
     out = []
+    first = start
     while start < end:
         first, start = _field(buffer, start, _ENTRY)
         out.append((first, start))
+    if start > end:
+        raise ValueError(f"byte {first}: an element longer than its list")
     return out
 
 
-def floats(buffer: Buffer, start: int, end: int) -> Float[np.ndarray, " n"]:
+def floats(buffer: bytes, start: int, end: int) -> Float[np.ndarray, " n"]:
     """Returns a float list as float32; TensorFlow always writes it packed."""
     if start == end:
         return np.zeros(0, np.float32)
@@ -119,11 +181,18 @@ def floats(buffer: Buffer, start: int, end: int) -> Float[np.ndarray, " n"]:
     return np.frombuffer(buffer, "<f4", (last - first) // 4, first).copy()
 
 
-def integers(buffer: Buffer, start: int, end: int) -> Int[np.ndarray, " n"]:
+def integers(buffer: bytes, start: int, end: int) -> Int[np.ndarray, " n"]:
     """Returns an int64 list; TensorFlow always writes it packed."""
-    out = []
-    position, end = _field(buffer, start, _ENTRY) if start < end else (start, end)
-    while position < end:
-        value, position = _varint(buffer, position)
-        out.append(value)
-    return np.asarray(out, np.uint64).astype(np.int64)
+    first, last = _field(buffer, start, _ENTRY) if start < end else (start, end)
+    raw = np.frombuffer(buffer, np.uint8, last - first, first)
+    ends = np.flatnonzero(raw < 0x80)
+    if len(ends) == len(raw):  # every number below 128, as in flags and ASCII codes
+        return raw.astype(np.int64)
+    if not len(ends) or ends[-1] != len(raw) - 1:
+        raise ValueError(f"byte {last}: a list of integers ends inside a number")
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    place = np.arange(len(raw)) - np.repeat(starts, np.diff(starts, append=len(raw)))
+    if place.max() > 9:
+        raise ValueError(f"byte {first}: an integer of more than 64 bits")
+    bits = (raw & 0x7F).astype(np.uint64) << (7 * place).astype(np.uint64)
+    return np.bitwise_or.reduceat(bits, starts).astype(np.int64)

@@ -1,0 +1,179 @@
+"""One record as rows, one per step: where its images lie, its numbers, its texts.
+
+A feature `steps/...` has one value per step; any other has one per episode, repeated at every
+step. A record without `steps` (a web question) is an episode of one step.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from vla_jax.core.errors import UserError
+from vla_jax.data import tfrecord
+from vla_jax.data.schema import Feature
+
+Rows = np.ndarray | list[list[bytes]]
+_WIDE = {"int64", "uint32", "uint64"}
+_KINDS = {tfrecord.BYTES: "bytes", tfrecord.FLOAT: "floats", tfrecord.INT: "integers"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One feature and what the index keeps of it.
+
+    Attributes:
+      feature: the feature.
+      role: `image` (where it lies), `array` (its numbers) or `text`. Integers in the role of a
+        text are its UTF-8 codes, zeros behind it.
+    """
+
+    feature: Feature
+    role: Literal["image", "array", "text"]
+
+    @property
+    def name(self) -> str:
+        """Name of the feature."""
+        return self.feature.name
+
+    @property
+    def dtype(self) -> np.dtype:
+        """How the numbers are kept: float32, int32, bool, or int64 where the dataset needs it."""
+        if self.role == "image":
+            return np.dtype(np.uint32)
+        if self.feature.kind == "float":
+            return np.dtype(np.float32)
+        if self.feature.dtype == "bool":
+            return np.dtype(np.bool_)
+        return np.dtype(np.int64 if self.feature.dtype in _WIDE else np.int32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one row; an image's is where it begins in the record, and its length."""
+        return (2,) if self.role == "image" else tuple(n or 0 for n in self.feature.shape)
+
+    @property
+    def is_list(self) -> bool:
+        """Whether a row has several texts, as the answers of a question."""
+        return self.role == "text" and self.feature.kind == "text" and self.feature.shape == (None,)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON values; `from_json` inverts it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Column":
+        """Builds a column from what `to_json` returned, after a trip through a JSON file."""
+        feature = values["feature"]
+        return cls(Feature(**feature | {"shape": tuple(feature["shape"])}), values["role"])
+
+
+def read_steps(
+    record: tfrecord.Record, columns: Sequence[Column], where: str
+) -> tuple[int, dict[Column, Rows]]:
+    """Reads the columns of one episode.
+
+    Args:
+      record: one tf.train.Example.
+      columns: what to read.
+      where: dataset, shard and episode, for messages.
+
+    Returns:
+      The number of steps, and per column its rows, one per step: uint32 [n, 2] (start in the
+      record, length in bytes) for images, [n, ...] for numbers, n lists of UTF-8 for texts.
+
+    Raises:
+      UserError: the record is damaged, lacks a feature, has no step, or its features differ in
+        the number of steps.
+    """
+    try:
+        found = tfrecord.features(record.buffer, record.start, record.end)
+        values = {
+            column: _values(record, found[column.name], column)
+            for column in columns
+            if column.name in found
+        }
+    except (ValueError, IndexError) as error:
+        raise UserError(
+            f"{where}: {error}",
+            expected="a tf.train.Example as features.json describes it",
+            fix="Check the shard with --verify, and download or generate it again",
+        ) from error
+    steps = _count(columns, values, where)
+    rows: dict[Column, Rows] = {}
+    for column in columns:
+        if column not in values:
+            raise UserError(
+                f"{where}: no feature {column.name!r}",
+                expected=f"one of {', '.join(sorted(found))}",
+                fix="The record does not match features.json: generate the dataset again",
+            )
+        rows[column] = _per_step(values[column], column, steps, where)
+    return steps, rows
+
+
+def _values(record: tfrecord.Record, place: tuple[int, int, int], column: Column) -> Rows:
+    """Reads one value list; numbers are still flat."""
+    kind, start, end = place
+    is_array = column.role == "array" or (column.role == "text" and column.feature.kind == "int")
+    expected = tfrecord.BYTES
+    if is_array:
+        expected = tfrecord.FLOAT if column.feature.kind == "float" else tfrecord.INT
+    if kind != expected:
+        kinds = f"expected {_KINDS[expected]}, found {_KINDS.get(kind, 'no values')}"
+        raise ValueError(f"feature {column.name!r}: {kinds}")
+    if kind == tfrecord.FLOAT:
+        return tfrecord.floats(record.buffer, start, end)
+    if kind == tfrecord.INT:
+        return tfrecord.integers(record.buffer, start, end)
+    spans = tfrecord.spans(record.buffer, start, end)
+    if column.role == "image":
+        table = np.array(spans, np.int64).reshape(-1, 2)
+        return np.stack([table[:, 0] - record.start, table[:, 1] - table[:, 0]], 1)
+    texts = [record.buffer[first:last] for first, last in spans]
+    return [texts] if column.is_list else [[text] for text in texts]
+
+
+def _count(columns: Sequence[Column], values: dict[Column, Rows], where: str) -> int:
+    """Returns the number of steps, by the first feature that has one value per step."""
+    per_step = [column for column in columns if column.feature.per_step]
+    if not per_step:
+        return 1
+    for column in per_step:
+        if len(values.get(column, ())):
+            return len(values[column]) // _numbers(column)
+    raise UserError(
+        f"{where}: the episode is empty",
+        expected="at least one step",
+        found="none",
+        fix="Generate the dataset without it",
+    )
+
+
+def _numbers(column: Column) -> int:
+    """How many entries of a flat value list make one row."""
+    if column.role == "array" or (column.role == "text" and column.feature.kind == "int"):
+        return column.feature.size or 1
+    return 1
+
+
+def _per_step(values: Rows, column: Column, steps: int, where: str) -> Rows:
+    """Cuts a value list into rows; what an episode has once is repeated."""
+    rows, size = (steps if column.feature.per_step else 1), _numbers(column)
+    if len(values) != rows * size:
+        raise UserError(
+            f"{where}: feature {column.name!r}",
+            expected=f"{rows * size} values ({rows} of shape {column.feature.shape})",
+            found=len(values),
+            fix="The record does not match features.json: generate the dataset again",
+        )
+    if isinstance(values, np.ndarray):
+        if column.role == "text":
+            codes = values.astype(np.uint8).reshape(rows, size)
+            values = [[row.tobytes().rstrip(b"\0")] for row in codes]
+        else:
+            values = values.reshape(rows, *column.shape).astype(column.dtype)
+    if rows == steps:
+        return values
+    return values * steps if isinstance(values, list) else np.repeat(values, steps, axis=0)
