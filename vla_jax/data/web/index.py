@@ -7,6 +7,7 @@ The pass reads and checks all texts, so that a bad example is told before anythi
 alone are kept, 40 bytes per example, memory-mapped.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -50,7 +51,7 @@ class ExampleIndex:
         """Number of examples."""
         return len(self._rows)
 
-    def place(self, i: int) -> tuple[int, Row]:
+    def locate(self, i: int) -> tuple[int, Row]:
         """Returns the number of the file that example `i` is in, and where it lies there."""
         file, *row = self._rows[i].item()
         return file, Row(*row)
@@ -135,25 +136,25 @@ def _build(
     sizes = [files.size(k) for k in range(len(files))]
     digest = hashlib.sha256(repr((type(form).__name__, layout)).encode())
     rows, names = [], layout.names
-    table = index_files.ArrayFile(folder / _ROWS, _DTYPE)
 
-    def flush(done: int) -> None:
-        table.append(np.array(rows, _DTYPE))
-        rows.clear()
-        if on_progress is not None:
-            on_progress(f"index {name}", done, sum(sizes))
+    with contextlib.closing(index_files.ArrayFile(folder / _ROWS, _DTYPE)) as table:
 
-    for k, path in enumerate(files.paths):
-        for place in form.walk(files, k, f"dataset {name}, shard {path}"):
-            fields = form.fields(place.text, place.row.is_plain, names, place.name)
-            texts = layout.read(fields, place.name)
-            image = place.row.image_end - place.row.image_start
-            digest.update(repr((texts, image)).encode())
-            rows.append((k, *place.row))
-            if len(rows) == _TOGETHER:
-                flush(sum(sizes[:k]) + place.row.start)
-        flush(sum(sizes[: k + 1]))
-    table.close()
+        def flush(done: int) -> None:
+            table.append(np.array(rows, _DTYPE))
+            rows.clear()
+            if on_progress is not None:
+                on_progress(f"index {name}", done, sum(sizes))
+
+        for k, path in enumerate(files.paths):
+            for place in form.walk(files, k, f"dataset {name}, shard {path}"):
+                fields = form.fields(place.text, place.row.is_plain, names, place.name)
+                texts = layout.read(fields, place.name)
+                image = place.row.image_end - place.row.image_start
+                digest.update(repr((texts, image)).encode())
+                rows.append((k, *place.row))
+                if len(rows) == _TOGETHER:
+                    flush(sum(sizes[:k]) + place.row.start)
+            flush(sum(sizes[: k + 1]))
     if not len(index_files.load(folder / _ROWS)):
         raise UserError(
             f"dataset {name}: no examples",

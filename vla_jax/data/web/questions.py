@@ -29,10 +29,12 @@ class Questions:
     kind: Literal["robot", "web"] = "web"
     spec: ActionSpec | None = None
     state_size: int = 0
+    ram: int = 0
 
     def __init__(self, name: str, index: ExampleIndex, form: Format, layout: Layout, part: range):
         self.name, self.index, self._part = name, index, part
         self._form, self._layout = form, layout
+        self.episodes = len(part)
         self.fingerprint = f"{index.fingerprint}[{part.start}:{part.stop}]"
 
     def __len__(self) -> int:
@@ -49,8 +51,8 @@ class Questions:
         Raises:
           UserError: it cannot be read; names dataset, file and example.
         """
-        file, row = self.index.place(self._part[i])
-        where, path = self._where(i, file), self.index.files.paths[file]
+        file, row = self.index.locate(self._part[i])
+        where, path = self.place(i), self.index.files.paths[file]
         data = self._read(file, row.start, row.length, where)
         texts = self._parse(data[row.text_start : row.text_end], row.is_plain, where)
         return Example(
@@ -60,6 +62,11 @@ class Questions:
             dataset=self.name,
             episode=i,
         )
+
+    def place(self, i: int) -> str:
+        """Says where example `i` lies: dataset, shard and example."""
+        file, _ = self.index.locate(self._part[i])
+        return f"dataset {self.name}, shard {self.index.files.paths[file]}, example {i}"
 
     def answers(self, i: int) -> list[str]:
         """Returns all answers to question `i`, each as often as it was given."""
@@ -89,8 +96,8 @@ class Questions:
         return sorted(found)
 
     def _texts(self, i: int) -> Texts:
-        file, row = self.index.place(self._part[i])
-        where = self._where(i, file)
+        file, row = self.index.locate(self._part[i])
+        where = self.place(i)
         data = self._read(file, row.start + row.text_start, row.text_end - row.text_start, where)
         return self._parse(data, row.is_plain, where)
 
@@ -103,6 +110,3 @@ class Questions:
             return self.index.files.read(file, start, start + length)
         except UserError as error:
             raise UserError(f"{where}: {str(error).rstrip('.')}") from error
-
-    def _where(self, i: int, file: int) -> str:
-        return f"dataset {self.name}, shard {self.index.files.paths[file]}, example {i}"

@@ -45,7 +45,7 @@ class Tfds(Format):
         for name, (kind, start, end) in _features(text, where).items():
             fields[name] = None
             if name in names and kind == tfrecord.BYTES:
-                spans = tfrecord.spans(text, start, end)
+                spans = _spans(text, start, end, where)
                 place = f"{where}, feature {name!r}"
                 fields[name] = [formats.decode(text[first:last], place) for first, last in spans]
         return fields
@@ -55,11 +55,22 @@ def _features(record: bytes, where: str) -> dict[str, tuple[int, int, int]]:
     try:
         return tfrecord.features(record, 0, len(record))
     except (ValueError, IndexError) as error:
-        raise UserError(
-            f"{where}: {error}",
-            expected="a tf.train.Example",
-            fix="Download or generate the shard again; vla-jax index --verify finds damaged ones",
-        ) from error
+        raise _damaged(error, where) from error
+
+
+def _spans(record: bytes, start: int, end: int, where: str) -> list[tuple[int, int]]:
+    try:
+        return tfrecord.spans(record, start, end)
+    except (ValueError, IndexError) as error:
+        raise _damaged(error, where) from error
+
+
+def _damaged(error: Exception, where: str) -> UserError:
+    return UserError(
+        f"{where}: {error}",
+        expected="a tf.train.Example",
+        fix="Download or generate the shard again; vla-jax index --verify finds damaged ones",
+    )
 
 
 def _image(record: bytes, where: str) -> tuple[int, int]:
@@ -70,7 +81,7 @@ def _image(record: bytes, where: str) -> tuple[int, int]:
     """
     found = _features(record, where)
     kind, start, end = found.get(_IMAGE, (tfrecord.BYTES, 0, 0))
-    spans = tfrecord.spans(record, start, end) if kind == tfrecord.BYTES else []
+    spans = _spans(record, start, end, where) if kind == tfrecord.BYTES else []
     if len(spans) != 1:
         raise UserError(
             f"{where}: feature {_IMAGE!r}",
