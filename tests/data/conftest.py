@@ -1,13 +1,18 @@
-"""A small generated tabletop, an encoder for it, and a way to write Examples with TensorFlow."""
+"""A small generated tabletop, made-up sources, and a way to write Examples with TensorFlow."""
 
 import importlib
 import types
 
+import cv2
+import numpy as np
 import pytest
 
+from vla_jax.actions.spec import ActionSpec
+from vla_jax.actions.statistics import Statistics
+from vla_jax.core.batch import Example
+from vla_jax.data import indexing, stream
 from vla_jax.data.episodes import Episodes
 from vla_jax.data.robots.tabletop import TABLETOP
-from vla_jax.data.web.table import WebConfig, open_web
 from vla_jax.envs.tabletop import datasets
 from vla_jax.envs.tabletop.demonstrations import DemonstrationsConfig
 from vla_jax.envs.tabletop.questions import QuestionsConfig
@@ -32,27 +37,121 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def open_episodes(made):
-    def open_part(part, held_out=0.25, image_size=SIZE):
-        return Episodes(made.robot, TABLETOP, part=part, held_out=held_out, image_size=image_size)
+def tabletop_index(made):
+    return indexing.ensure(made.robot)
+
+
+@pytest.fixture(scope="session")
+def open_episodes(tabletop_index):
+    """Opens parts of the tabletop's episodes, a quarter of them held out."""
+
+    def open_part(part="train", robot=TABLETOP, **settings):
+        return Episodes(tabletop_index, robot, part=part, **{"held_out": 0.25, **settings})
 
     return open_part
 
 
-@pytest.fixture(scope="session")
-def sources(made, open_episodes):
-    """The robot's training part and the training questions."""
-    return open_episodes("train"), open_web("web", WebConfig(), directory=made.web)
+def spec(size):
+    """A robot with `size` ranges, each -1..1 in its own unit."""
+    return ActionSpec(
+        names=tuple(f"d{k}" for k in range(size)),
+        units=("metres per step",) * size,
+        low=(-1.0,) * size,
+        high=(1.0,) * size,
+        discrete=(False,) * size,
+        frame="base",
+        gripper="none",
+        control_hz=5.0,
+    )
+
+
+class Made:
+    """A source of noise: every number in its examples tells which example it is.
+
+    Actions are i / size in every dimension, the state is its negative; image j of a window is
+    constant where `flat` says so.
+    """
+
+    episodes, ram = 1, 0
+
+    def __init__(self, name, kind, size, *, dimensions=3, states=0, shape=(40, 48), views=1):
+        self.name, self.kind, self.size = name, kind, size
+        self.spec = spec(dimensions) if kind == "robot" else None
+        self.state_size, self._shape, self._views = states, shape, views
+        self.fingerprint = f"{name} of {size}"
+        self.damaged, self.reads = set(), []
+
+    def __len__(self):
+        return self.size
+
+    def image(self, i, view=0):
+        rng = np.random.default_rng([i, view, self.size])
+        small = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+        return cv2.resize(small, self._shape[::-1], interpolation=cv2.INTER_CUBIC)
+
+    def encoded(self, i, view=0):
+        data = cv2.imencode(".jpg", self.image(i, view)[..., ::-1])[1].tobytes()
+        return data[: len(data) // 2] if i in self.damaged else data
+
+    def example(self, i, draw=0):
+        self.reads.append(i)
+        views = ("primary", "wrist")[: self._views]
+        common = {
+            "images": {view: (self.encoded(i, k),) for k, view in enumerate(views)},
+            "prefix": f"{'pick' if self.kind == 'robot' else 'name'} {i % 7}",
+            "dataset": self.name,
+            "episode": i,
+        }
+        if self.kind == "web":
+            return Example(suffix=("yes", "no")[draw % 2], **common)
+        action = np.full((1, self.spec.size), i / self.size, np.float32)
+        state = np.full(self.state_size, -i / self.size, np.float32) if self.state_size else None
+        return Example(action=action, action_mask=np.array([True]), state=state, **common)
+
+    def place(self, i):
+        return f"{self.name} shard s-0 episode {i} step 0"
+
+    def shuffle(self, start, count, seed):
+        return stream.shuffled(self.size, start, count, seed)
+
+    def statistics(self):
+        if self.kind == "robot":
+            return Statistics.of(np.array([[-1.0] * self.spec.size, [1.0] * self.spec.size]))
+        return None
+
+    def state_statistics(self):
+        if self.state_size:
+            return Statistics.of(np.array([[-1.0] * self.state_size, [1.0] * self.state_size]))
+        return None
+
+    def texts(self):
+        return sorted({self.example(i).prefix for i in range(self.size)} | {"yes", "no"})
+
+
+@pytest.fixture
+def make_source():
+    return Made
 
 
 @pytest.fixture(scope="session")
-def encoder(sources):
-    robot, web = sources
-    prompts = PromptsConfig(robot="plain", web="plain")
-    tokenizer = Tokenizer.train([*robot.texts(), *web.texts()], 512, 256)
-    tokenizer, ids = choose_ids(ActionTokensConfig(), tokenizer, 256)
-    actions = ActionTokens(TABLETOP.spec, robot.statistics(), ids)
-    return Encoder(tokenizer, actions, prompts, SequenceConfig(prefix=16, suffix=9))
+def make_encoder():
+    """Makes an encoder for sources."""
+
+    def make(sources, **layout):
+        texts = [text for source in sources for text in source.texts()]
+        tokenizer = Tokenizer.train(texts, 400, 64)
+        tokenizer, ids = choose_ids(ActionTokensConfig(), tokenizer, 64)
+        actions = {
+            source.name: ActionTokens(source.spec, source.statistics(), ids)
+            for source in sources
+            if source.spec is not None
+        }
+        prompts = PromptsConfig(robot="plain", web="plain")
+        return Encoder(
+            tokenizer, actions, prompts, SequenceConfig(**{"prefix": 12, "suffix": 9, **layout})
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")

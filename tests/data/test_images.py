@@ -1,5 +1,6 @@
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -76,3 +77,82 @@ def test_resizing_interpolates_and_keeps_the_right_size_untouched():
     assert small[..., 2].min() == 200
     assert (np.diff(small[:, 0, 0].astype(int)) > 0).all()
     assert (np.diff(small[0, :, 1].astype(int)) > 0).all()
+
+
+def smooth(height, width):
+    """A picture with detail at the scale of a tenth of its sides."""
+    small = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.mark.parametrize(
+    ("shape", "at_least", "expected"),
+    [
+        ((256, 320), 224, (256, 320)),
+        ((480, 640), 224, (240, 320)),
+        ((448, 448), 224, (224, 224)),
+        ((447, 900), 224, (447, 900)),
+        ((960, 1280), 224, (240, 320)),
+        ((2000, 2000), 100, (250, 250)),
+        ((480, 640), None, (480, 640)),
+        ((481, 640), 224, (481, 640)),
+    ],
+)
+def test_a_jpeg_is_reduced_only_where_twice_the_size_is_left(shape, at_least, expected):
+    data = encode(smooth(*shape), "JPEG", quality=95)
+    assert images.decode(data, "x", at_least=at_least).shape == (*expected, 3)
+
+
+def test_a_png_is_never_reduced():
+    assert images.decode(encode(smooth(96, 96), "PNG"), "x", at_least=10).shape == (96, 96, 3)
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (500, 500), (1000, 1001)])
+def test_a_reduced_jpeg_is_what_evaluation_makes_of_the_whole_picture(shape):
+    data = encode(smooth(*shape), "JPEG", quality=95, subsampling=0)
+    trained_on = images.resize(images.decode(data, "x", at_least=112), 112)
+    seen = images.resize(images.decode(data, "x"), 112)
+    assert np.abs(trained_on.astype(int) - seen).mean() < 1
+
+
+def test_lanczos_is_the_antialiased_kernel_of_the_other_codebases():
+    # The kernel at every output pixel, in floating point: Octo and OpenVLA call
+    # tf.image.resize(method="lanczos3", antialias=True), which is this.
+    image, size = smooth(50, 70), 20
+
+    def kernel(length):
+        scale = length / size
+        centres = (np.arange(size) + 0.5) * scale
+        x = (np.arange(length) + 0.5 - centres[:, None]) / scale
+        weights = np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
+        return weights / weights.sum(axis=1, keepdims=True)
+
+    wanted = np.einsum("iy,jx,yxc->ijc", kernel(50), kernel(70), image.astype(float))
+    found = images.resize(image, size, "lanczos")
+    assert np.abs(found - np.clip(wanted, 0, 255)).max() <= 2.5  # 8 bits between the axes
+    assert np.abs(found - np.clip(wanted, 0, 255)).mean() < 0.4
+    assert np.abs(found.astype(int) - images.resize(image, size)).mean() > 2
+
+
+@pytest.mark.parametrize("method", ["linear", "lanczos"])
+@pytest.mark.parametrize("side", [24, 32, 100])
+def test_resizing_into_an_array_gives_the_same(method, side):
+    image = smooth(side, side)
+    out = np.zeros((2, 32, 32, 3), np.uint8)
+    images.resize(image, 32, method, out=out[1])
+    np.testing.assert_array_equal(out[1], images.resize(image, 32, method))
+    assert not out[0].any()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_the_size_is_read_from_the_header(kind):
+    assert images.size(encode(GRADIENT, kind), "x") == (16, 24)
+    with pytest.raises(UserError, match="image x: expected JPEG or PNG bytes"):
+        images.size(b"nothing", "x")
+
+
+def test_a_truncated_jpeg_is_refused_reduced_or_not():
+    data = encode(smooth(128, 128), "JPEG", quality=95)
+    for at_least in (None, 32):
+        with pytest.raises(UserError, match="image x: cannot be decoded"):
+            images.decode(data[: len(data) // 2], "x", at_least=at_least)

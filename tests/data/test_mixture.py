@@ -1,77 +1,139 @@
-import collections
+import types
 
-import numpy as np
 import pytest
 
+from vla_jax.core import config as config_lib
 from vla_jax.core.errors import UserError
 from vla_jax.data import mixture
+from vla_jax.data.mixture import MixtureConfig, RobotConfig
+from vla_jax.data.mixtures import MIXTURES
+from vla_jax.data.web.table import WebConfig
 
-SIZES = (30, 50)
-
-
-def take(count, *, shares=(0.5, 0.5), seed=0, part=None, sizes=SIZES):
-    stream = mixture.stream(sizes, shares, seed)
-    stream = stream if part is None else stream[part]
-    return [tuple(map(int, stream[i])) for i in range(count)]
+WEB = {"vqa": WebConfig()}
 
 
-@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.25, 0.75), (0.9, 0.1)])
-def test_every_stretch_holds_its_share(shares):
-    drawn = np.array([source for source, _ in take(400, shares=shares)])
-    for start in range(0, 400, 40):
-        assert abs((drawn[start : start + 40] == 0).sum() - 40 * shares[0]) <= 1
-    assert (drawn == 0).sum() == round(400 * shares[0])
+class Sized(types.SimpleNamespace):
+    def __len__(self):
+        return self.size
 
 
-def test_an_equal_mixture_is_exact_in_every_batch():
-    drawn = np.array([source for source, _ in take(320)]).reshape(10, 32)
-    assert (drawn.sum(axis=1) == 16).all()
+def sources(**sizes):
+    return [
+        Sized(name=name, size=size, kind="web" if name == "vqa" else "robot")
+        for name, size in sizes.items()
+    ]
 
 
-def test_every_index_comes_once_per_epoch():
-    seen = collections.defaultdict(list)
-    for source, index in take(300):
-        seen[source].append(index)
-    for source, size in enumerate(SIZES):
-        epochs = [seen[source][i : i + size] for i in range(0, 150 - size + 1, size)]
-        assert len(epochs) >= 3
-        for epoch in epochs:
-            assert sorted(epoch) == list(range(size))
-        assert epochs[0] != epochs[1]  # shuffled anew
-        assert epochs[0] != sorted(epochs[0])
+def inline(**weights):
+    robots = {name: RobotConfig(weight=weight) for name, weight in weights.items()}
+    return MixtureConfig(name=None, robots=robots, web=WEB)
 
 
-def test_the_seed_decides_and_nothing_else():
-    assert take(100, seed=3) == take(100, seed=3)
-    assert take(100, seed=3) != take(100, seed=4)
+def test_the_default_is_the_tabletop_and_its_questions():
+    assert list(mixture.resolve(MixtureConfig())) == ["tabletop"]
+    assert MixtureConfig().web["tabletop_questions"].layout == "tabletop"
+    assert MixtureConfig().points == ((0, 0.5),)
 
 
-def test_no_two_seeds_share_a_shuffle():
-    # Sources of one size under neighbouring seeds.
-    orders = {
-        (seed, source): tuple(i for s, i in take(60, seed=seed, sizes=(30, 30)) if s == source)
-        for seed in range(4)
-        for source in range(2)
-    }
-    assert len(set(orders.values())) == 8
+def test_a_named_mixture_brings_its_weights():
+    name = "oxe_magic_soup_plus_plus"
+    found = mixture.resolve(MixtureConfig(name=name))
+    assert {dataset: robot.weight for dataset, robot in found.items()} == MIXTURES[name]
+    assert list(found) == sorted(found)
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 4])
-def test_hosts_divide_the_same_global_batches(hosts):
-    whole = take(96, seed=1)
-    parts = [take(96 // hosts, seed=1, part=slice(h, None, hosts)) for h in range(hosts)]
-    local = 12 // hosts
-    for k in range(8):
-        union = [row for part in parts for row in part[k * local : (k + 1) * local]]
-        assert sorted(union) == sorted(whole[k * 12 : (k + 1) * 12])
+def test_inline_entries_replace_and_add():
+    config = MixtureConfig(
+        name="bridge", robots={"bridge_orig": RobotConfig(weight=3.0), "mine": RobotConfig()}
+    )
+    found = mixture.resolve(config)
+    assert (found["bridge_orig"].weight, found["mine"].weight) == (3.0, 1.0)
+    assert list(mixture.resolve(inline(b=1.0, a=2.0))) == ["a", "b"]
 
 
-def test_a_share_of_nothing_leaves_a_source_out():
-    assert {source for source, _ in take(80, shares=(1.0, 0.0))} == {0}
-    assert {source for source, _ in take(80, shares=(0.0, 1.0))} == {1}
+def test_relative_weights_multiply_sizes_and_absolute_ones_stand_for_themselves():
+    assert mixture.shares((1.0, 2.0), (300, 50), "relative") == pytest.approx((0.75, 0.25))
+    assert mixture.shares((1.0, 2.0), (300, 50), "absolute") == pytest.approx((1 / 3, 2 / 3))
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.5])
-def test_a_share_out_of_range_is_refused(share):
-    with pytest.raises(UserError, match=r"config\.mixture\.robot_share: expected 0\.\.1"):
-        mixture.MixtureConfig(robot_share=share)
+@pytest.mark.parametrize(
+    ("weights", "expected"), [("relative", [450, 50, 500]), ("absolute", [250, 250, 500])]
+)
+def test_the_plan_draws_by_the_weights(weights, expected):
+    config = MixtureConfig(
+        name=None, robots={"a": RobotConfig(), "b": RobotConfig()}, web=WEB, weights=weights
+    )
+    plan = mixture.make_plan(config, sources(a=900, b=100, vqa=7), 10)
+    assert plan.drawn(100).tolist() == expected
+
+
+def test_a_schedule_overrides_the_share():
+    config = MixtureConfig(robot_share=0.9, schedule=((0, 1.0), (100, 0.0)))
+    plan = mixture.make_plan(
+        config,
+        [
+            Sized(name="tabletop", size=9, kind="robot"),
+            Sized(name="tabletop_questions", size=9, kind="web"),
+        ],
+        10,
+    )
+    assert plan.drawn(100).tolist() == [505, 495]
+
+
+def test_a_mixture_goes_through_the_flag_surface_and_back():
+    tree = config_lib.to_config_dict(MixtureConfig())
+    tree.name = None
+    tree.robots = {"mine": {"weight": 2.0, "adapter": "lab.robots:ARM"}}
+    tree.web = {"vqa": {"layout": "vqav2", "dir": "somewhere"}}
+    tree.schedule = ((0, 1.0), (1000, 0.5))
+    built = config_lib.build(MixtureConfig, tree)
+    assert built.robots == {"mine": RobotConfig(weight=2.0, adapter="lab.robots:ARM")}
+    assert built.web == {"vqa": WebConfig(layout="vqav2", dir="somewhere")}
+    assert built.schedule == ((0, 1.0), (1000, 0.5))
+    assert config_lib.from_json(MixtureConfig, config_lib.to_json(built)) == built
+    # A flag may set what a default left open.
+    tree = config_lib.to_config_dict(MixtureConfig())
+    tree.web.tabletop_questions.dir = "elsewhere"
+    assert config_lib.build(MixtureConfig, tree).web["tabletop_questions"].dir == "elsewhere"
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
+def test_a_weight_that_is_not_positive_is_refused_by_its_path(weight):
+    with pytest.raises(UserError, match=r"config\.mixture\.robots\.a\.weight: expected .* above 0"):
+        inline(a=weight)
+    with pytest.raises(UserError, match=r"config\.mixture\.web\.vqa\.weight"):
+        MixtureConfig(web={"vqa": WebConfig(weight=weight)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"robot_share": 1.5}, r"config\.mixture\.robot_share: expected 0\.\.1"),
+        ({"schedule": ((0, 0.5), (10, 1.1))}, r"config\.mixture\.schedule: .*found \(10, 1\.1\)"),
+        ({"schedule": ((10, 0.5), (10, 0.6))}, r"schedule: expected rising steps"),
+        ({"name": "oxe_magic_sop"}, r"no mixture 'oxe_magic_sop'.*nearest is 'oxe_magic_soup'"),
+        ({"name": None}, r"config\.mixture: no robot dataset"),
+        ({"web": {}}, r"config\.mixture\.web: no question set"),
+        ({"web": {"tabletop": WebConfig()}}, r"'tabletop' is a robot dataset and a question set"),
+    ],
+)
+def test_what_does_not_make_a_mixture_is_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        MixtureConfig(**changes)
+
+
+def test_a_stream_that_no_batch_wants_may_have_no_dataset():
+    assert not MixtureConfig(robot_share=1.0, web={}).web
+    assert not mixture.resolve(MixtureConfig(robot_share=0.0, name=None))
+    plan = mixture.make_plan(MixtureConfig(robot_share=1.0, web={}), sources(tabletop=5), 4)
+    assert plan.drawn(10).tolist() == [40]
+
+
+def test_a_source_that_the_mixture_does_not_name_is_refused():
+    with pytest.raises(UserError, match=r"no dataset 'bb'.*nearest is 'b'|no dataset 'bb'"):
+        mixture.make_plan(inline(b=1.0), sources(bb=5, vqa=5), 4)
+
+
+def test_an_empty_source_is_refused_by_name():
+    with pytest.raises(UserError, match=r"dataset b: no examples"):
+        mixture.make_plan(inline(b=1.0), sources(b=0, vqa=5), 4)

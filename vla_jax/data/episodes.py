@@ -12,7 +12,8 @@ import numpy as np
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core.batch import Example
 from vla_jax.core.errors import UserError
-from vla_jax.data import standard, stream
+from vla_jax.data import index_files, standard, stream
+from vla_jax.data.blocks import Blocks, BlocksConfig
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.robots.robot import Robot
 
@@ -32,9 +33,11 @@ class Episodes:
       chunk: actions of an example, this step's first.
       history: steps whose images an example has, this one the last.
       episodes: the episodes to look at before they are divided; None is all of them.
+      blocks: reads in block mode, for object storage; None reads frame by frame.
 
     Attributes:
       episodes: number of episodes of this part.
+      ram: bytes that reading may hold.
       dropped: why steps of these episodes are not examples, and how many.
 
     Raises:
@@ -42,7 +45,7 @@ class Episodes:
         action is not as its spec says, or a number that is not finite.
     """
 
-    kind = "robot"
+    kind: Literal["robot", "web"] = "robot"
 
     def __init__(
         self,
@@ -55,7 +58,8 @@ class Episodes:
         views: tuple[str, ...] = ("primary",),
         chunk: int = 1,
         history: int = 1,
-        episodes: slice | None = None,
+        episodes: range | None = None,
+        blocks: BlocksConfig | None = None,
     ):
         self.name, self.spec, self.robot = name or robot.name, robot.spec, robot
         self._index, self._history = index, history
@@ -73,7 +77,9 @@ class Episodes:
             (index.distinct_texts(feature), index.text_ids(feature))
             for feature in robot.instruction
         ]
-        key = standard.digest(self._standard.fingerprint, part, held_out, episodes)
+        key = standard.digest(
+            self._standard.fingerprint, robot.instruction, part, held_out, episodes
+        )
         self.fingerprint = standard.digest(key, list(self._cameras.items()), chunk, history)
         chosen = _part(index.episodes, part, held_out, episodes)
         if not chosen.any():
@@ -87,9 +93,14 @@ class Episodes:
         self._folder = standard.keep_beside(
             index, f"part-{key}", lambda folder: self._write_part(folder, chosen)
         )
-        self._frames = standard.mapped(self._folder / "frames.npy")
+        self._frames = index_files.load(self._folder / "frames.npy")
         summary = json.loads((self._folder / "summary.json").read_text())
         self.dropped: dict[str, int] = summary["dropped"]
+        self._blocks = None
+        if blocks is not None:
+            cameras = tuple(self._cameras.values())
+            self._blocks = Blocks(index, self._frames, cameras, blocks, history=history)
+        self.ram = 0 if blocks is None else blocks.budget
         self._statistics = {
             field: Statistics.from_json(summary[field]) if summary[field] else None
             for field in ("action", "state")
@@ -111,7 +122,9 @@ class Episodes:
         steps = self._ahead + k
         inside = np.minimum(steps, end - 1)
         return Example(
-            images={view: self._window(camera, k, first) for view, camera in self._cameras.items()},
+            images={
+                view: self._window(camera, i, k, first) for view, camera in self._cameras.items()
+            },
             prefix=self._instruction(k, draw),
             action=self._standard.action[inside],
             action_mask=(steps < end) & self._standard.keep[inside],
@@ -127,6 +140,8 @@ class Episodes:
 
     def shuffle(self, start: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns places `start` to `start + count` of the endless shuffled order, and epochs."""
+        if self._blocks is not None:
+            return self._blocks.shuffle(start, count, seed)
         return stream.shuffled(len(self), start, count, seed)
 
     def statistics(self) -> Statistics:
@@ -145,13 +160,17 @@ class Episodes:
         }
         return sorted(found - {""})
 
-    def _window(self, camera: str, k: int, first: int) -> tuple[bytes | None, ...]:
-        steps = range(k - self._history + 1, k + 1)
+    def _window(self, camera: str, i: int, k: int, first: int) -> tuple[bytes | None, ...]:
         # An image of no bytes is one that the dataset says it lacks.
         return tuple(
-            (self._index.image_bytes(camera, step) or None) if step >= first else None
-            for step in steps
+            (self._image(camera, i, step) or None) if step >= first else None
+            for step in range(k - self._history + 1, k + 1)
         )
+
+    def _image(self, camera: str, i: int, step: int) -> bytes:
+        if self._blocks is not None:
+            return self._blocks.image_bytes(camera, step, i)
+        return self._index.image_bytes(camera, step)
 
     def _instruction(self, k: int, draw: int) -> str:
         wordings = [texts[ids[k]] for texts, ids in self._wordings]
@@ -184,9 +203,9 @@ class Episodes:
         (folder / "summary.json").write_text(json.dumps({**summary, "dropped": dropped}))
 
 
-def _part(episodes: int, part: Part, share: float, selected: slice | None) -> np.ndarray:
+def _part(episodes: int, part: Part, share: float, selected: range | None) -> np.ndarray:
     """Marks the episodes of a part, bool [e]: the held-out ones are evenly spread."""
-    numbers = np.arange(episodes)[selected or slice(None)]
+    numbers = np.arange(episodes) if selected is None else np.asarray(selected)
     held_out = np.diff(np.floor(np.arange(len(numbers) + 1) * share)) > 0
     keep = {"train": ~held_out, "held_out": held_out, "all": np.ones(len(numbers), bool)}[part]
     chosen = np.zeros(episodes, bool)

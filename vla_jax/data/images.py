@@ -13,6 +13,8 @@ from vla_jax.core.errors import UserError
 
 Resize = Literal["linear", "lanczos"]
 
+_JPEG = b"\xff\xd8\xff"  # not simplejpeg.is_jpeg: a truncated one would go to a laxer decoder
+
 
 def decode(data: bytes, name: str, *, at_least: int | None = None) -> UInt8[np.ndarray, "y x 3"]:
     """Decodes a JPEG or PNG to RGB, 0..255.
@@ -27,14 +29,16 @@ def decode(data: bytes, name: str, *, at_least: int | None = None) -> UInt8[np.n
       UserError: the bytes are neither, or damaged.
     """
     try:
-        if simplejpeg.is_jpeg(data):
+        if data.startswith(_JPEG):
             if at_least is None:
                 return simplejpeg.decode_jpeg(data, "RGB")
             height, width = map(int, simplejpeg.decode_jpeg_header(data)[:2])
             factor = _reduction(height, width, at_least)
+            if height % factor or width % factor:  # it would come out stretched
+                factor = 1
             # Asked for this size exactly: the decoder's scales between are slower than full size.
             return simplejpeg.decode_jpeg(
-                data, "RGB", min_height=-(-height // factor), min_width=-(-width // factor)
+                data, "RGB", min_height=height // factor, min_width=width // factor
             )
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except (ValueError, cv2.error) as error:

@@ -13,6 +13,7 @@ from vla_jax.core.batch import Batch, Example
 from vla_jax.core.errors import UserError
 from vla_jax.data import images, mixture, stream
 from vla_jax.data.augment import AugmentConfig
+from vla_jax.data.blocks import BlocksConfig
 from vla_jax.data.collate import Collator, Layout, Rows
 from vla_jax.data.source import Source
 from vla_jax.runtime import progress
@@ -40,6 +41,7 @@ class LoaderConfig:
       resize: `linear`, or `lanczos` as the checkpoints of Octo and OpenVLA need it.
       augment: random crop and colour.
       ram_budget: bytes that the loader may hold; more is refused before it starts. None: any.
+      blocks: how datasets on object storage are read.
       on_corrupt: what an example that cannot be read or decoded does: stop the run (`error`), or
         give way to the next one of its dataset (`skip`), noted by name.
       max_skipped: examples that may be skipped by one process.
@@ -59,6 +61,7 @@ class LoaderConfig:
     resize: images.Resize = "linear"
     augment: AugmentConfig = AugmentConfig()
     ram_budget: int | None = None
+    blocks: BlocksConfig = BlocksConfig()
     on_corrupt: Literal["error", "skip"] = "error"
     max_skipped: int = 100
 
@@ -219,14 +222,16 @@ class Loader:
         return state["next_batch"]
 
     def predicted_ram(self) -> int:
-        """Returns the bytes this loader will hold at most, about: batches, images being decoded.
+        """Returns the bytes this loader will hold at most, about: batches, images, blocks.
 
         What the index maps is not counted: it is the system's to keep or to drop.
         """
         batches = self._config.prefetch + _HELD_BY_CONSUMER
         largest = max((_pixels(source.example(0)) for source in self._sources), default=0)
         # In full, cropped and resized, at worst.
-        return batches * self._collator.bytes(self._rows) + self._config.threads * 3 * largest
+        decoding = self._config.threads * 3 * largest
+        blocks = sum(source.ram for source in self._sources)
+        return batches * self._collator.bytes(self._rows) + decoding + blocks
 
     def _check_budget(self) -> None:
         budget = self._config.ram_budget
@@ -236,7 +241,7 @@ class Loader:
             "config.loader.ram_budget",
             expected=f"at least {self.predicted_ram() / _MIB:.0f} MiB for these settings",
             found=f"{budget / _MIB:.0f} MiB",
-            fix="Lower config.loader.prefetch, config.loader.threads or config.loader.batch_size",
+            fix="Lower config.loader.prefetch, .threads, .batch_size or .blocks.budget",
         )
 
 

@@ -10,23 +10,42 @@ from vla_jax.core.batch import Example
 
 
 class Source(Protocol):
-    """Examples by number. Reading is safe from several threads at once.
+    """Examples by number. Reading is safe from several threads at once."""
 
-    Attributes:
-      name: unique in the mixture.
-      kind: `robot` or `web`.
-      spec: the action space of a robot; None for web.
-      state_size: dimensions of the state, 0 without.
-      episodes: number of episodes the examples come from; as many as examples for web.
-      fingerprint: changes when the data or their meaning change; kept in checkpoints.
-    """
+    @property
+    def name(self) -> str:
+        """Unique in the mixture."""
+        ...
 
-    name: str
-    kind: Literal["robot", "web"]
-    spec: ActionSpec | None
-    state_size: int
-    episodes: int
-    fingerprint: str
+    @property
+    def kind(self) -> Literal["robot", "web"]:
+        """Which of the two streams it belongs to."""
+        ...
+
+    @property
+    def spec(self) -> ActionSpec | None:
+        """The action space of a robot; None for web."""
+        ...
+
+    @property
+    def state_size(self) -> int:
+        """Dimensions of the state, 0 without."""
+        ...
+
+    @property
+    def episodes(self) -> int:
+        """Number of episodes the examples come from; as many as examples for web."""
+        ...
+
+    @property
+    def ram(self) -> int:
+        """Bytes that reading may hold in memory, 0 where every read stands alone."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the data or their meaning change; kept in checkpoints."""
+        ...
 
     def __len__(self) -> int:
         """Number of examples."""

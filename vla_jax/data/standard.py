@@ -9,11 +9,8 @@ import dataclasses
 import functools
 import hashlib
 import inspect
-import os
 import pathlib
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +18,7 @@ import numpy as np
 
 from vla_jax.core.arrays import Bool, Float
 from vla_jax.core.errors import UserError
+from vla_jax.data import index_files
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.robots import robot as robot_lib
 from vla_jax.data.robots import standardize
@@ -57,13 +55,13 @@ def open_standard(index: FrameIndex, robot: Robot) -> Standard:
     folder = keep_beside(
         index, f"standard-{fingerprint}", lambda folder: _write(folder, index, robot)
     )
-    arrays = {name: mapped(folder / f"{name}.npy") for name in ("action", "state", "keep")}
-    return Standard(**arrays, fingerprint=fingerprint)
-
-
-def mapped(path: pathlib.Path) -> np.ndarray:
-    """Opens an array without reading it. The view is a plain ndarray, which is faster to index."""
-    return np.load(path, mmap_mode="r").view(np.ndarray)
+    has_state = robot.state is not None
+    return Standard(
+        action=index_files.load(folder / "action.npy"),
+        state=index_files.load(folder / "state.npy") if has_state else np.zeros((len(index), 0)),
+        keep=index_files.load(folder / "keep.npy"),
+        fingerprint=fingerprint,
+    )
 
 
 def digest(*parts: object) -> str:
@@ -76,41 +74,28 @@ def keep_beside(
 ) -> pathlib.Path:
     """Returns the folder `name` beside an index; where there is none `write` fills it first.
 
-    The folder appears whole or not at all; of several processes one writes it.
+    The folder appears whole or not at all.
 
     Raises:
       UserError: the folder of the index cannot be written.
     """
     folder = pathlib.Path(index.folder) / name
-    if folder.is_dir():
-        return folder
-    try:
-        unfinished = tempfile.mkdtemp(dir=index.folder, prefix=".unfinished-")
-    except OSError as error:
-        raise UserError(
-            f"index folder {index.folder}: {error.strerror}",
-            expected="a folder that can be written",
-            fix="Name a folder for indexes with --config.cache_dir=DIR",
-        ) from error
-    try:
-        write(pathlib.Path(unfinished))
-        os.chmod(unfinished, 0o755)  # mkdtemp's own would hide it from the team
-        if not folder.is_dir():
-            os.replace(unfinished, folder)
-    except OSError:
-        if not folder.is_dir():  # otherwise another process was first
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    if not folder.is_dir():
+        with index_files.replacing(folder) as fresh:
+            write(fresh)
     return folder
 
 
 def _write(folder: pathlib.Path, index: FrameIndex, robot: Robot) -> None:
-    count, actions, states = len(index), robot.spec.size, len(robot.state_names)
+    sizes = {"action": robot.spec.size}
+    if robot.state is not None:
+        sizes["state"] = len(robot.state_names)
     make = functools.partial(np.lib.format.open_memmap, mode="w+")
-    action = make(folder / "action.npy", dtype=np.float32, shape=(count, actions))
-    state = make(folder / "state.npy", dtype=np.float32, shape=(count, states))
-    keep = make(folder / "keep.npy", dtype=bool, shape=(count,))
+    fields = {
+        field: make(folder / f"{field}.npy", dtype=np.float32, shape=(len(index), size))
+        for field, size in sizes.items()
+    }
+    keep = make(folder / "keep.npy", dtype=bool, shape=(len(index),))
     for start, stop in _pieces(index):
         piece = slice(start, stop)
         columns = Columns(
@@ -118,23 +103,27 @@ def _write(folder: pathlib.Path, index: FrameIndex, robot: Robot) -> None:
             episode=np.asarray(index.episode[piece]),
         )
         keep[piece] = True if robot.keep is None else robot.keep(columns)
-        for field, out in (("action", action), ("state", state)):
-            function = getattr(robot, field)
-            if function is None:
-                continue
-            values = function(columns)
-            if values.shape != out[piece].shape:
-                raise UserError(
-                    f"dataset {robot.name}: {field} of its adapter ({_home(function)})",
-                    expected=f"{out.shape[1]} dimensions for each of {stop - start} steps",
-                    found=f"shape {list(values.shape)}",
-                )
+        for field, out in fields.items():
+            values = _apply(robot, field, columns, out[piece].shape)
             bad = ~np.isfinite(values).all(axis=1)
             if (bad & keep[piece]).any():
                 raise _not_finite(index, robot, field, start, values, bad & keep[piece])
             out[piece] = np.where(bad[:, None], 0, values)
-    for array in (action, state, keep):
+    for array in (*fields.values(), keep):
         array.flush()
+
+
+def _apply(robot: Robot, field: str, columns: Columns, shape: tuple[int, ...]) -> np.ndarray:
+    function = getattr(robot, field)
+    values = function(columns)
+    if values.shape != shape:
+        raise UserError(
+            f"dataset {robot.name}: {field} of its adapter ({_home(function)})",
+            expected=f"{shape[1]} dimensions for each of {shape[0]} steps",
+            found=f"shape {list(values.shape)}",
+            fix="Let its names and its function agree",
+        )
+    return values
 
 
 def _pieces(index: FrameIndex) -> Iterator[tuple[int, int]]:

@@ -215,7 +215,9 @@ class Plan:
         # Robot rows are spread evenly, so that each host's part has its share too.
         edges = np.arange(begin, end + 1) * (after - before) // size
         is_robot = np.diff(edges) > 0
-        rows = Selection(source=np.empty(end - begin, np.int64), place=np.empty(end - begin, np.int64))
+        rows = Selection(
+            source=np.empty(end - begin, np.int64), place=np.empty(end - begin, np.int64)
+        )
         first_robot = before + int(edges[0])
         streams = (
             (self._robots, is_robot, first_robot, 0),
