@@ -8,7 +8,7 @@ and grouped in windows that fit into memory; inside a window the frames are shuf
 import dataclasses
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -17,8 +17,13 @@ from vla_jax.core.errors import UserError
 from vla_jax.data.block_cache import BlockCache, Range, size
 from vla_jax.data.block_order import BlockOrder, block_firsts, ranges
 from vla_jax.data.frame_index import FrameIndex
+from vla_jax.data.storage import Files
+
+# First and last items of blocks [b] -> file, first byte and end of each stream: int64 [b, s, 3].
+Cover = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 _SAMPLE = 4096  # blocks whose sizes are looked at to choose the window
+_REMEMBERED = 1 << 14  # blocks whose place is remembered
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +33,7 @@ class BlocksConfig:
     Attributes:
       frames: frames per block; more mean fewer requests, and fewer episodes in a window.
       budget: bytes of encoded images that a source holds in memory. The order of the examples
-        depends on it: a window is what fits.
+        depends on it, as a window is what fits.
       readahead: windows fetched ahead of the present one; all of them share the budget.
       requests: requests in flight at once.
     """
@@ -47,10 +52,121 @@ class BlocksConfig:
             )
 
 
-class Blocks:
-    """The order of one dataset's frames in block mode, and their images.
+class BlockReader:
+    """Shuffled order and cached reads of numbered items, of which neighbours lie together.
 
     Asking for an order tells the cache what will be read soon.
+
+    Args:
+      files: where the items lie.
+      runs: int [r], lengths of the runs of items that lie in one stretch of one file.
+      cover: tells which bytes hold blocks of items; an item may lie in several streams (cameras),
+        each read on its own.
+      config: sizes.
+      name: of the dataset, for messages.
+
+    Attributes:
+      order: which item comes when.
+      cache: what is in memory.
+
+    Raises:
+      UserError: the budget does not hold a window of one block.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        runs: Int[np.ndarray, " r"],
+        cover: Cover,
+        config: BlocksConfig,
+        *,
+        name: str,
+    ):
+        self._config, self._cover = config, cover
+        self._firsts = block_firsts(runs, config.frames)
+        self._window = self._blocks_per_window(name)
+        self.order = BlockOrder(self._firsts, window=self._window)
+        self.cache = BlockCache(files, budget=config.budget, requests=config.requests)
+        self._remembered = functools.lru_cache(maxsize=_REMEMBERED)(
+            lambda block: self._ranges(np.array([block]))[0]
+        )
+        # The windows between these two, for this seed, have been told to the cache.
+        self._seed, self._begin, self._end = -1, 0, 0
+        self._lock = threading.Lock()
+
+    @property
+    def signature(self) -> str:
+        """What the order depends on beside the data and the seed."""
+        return f"blocks of {self._config.frames}, windows of {self._window}"
+
+    def shuffle(self, start: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns places `start` to `start + count` of the endless order: items and epochs."""
+        if count:
+            self._expect(start, count, seed)
+        return self.order.places(start, count, seed)
+
+    def read(self, i: int, stream: int, start: int, end: int) -> bytes:
+        """Returns the bytes `start` to `end` of the file that item `i` is in.
+
+        Args:
+          i: number of the item.
+          stream: the stream that holds these bytes.
+          start: first byte, within what `cover` says of the item's block.
+          end: the byte behind the last.
+
+        Raises:
+          UserError: the block cannot be read; names the shard and the bytes.
+        """
+        if start == end:
+            return b""
+        block = self._remembered(int(self.order.block(i)))[stream]
+        return self.cache.read(block, start, end)
+
+    def _expect(self, start: int, count: int, seed: int) -> None:
+        """Tells the cache the windows of these places and of the readahead, each once."""
+        first, skip = self.order.window(start, seed)
+        end = self.order.window(start + count - 1, seed)[0] + 1 + self._config.readahead
+        with self._lock:
+            is_onward = seed == self._seed and self._begin <= first <= self._end
+            if not is_onward:
+                self.cache.restart()
+                self._seed, self._end = seed, first
+            # Loaders may ask a little out of order.
+            self._begin = max(self._begin, first - 1) if is_onward else first
+            for window in range(self._end, end):
+                items = self.order.frames(seed, window)
+                self.cache.expect(window, self._needed(items[skip if window == first else 0 :]))
+            self._end = max(self._end, end)
+
+    def _needed(self, items: np.ndarray) -> list[Range]:
+        """Returns what must be fetched for these items, in the order of their need."""
+        blocks, firsts = np.unique(self.order.block(items), return_index=True)
+        ranges = self._ranges(blocks[np.argsort(firsts)])
+        return [part for parts in ranges for part in parts if size(part)]
+
+    def _ranges(self, blocks: np.ndarray) -> list[list[Range]]:
+        """Returns the bytes of each stream of each block."""
+        found = self._cover(self._firsts[blocks], self._firsts[blocks + 1] - 1)
+        return [[(file, start, end) for file, start, end in parts] for parts in found.tolist()]
+
+    def _blocks_per_window(self, name: str) -> int:
+        blocks = len(self._firsts) - 1
+        sample = np.unique(np.linspace(0, blocks - 1, min(blocks, _SAMPLE)).astype(np.int64))
+        mean = sum(size(part) for parts in self._ranges(sample) for part in parts) / len(sample)
+        windows = 1 + self._config.readahead
+        window = int(self._config.budget / windows / max(mean, 1))
+        if not window:
+            raise UserError(
+                f"dataset {name}: config.loader.blocks.budget",
+                expected=f"at least {mean * windows:.0f} bytes, {windows} blocks of this dataset",
+                found=self._config.budget,
+                fix="Raise it, or lower config.loader.blocks.frames",
+            )
+        return window
+
+
+class Blocks:
+    """Block mode for the frames of a robot dataset.
 
     Args:
       index: the dataset.
@@ -59,9 +175,6 @@ class Blocks:
       config: sizes.
       history: steps whose images are read with each frame, itself the last; a block brings those
         before its first frame too.
-
-    Attributes:
-      order: which frame comes when.
 
     Raises:
       UserError: the budget does not hold a window of one block.
@@ -76,23 +189,19 @@ class Blocks:
         *,
         history: int = 1,
     ):
-        self._index, self._frames, self._cameras = index, frames, tuple(cameras)
-        self._history, self._config = history, config
-        self._firsts = block_firsts(_runs(index, frames, config.frames), config.frames)
-        self.order = BlockOrder(self._firsts, window=self._blocks_per_window())
-        self.cache = BlockCache(index.files, budget=config.budget, requests=config.requests)
-        self._range = functools.lru_cache(maxsize=2**14)(
-            lambda camera, block: self._ranges(camera, np.array([block]))[0]
-        )
-        # The windows between these two, for this seed, have been told to the cache.
-        self._seed, self._begin, self._end = -1, 0, 0
-        self._lock = threading.Lock()
+        self._index, self._frames, self._before = index, frames, history - 1
+        self._cameras = tuple(cameras)
+        runs = _runs(index.episode[frames], frames, config.frames)
+        self.reader = BlockReader(index.files, runs, self._cover, config, name=index.name)
+
+    @property
+    def signature(self) -> str:
+        """What the order depends on beside the data and the seed."""
+        return self.reader.signature
 
     def shuffle(self, start: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns places `start` to `start + count` of the endless order: examples and epochs."""
-        if count:
-            self._expect(start, count, seed)
-        return self.order.places(start, count, seed)
+        return self.reader.shuffle(start, count, seed)
 
     def image_bytes(self, camera: str, k: int, i: int) -> bytes:
         """Returns the image of frame `k` of the index, exactly as stored.
@@ -105,81 +214,27 @@ class Blocks:
         Raises:
           UserError: the block cannot be read; names the shard and the bytes.
         """
-        _, offset, length = self._index.span(camera, k)
-        if not length:
-            return b""
-        block = self._range(camera, int(self.order.block(i)))
-        return self.cache.read(block, offset, offset + length)
+        _, start, length = self._index.span(camera, k)
+        return self.reader.read(i, self._cameras.index(camera), start, start + length)
 
-    def _expect(self, start: int, count: int, seed: int) -> None:
-        """Tells the cache the windows of these places and of the readahead, each once."""
-        first, skip = self.order.window(start, seed)
-        end = self.order.window(start + count - 1, seed)[0] + 1 + self._config.readahead
-        with self._lock:
-            is_onward = seed == self._seed and self._begin <= first <= self._end
-            if not is_onward:
-                self.cache.restart()
-                self._seed, self._end = seed, first
-            # Loaders may ask a little out of order.
-            self._begin = max(self._begin, first - 1) if is_onward else first
-            for window in range(self._end, end):
-                frames = self.order.frames(seed, window)
-                self.cache.expect(window, self._needed(frames[skip if window == first else 0 :]))
-            self._end = max(self._end, end)
-
-    def _needed(self, frames: np.ndarray) -> list[Range]:
-        """Returns what must be fetched for these frames, in the order of their need."""
-        blocks, firsts = np.unique(self.order.block(frames), return_index=True)
-        blocks = blocks[np.argsort(firsts)]
-        by_camera = [self._ranges(camera, blocks) for camera in self._cameras]
-        return [part for parts in zip(*by_camera, strict=True) for part in parts if size(part)]
-
-    def _ranges(self, camera: str, blocks: np.ndarray) -> list[Range]:
-        """Returns the bytes that hold a camera's images of each block and of its history."""
-        index = self._index
-        firsts = self._frames[self._firsts[blocks]]
-        lasts = self._frames[self._firsts[blocks + 1] - 1]
-        firsts = np.maximum(firsts - (self._history - 1), index.starts[index.episode[firsts]])
-        shards, offsets, lengths = _spans(index, camera, ranges(firsts, lasts + 1))
-        edges = np.cumsum(lasts + 1 - firsts) - (lasts + 1 - firsts)
-        # Steps without an image have no place.
-        starts = np.minimum.reduceat(np.where(lengths > 0, offsets, np.iinfo(np.int64).max), edges)
-        ends = np.maximum.reduceat(np.where(lengths > 0, offsets + lengths, 0), edges)
-        starts = np.minimum(starts, ends)
-        return list(zip(shards[edges].tolist(), starts.tolist(), ends.tolist(), strict=True))
-
-    def _blocks_per_window(self) -> int:
-        blocks = len(self._firsts) - 1
-        sample = np.unique(np.linspace(0, blocks - 1, min(blocks, _SAMPLE)).astype(np.int64))
-        mean = sum(
-            sum(size(part) for part in self._ranges(camera, sample)) for camera in self._cameras
-        ) / len(sample)
-        window = int(self._config.budget / (1 + self._config.readahead) / max(mean, 1))
-        if not window:
-            raise UserError(
-                f"config.loader.blocks.budget: dataset {self._index.directory} has "
-                f"blocks of {mean:.0f} bytes",
-                expected=f"at least {mean * (1 + self._config.readahead):.0f}",
-                found=self._config.budget,
-                fix="Raise it, or lower config.loader.blocks.frames",
-            )
-        return window
+    def _cover(self, firsts: np.ndarray, lasts: np.ndarray) -> np.ndarray:
+        index, firsts, lasts = self._index, self._frames[firsts], self._frames[lasts]
+        records = index.records[index.episode[firsts]]
+        firsts = np.maximum(firsts - self._before, index.starts[index.episode[firsts]])
+        frames, counts = ranges(firsts, lasts + 1), lasts + 1 - firsts
+        edges = np.cumsum(counts) - counts
+        parts = []
+        for camera in self._cameras:
+            starts, lengths = index.spans(camera)[frames].astype(np.int64).T
+            ends = np.maximum.reduceat(np.where(lengths, starts + lengths, 0), edges)
+            # A step without an image lies nowhere.
+            starts = np.minimum.reduceat(np.where(lengths, starts, np.repeat(ends, counts)), edges)
+            parts.append(records[:, 1:2] + np.stack([starts, ends], 1))
+        files = np.broadcast_to(records[:, :1], (len(parts), len(records), 1))
+        return np.concatenate([files, parts], axis=-1).swapaxes(0, 1)
 
 
-def _spans(index: FrameIndex, camera: str, frames: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Returns shard, first byte and bytes of the images of frames of the index, int64 each."""
-    records = index.records[index.episode[frames]]
-    starts, lengths = index.spans(camera)[frames].astype(np.int64).T
-    return records[:, 0], records[:, 1] + starts, lengths
-
-
-def _runs(index: FrameIndex, frames: np.ndarray, gap: int) -> np.ndarray:
-    """Returns the lengths of the runs of frames that one read may cover.
-
-    These are the frames of an episode, as long as not more than `gap` steps are left out between
-    two; where episodes have one step (web questions), those of a shard.
-    """
-    is_flat = index.episodes == len(index)
-    group = index.records[frames, 0] if is_flat else index.episode[frames]
+def _runs(group: np.ndarray, frames: np.ndarray, gap: int) -> np.ndarray:
+    """Returns the lengths of the runs of frames of one group without gaps of more than `gap`."""
     is_first = (np.diff(group, prepend=-1) != 0) | (np.diff(frames, prepend=0) > gap)
     return np.diff(np.append(np.flatnonzero(is_first), len(frames)))
