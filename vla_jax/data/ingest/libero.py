@@ -1,0 +1,79 @@
+"""LIBERO's HDF5 files, as the features of the `libero_*_no_noops` sets that OpenVLA published.
+
+Sources: Lifelong-Robot-Learning/LIBERO, scripts/create_dataset.py (the files);
+moojink/rlds_dataset_builder, LIBERO_Spatial (feature names, the turn of the images).
+"""
+
+import re
+from pathlib import Path
+
+from vla_jax.data.ingest import hdf5
+from vla_jax.data.ingest.episode import Episode
+from vla_jax.data.ingest.options import ORIENTATION_NOTES, Options, Orientation
+
+_IMAGES = {
+    "observation/image": "obs/agentview_rgb",
+    "observation/wrist_image": "obs/eye_in_hand_rgb",
+}
+_STATE = ("obs/ee_pos", "obs/ee_ori", "obs/gripper_states")
+_DOCS = {
+    "action": "end-effector delta, 3 of position and 3 of axis-angle, -1..1 of the controller's "
+    "range; gripper -1 open, 1 closed",
+    "observation/state": "end-effector position (m) and axis-angle (rad), two fingers (m)",
+    "observation/joint_state": "7 joint angles (rad)",
+}
+
+
+class Libero(hdf5.Demonstrations):
+    """A `Reader` of LIBERO's files."""
+
+    docs = _DOCS
+
+    def __init__(self, source: Path, options: Options):
+        """Lists the demonstrations.
+
+        Args:
+          source: a file, or a folder of files.
+          options: how to read.
+
+        Raises:
+          UserError: h5py is missing, there are no demonstrations, a file is damaged.
+        """
+        super().__init__(source, options, "--format=libero_hdf5")
+        with self.open(0) as demo:
+            convention = demo.holders[1].attrs.get("macros_image_convention")
+        upright = convention in ("opencv", b"opencv")
+        self._orientation: Orientation = options.orientation_or(
+            "as_stored" if upright else "rotated"
+        )
+        self.notes = (
+            f"Images are {ORIENTATION_NOTES[self._orientation]}. LIBERO's simulator stores them "
+            "upside down, and the published RLDS sets turn them by 180 degrees: a policy has to "
+            "see the simulator's images turned the same way.",
+        )
+
+    def episode(self, i: int) -> Episode:
+        """Reads demonstration `i`; see `Reader`."""
+        with self.open(i) as demo:
+            action = demo.read("actions")
+            return Episode(
+                place=demo.place,
+                file_path=str(demo.path),
+                images={name: demo.encode(key, self._orientation) for name, key in _IMAGES.items()},
+                arrays={
+                    "action": action,
+                    "observation/state": demo.join(_STATE),
+                    "observation/joint_state": demo.read("obs/joint_states"),
+                    **demo.reward(),
+                },
+                instructions=[self._instruction(demo)] * len(action),
+                terminal=demo.terminal(),
+            )
+
+    def _instruction(self, demo: hdf5.Demonstration) -> str:
+        """Returns what the file says, else the option, else the words of the file's name."""
+        said = (demo.attribute("problem_info") or {}).get("language_instruction", "")
+        text = " ".join(said) if isinstance(said, list) else str(said)
+        name = demo.path.stem.removesuffix("_demo")
+        words = re.sub(r"^.*SCENE\d+_", "", name).replace("_", " ")
+        return text.strip(' "') or self._options.instruction or words
