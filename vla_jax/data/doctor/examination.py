@@ -1,0 +1,138 @@
+"""One dataset, all checks."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+
+from vla_jax.core.errors import UserError
+from vla_jax.data import indexing, schema
+from vla_jax.data.doctor import actions, content, episodes, shards
+from vla_jax.data.doctor import recording as recording_lib
+from vla_jax.data.doctor.finding import COST, Finding, conclude, grade
+from vla_jax.data.doctor.recording import Recording
+from vla_jax.data.frame_index import FrameIndex
+from vla_jax.data.indexing import OnProgress, Wanted
+from vla_jax.data.robots.robot import Robot
+from vla_jax.data.steps import Column
+
+_CHECKS: tuple[Callable[[Recording], Finding], ...] = (
+    content.language,
+    actions.finite,
+    actions.dimensions,
+    actions.outliers,
+    actions.gripper,
+    actions.idle,
+    episodes.lengths,
+    episodes.flags,
+    episodes.duplicates,
+    episodes.control_rate,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Examination:
+    """What was found in one split.
+
+    Attributes:
+      name: of the dataset.
+      directory: where it lies.
+      split: the split.
+      findings: the worst first.
+      recording: what was looked at; None where the dataset cannot be read.
+    """
+
+    name: str
+    directory: str
+    split: str
+    findings: tuple[Finding, ...]
+    recording: Recording | None
+
+    @property
+    def grade(self) -> tuple[int, str]:
+        """0..100 and its letter."""
+        return grade(self.findings)
+
+    @property
+    def failed(self) -> bool:
+        """Whether something makes the data unusable."""
+        return any(finding.severity == "error" for finding in self.findings)
+
+
+def examine(
+    directory: str | os.PathLike[str],
+    *,
+    split: str = "train",
+    robot: Robot | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    everything: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Examination:
+    """Runs every check on one split; the same data give the same findings.
+
+    Args:
+      directory: a TFDS version directory.
+      split: the split.
+      robot: the dataset's adapter; without one the raw numbers are looked at.
+      cache_dir: where the frame index goes when it cannot lie beside the data.
+      everything: every checksum and every picture, not a sample.
+      on_progress: (what, done, total).
+
+    Raises:
+      UserError: this is no dataset, it has no such split, or the index cannot be written. What is
+        wrong inside the data is found, not raised.
+    """
+    name, _ = schema.title(directory)
+    found_split = schema.read_split(directory, split)
+    found = [shards.records(directory, found_split, everything=everything, on_progress=on_progress)]
+    recording = None
+    try:
+        index, unfit = _index(directory, split, robot, cache_dir, on_progress)
+    except UserError as error:
+        # A place that cannot be written or read is no fault of the data.
+        if isinstance(error.__cause__, OSError):
+            raise
+        found.append(conclude("index", [("error", str(error).rstrip("."))], "", score=0))
+    else:
+        recording, fits = recording_lib.read(index, None if unfit else robot)
+        found += [unfit or fits, *(check(recording) for check in _CHECKS)]
+        found.append(content.pictures(recording, everything=everything, on_progress=on_progress))
+    worst_first = sorted(found, key=lambda finding: -COST[finding.severity])
+    return Examination(
+        name=name,
+        directory=os.fspath(directory),
+        split=split,
+        findings=tuple(worst_first),
+        recording=recording,
+    )
+
+
+def _index(
+    directory: str | os.PathLike[str],
+    split: str,
+    robot: Robot | None,
+    cache_dir: str | os.PathLike[str] | None,
+    on_progress: OnProgress | None,
+) -> tuple[FrameIndex, Finding | None]:
+    """Opens or makes the index; also returns what of the adapter is not in the dataset."""
+    wanted, unfit = Wanted(), None
+    if robot is not None:
+        try:
+            wanted = _with(wanted.columns(directory), robot)
+            wanted.columns(directory)
+        except UserError as error:
+            wanted, unfit = Wanted(), recording_lib.unfit(error)
+    index = indexing.ensure(directory, split, wanted, cache_dir=cache_dir, on_progress=on_progress)
+    return index, unfit
+
+
+def _with(columns: Sequence[Column], robot: Robot) -> Wanted:
+    """Wants what an index has by default, and what the adapter names."""
+    default = {
+        role: [column.name for column in columns if column.role == role]
+        for role in ("image", "array", "text")
+    }
+    return Wanted(
+        images=tuple(dict.fromkeys([*default["image"], *robot.images.values()])),
+        arrays=tuple(dict.fromkeys([*default["array"], *robot.arrays])),
+        texts=tuple(dict.fromkeys([*default["text"], *robot.instruction])),
+    )
