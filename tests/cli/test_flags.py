@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from vla_jax.cli import flags
+from vla_jax.cli import flags, train
 from vla_jax.core import config as config_lib
 from vla_jax.experiment.workdir import Workdir
 
@@ -19,7 +19,7 @@ def restored_argv(vla_jax):
 
 def test_overrides_reach_the_run(tmp_path):
     arguments = [SMOKE, "--config.loop.steps=3", "--config.bins.count=128", f"--workdir={tmp_path}"]
-    config, workdir = flags.parse_run("train", arguments)
+    config, workdir = train.parse(arguments)
     assert (config.loop.steps, config.bins.count, workdir) == (3, 128, str(tmp_path))
     assert config.tabletop.demonstrations.episodes == 40  # from the variant
 
@@ -52,7 +52,7 @@ def test_a_slip_is_one_line(refused, monkeypatch, tmp_path, arguments, message):
 
 
 def test_the_workdir_of_another_run_is_told_apart(refused, tmp_path):
-    config, _ = flags.parse_run("train", [SMOKE, "--workdir=w"])
+    config, _ = train.parse([SMOKE, "--workdir=w"])
     Workdir(tmp_path / "run").claim(config)
     line = refused("train", SMOKE, f"--workdir={tmp_path / 'run'}", "--config.seed=5")
     assert "holds another run: config.seed: 0 -> 5" in line
@@ -76,7 +76,7 @@ def test_more_bins_than_the_vocabulary_holds(refused, tmp_path):
 
 
 def test_a_config_is_the_same_after_its_file(tmp_path):
-    config, _ = flags.parse_run("train", [SMOKE, "--workdir=w"])
+    config, _ = train.parse([SMOKE, "--workdir=w"])
     workdir = Workdir(tmp_path / "run")
     workdir.claim(config)
     assert config_lib.to_json(workdir.config()) == config_lib.to_json(config)

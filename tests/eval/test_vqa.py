@@ -26,7 +26,7 @@ from vla_jax.eval import vqa
     ],
 )
 def test_words_are_exact_and_places_within_the_tolerance(answer, truth, expected):
-    assert vqa.is_correct(answer, truth, locations=250, tolerance=0.1) is expected
+    assert vqa.is_correct(answer, [truth], locations=250, tolerance=0.1) is expected
 
 
 class Questions:
@@ -44,7 +44,10 @@ class Questions:
             episode=i,
         )
 
-    def kind(self, i):
+    def answers(self, i):
+        return [str(i), f"number {i}"]
+
+    def question_kind(self, i):
         return "odd" if i % 2 else "even"
 
 
@@ -69,10 +72,10 @@ class Policy:
 def test_every_question_is_asked_once_in_batches_of_one_size(count, batch_size):
     policy = Policy()
     results = vqa.answer_all(policy, Questions(), count, batch_size=batch_size)
-    assert [truth for _, truth, _ in results] == [str(i) for i in range(min(count, 7))]
+    assert [truths[0] for _, truths, _ in results] == [str(i) for i in range(min(count, 7))]
     assert set(policy.batches) == {batch_size}
-    assert results[3] == ("odd", "3", "?")
-    assert results[4] == ("even", "4", "4")
+    assert results[3] == ("odd", ["3", "number 3"], "?")
+    assert results[4] == ("even", ["4", "number 4"], "4")
 
 
 def test_rates_per_kind():

@@ -104,18 +104,18 @@ def test_the_encoder_comes_back_with_equal_tokens(workdir, scheme):
     assert again.tokenizer.size == encoder.tokenizer.size
     assert again.layout == encoder.layout
     assert again.prompts == encoder.prompts
-    assert again.action_tokens.spec == encoder.action_tokens.spec
-    assert again.action_tokens.statistics == encoder.action_tokens.statistics
+    assert again.actions["tabletop"].spec == encoder.actions["tabletop"].spec
+    assert again.actions["tabletop"].statistics == encoder.actions["tabletop"].statistics
     for text in ("pick up the red cube", "Something else, entirely!"):
         for robot in (True, False):
             found, expected = (e.prefix(text, robot=robot) for e in (again, encoder))
             assert found[1] == expected[1]
             np.testing.assert_array_equal(found[0], expected[0])
     actions = np.random.default_rng(1).uniform(-1, 1, (20, 8)).astype(np.float32)
-    found, expected = (e.action_tokens.encode(actions) for e in (again, encoder))
+    found, expected = (e.actions["tabletop"].encode(actions) for e in (again, encoder))
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(
-        again.action_tokens.decode(found), encoder.action_tokens.decode(expected)
+        again.actions["tabletop"].decode(found), encoder.actions["tabletop"].decode(expected)
     )
 
 

@@ -12,7 +12,7 @@ from vla_jax.tokens import grammar
 @pytest.fixture(scope="module")
 def mask(tiny):
     encoder = tiny.policy.encoder
-    return grammar.action_mask(encoder.action_tokens, encoder.tokenizer.size)
+    return grammar.action_mask(encoder.actions["tabletop"], encoder.tokenizer.size)
 
 
 @pytest.fixture(scope="module")
@@ -84,4 +84,4 @@ def test_illegal_tokens_are_impossible_whatever_the_logits(tiny, mask, decoders,
 
 def test_terminate_is_one_of_two_tokens(tiny, observations):
     _, tokens = tiny.policy.act_batch(*observations)
-    assert set(tokens[:, 0]) <= set(tiny.policy.encoder.action_tokens.ids[:2])
+    assert set(tokens[:, 0]) <= set(tiny.policy.encoder.actions["tabletop"].ids[:2])

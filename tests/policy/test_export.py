@@ -62,7 +62,7 @@ def test_parameters_are_float32_under_their_names(exported, tiny):
 
 def test_the_description_gives_back_what_it_describes(exported, tiny):
     found = json.loads((exported / "policy.json").read_text())
-    action_tokens = tiny.policy.encoder.action_tokens
+    action_tokens = tiny.policy.encoder.actions["tabletop"]
     assert ActionSpec.from_json(found["action_spec"]) == action_tokens.spec
     assert Statistics.from_json(found["statistics"]) == action_tokens.statistics
     assert tuple(found["action_token_ids"]) == action_tokens.ids

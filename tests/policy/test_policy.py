@@ -25,7 +25,7 @@ def test_acting_is_the_batch_of_one_after_the_resize_of_training(tiny):
 
 def test_values_lie_within_the_action_space(tiny, observations):
     values, _ = tiny.policy.act_batch(*observations)
-    spec = tiny.policy.encoder.action_tokens.spec
+    spec = tiny.policy.encoder.actions["tabletop"].spec
     assert (values >= np.array(spec.low, np.float32)).all()
     assert (values <= np.array(spec.high, np.float32)).all()
     np.testing.assert_allclose(values[..., 3], 0.0125, rtol=1e-6)  # the dimension without motion

@@ -35,7 +35,7 @@ CONFIG = RunConfig(
     optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2, weight_decay=0.01),
     loop=LoopConfig(steps=STEPS),
 )
-ENCODER = types.SimpleNamespace(action_tokens=types.SimpleNamespace(ids=tuple(range(8, 24))))
+ENCODER = types.SimpleNamespace(action_token_ids=tuple(range(8, 24)))
 
 
 def make_batch(seed):

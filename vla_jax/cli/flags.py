@@ -27,7 +27,8 @@ def parse(
       verb: its name, for messages.
       arguments: what follows the verb.
       define: defines the flags.
-      positional: names of the positional arguments, all required.
+      positional: names of the positional arguments, all required; the last may end in `...`,
+        for one or more.
 
     Returns:
       The flag values and the positional arguments.
@@ -41,7 +42,7 @@ def parse(
     if _HELP & set(arguments):
         sys.stdout.write(_usage(verb, values, positional))
         sys.exit(0)
-    argv = [f"vla-jax {verb}", *arguments]
+    argv = [f"vla-jax {verb}", *map(_underscored, arguments)]
     # ml_collections reads its overrides from the process's arguments, whatever is parsed.
     sys.argv = argv
     try:
@@ -50,7 +51,8 @@ def parse(
         raise UserError(
             f"vla-jax {verb}: {error}", fix=f"See vla-jax {verb} --help for its flags"
         ) from error
-    if len(rest) != len(positional):
+    at_least = bool(positional) and positional[-1].endswith("...")
+    if len(rest) < len(positional) or (len(rest) > len(positional) and not at_least):
         raise UserError(
             f"vla-jax {verb}",
             expected=f"the arguments {' '.join(positional)}" if positional else "flags only",
@@ -101,6 +103,14 @@ def parse_run(
             _check_field(argument.removeprefix("--").split("=")[0], values.config)
     values, _ = parse(verb, arguments, define)
     return config_lib.build(RunConfig, values.config), values
+
+
+def _underscored(argument: str) -> str:
+    """Spells `--cache-dir=x` as `--cache_dir=x`: both are understood."""
+    if not argument.startswith("--") or argument.startswith("--config"):
+        return argument  # keys of a config may have dashes: names of datasets
+    name, equals, value = argument.removeprefix("--").partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
 
 
 def _usage(verb: str, values: absl_flags.FlagValues, positional: Sequence[str]) -> str:

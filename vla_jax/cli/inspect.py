@@ -28,7 +28,13 @@ def main(arguments: Sequence[str]) -> None:
         parts.print_ledger(config, data, encoder, loader)
     if values.batch is not None:
         batch = next(loader)
-        show.save(batch, encoder, values.batch, rows=_ROWS, names=data.names)
+        views = [
+            f"{view} t-{back}" if back else view
+            for back in reversed(range(config.loader.history))
+            for view in config.loader.views
+        ]
+        picture = show.picture(batch, encoder, rows=_ROWS, sources=data.names, views=views)
+        show.save(picture, values.batch)
         progress.note(f"batch {values.step}: {values.batch}")
 
 

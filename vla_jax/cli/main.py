@@ -13,6 +13,10 @@ VERBS = {
     "eval": "play the fixed episodes and ask the questions again",
     "act": "print one action for one image and one instruction",
     "export": "write the policy for PyTorch",
+    "index": "find every frame of a dataset's shards, once, so that training can read them",
+    "inspect": "print what a run would train on, or draw a batch, before it trains",
+    "doctor": "examine a dataset: findings, a page with plots, exit code 2 if it is sick",
+    "ingest": "convert HDF5 (LIBERO, robomimic) or LeRobot data to RLDS",
 }
 _MODULES = {"eval": "evaluate"}
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it

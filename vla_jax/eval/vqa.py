@@ -22,35 +22,43 @@ class Questions(Protocol):
         """Returns question `i` with its answer as suffix."""
         ...
 
-    def kind(self, i: int) -> str:
+    def answers(self, i: int) -> list[str]:
+        """Returns all right answers to question `i`."""
+        ...
+
+    def question_kind(self, i: int) -> str:
         """Returns what question `i` asks for."""
         ...
 
 
-def is_correct(answer: str, truth: str, *, locations: int, tolerance: float) -> bool:
-    """Tells whether an answer is right.
+def is_correct(answer: str, truths: Sequence[str], *, locations: int, tolerance: float) -> bool:
+    """Tells whether an answer is right: whether it is one of the stored ones.
 
     Words must be equal. A place (`<locNNNN>` tokens) must be within `tolerance` of the truth on
     each axis, as a share of the image side.
 
     Args:
       answer: what the model said.
-      truth: the stored answer.
+      truths: the stored answers.
       locations: how many `<locNNNN>` tokens span the image side.
       tolerance: 0..1.
     """
-    wanted, given = (list(map(int, _LOCATION.findall(text))) for text in (truth, answer))
-    if not wanted:
-        return answer.strip() == truth.strip()
-    return len(given) == len(wanted) and all(
-        abs(a - b) <= tolerance * locations for a, b in zip(wanted, given, strict=True)
-    )
+
+    def equal(truth: str) -> bool:
+        wanted, given = (list(map(int, _LOCATION.findall(text))) for text in (truth, answer))
+        if not wanted:
+            return answer.strip() == truth.strip()
+        return len(given) == len(wanted) and all(
+            abs(a - b) <= tolerance * locations for a, b in zip(wanted, given, strict=True)
+        )
+
+    return any(map(equal, truths))
 
 
 def answer_all(
     policy: Policy, questions: Questions, count: int, *, batch_size: int = 50
-) -> list[tuple[str, str, str]]:
-    """Asks the first `count` questions; returns (kind, truth, answer) of each."""
+) -> list[tuple[str, list[str], str]]:
+    """Asks the first `count` questions; returns (kind, truths, answer) of each."""
     out = []
     total = min(count, len(questions))
     for start in range(0, total, batch_size):
@@ -60,20 +68,20 @@ def answer_all(
         examples = [questions.example(i) for i in padded]
         images = np.stack([policy.observe(example) for example in examples])
         answers = policy.answer_batch(images, [example.prefix for example in examples])
-        for i, example, answer in zip(chosen, examples, answers, strict=False):
-            out.append((questions.kind(i), example.suffix or "", answer))
+        for i, answer in zip(chosen, answers, strict=False):
+            out.append((questions.question_kind(i), questions.answers(i), answer))
     return out
 
 
 def rates(
-    results: Sequence[tuple[str, str, str]], *, locations: int, tolerance: float = 0.1
+    results: Sequence[tuple[str, list[str], str]], *, locations: int, tolerance: float = 0.1
 ) -> dict[str, Rate]:
     """Returns the share of right answers per kind, kinds in alphabetical order."""
     kinds = sorted({kind for kind, _, _ in results})
     return {
         kind: Rate.of(
-            is_correct(answer, truth, locations=locations, tolerance=tolerance)
-            for k, truth, answer in results
+            is_correct(answer, truths, locations=locations, tolerance=tolerance)
+            for k, truths, answer in results
             if k == kind
         )
         for kind in kinds

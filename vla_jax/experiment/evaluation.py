@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vla_jax.data.episodes import Episodes
-from vla_jax.data.source import Source
+from vla_jax.data.web.questions import Questions
 from vla_jax.envs.tabletop import world
 from vla_jax.envs.tabletop.env import TabletopConfig, TabletopEnv
 from vla_jax.eval import closed_loop, open_loop, vqa
@@ -90,7 +90,7 @@ def tabletop_policy(policies: Mapping[str, Policy]) -> Policy | None:
 
 
 def ask(
-    config: RunConfig, policies: Mapping[str, Policy], web: Mapping[str, Source]
+    config: RunConfig, policies: Mapping[str, Policy], web: Mapping[str, Questions]
 ) -> dict[str, Rate]:
     """Asks the held-out questions of every web source.
 
@@ -99,7 +99,9 @@ def ask(
     """
     policy = next(iter(policies.values()), None)  # any: questions have no robot
     rates: dict[str, Rate] = {}
-    for name, questions in web.items() if policy is not None else ():
+    for name, questions in web.items():
+        if policy is None:
+            break
         answers = vqa.answer_all(policy, questions, config.evaluation.questions)
         found = vqa.rates(answers, locations=config.tokenizer.locations)
         rates |= {f"{name}/{k}" if len(web) > 1 else k: rate for k, rate in found.items()}
@@ -114,7 +116,9 @@ def evaluate(
     wrong: dict[str, Rate] = {}
     filmed: list[Outcome] = []
     policy = tabletop_policy(policies)
-    for split in world.SPLITS if policy is not None else ():
+    for split in world.SPLITS:
+        if policy is None:
+            break
         film = config.evaluation.film if split == world.SPLITS[0] else 0
         outcomes = play(
             config,

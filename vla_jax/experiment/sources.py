@@ -8,15 +8,17 @@ from etils import epath
 
 from vla_jax.core.errors import UserError
 from vla_jax.data import indexing, mixture, splits
-from vla_jax.data.episodes import Episodes
+from vla_jax.data.episodes import Episodes, Part
 from vla_jax.data.robots import table
 from vla_jax.data.robots.robot import Robot
 from vla_jax.data.source import Source
+from vla_jax.data.web.questions import Questions
 from vla_jax.data.web.table import open_web
 from vla_jax.envs.tabletop import datasets
 from vla_jax.experiment.config import RunConfig
 
 OnProgress = Callable[[str, int, int], None]
+_PARTS: tuple[Part, ...] = ("train", "held_out")
 TABLETOP, QUESTIONS = "tabletop", "tabletop_questions"  # generated where no directory is named
 
 
@@ -33,8 +35,8 @@ class Data:
 
     robots: Mapping[str, Episodes]
     robots_held_out: Mapping[str, Episodes]
-    web: Mapping[str, Source]
-    web_held_out: Mapping[str, Source]
+    web: Mapping[str, Questions]
+    web_held_out: Mapping[str, Questions]
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -80,7 +82,7 @@ def open_data(config: RunConfig, on_progress: OnProgress) -> Data:
             )
             for name, robot in adapters.items()
         }
-        for part in ("train", "held_out")
+        for part in _PARTS
     }
     web, web_held_out = {}, {}
     for name, settings in config.mixture.web.items():
@@ -106,17 +108,17 @@ def open_episodes(
     name: str,
     robot: Robot,
     directory: str,
-    part: str,
+    part: Part,
     on_progress: OnProgress,
 ) -> Episodes:
     """Opens one part of one robot dataset."""
     settings = mixture.resolve(config.mixture)[name]
-    split, chosen = splits.parse(settings.split)
+    chosen = splits.parse(settings.split)
     wanted = indexing.Wanted(
         images=tuple(robot.images.values()), arrays=robot.arrays, texts=robot.instruction
     )
     index = indexing.ensure(
-        directory, split, wanted, cache_dir=config.cache_dir, on_progress=on_progress
+        directory, chosen.split, wanted, cache_dir=config.cache_dir, on_progress=on_progress
     )
     return Episodes(
         index,
@@ -127,7 +129,7 @@ def open_episodes(
         views=config.loader.views,
         chunk=config.loader.chunk,
         history=config.loader.history,
-        episodes=chosen,
+        episodes=chosen.episodes(index.episodes),
     )
 
 

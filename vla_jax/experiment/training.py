@@ -8,6 +8,7 @@ from types import FrameType
 import jax
 
 from vla_jax.core.errors import UserError
+from vla_jax.data.loader import Loader
 from vla_jax.experiment import parts, sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.held_out import HeldOut

@@ -67,7 +67,8 @@ class Policy:
         self.params, self.encoder = params, encoder
         self.robot = encoder.robot(robot)
         self.action_tokens = encoder.actions[self.robot]
-        self.views, self.image_size, self.resize = tuple(views), image_size, resize
+        self.views, self.image_size = tuple(views), image_size
+        self.resize: images_lib.Resize = resize
         vocabulary = encoder.tokenizer.size
         self._decode_action = make_decoder(
             graph, grammar.action_mask(self.action_tokens, vocabulary, encoder.chunk)
