@@ -152,6 +152,44 @@ def test_a_window_that_is_not_over_is_not_pushed_out_by_readahead():
     cache.close()
 
 
+def test_a_thread_that_is_late_finds_the_window_before():
+    files = FakeFiles()
+    cache = BlockCache(files, budget=20 * BLOCK, requests=4)
+    for window in range(3):
+        cache.expect(window, window_blocks(window))
+    for whole in window_blocks(0) + window_blocks(1):
+        cache.read(whole, whole[1], whole[2])
+    for whole in window_blocks(0):
+        cache.read(whole, whole[1], whole[2])
+    cache.close()
+    assert sorted(files.fetched) == sorted(window_blocks(0) + window_blocks(1))
+
+
+def test_a_block_that_is_being_read_counts_until_it_is_copied():
+    class Watched(bytes):
+        def __getitem__(self, part):
+            copying.set()
+            assert go_on.wait(5)
+            return super().__getitem__(part)
+
+    class WatchedFiles(FakeFiles):
+        def read(self, k, start, end):
+            return Watched(super().read(k, start, end))
+
+    copying, go_on = threading.Event(), threading.Event()
+    files = WatchedFiles()
+    cache = BlockCache(files, budget=BLOCK, requests=4)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cache.read, block(0), 0, 10)
+        assert copying.wait(5)
+        second = pool.submit(cache.read, block(1), 100, 110)
+        assert concurrent.futures.wait([second], timeout=0.05).not_done
+        assert files.fetched == [block(0)]
+        go_on.set()
+        assert first.result() == expected(0, 0, 10)
+        assert second.result() == expected(1, 100, 110)
+
+
 def test_unplanned_reads_are_served_and_kept_while_there_is_room():
     files = FakeFiles()
     cache = BlockCache(files, budget=3 * BLOCK, requests=4)

@@ -52,6 +52,12 @@ def test_epochs_and_seeds_have_orders_of_their_own():
         assert (a == b).mean() < 0.05
 
 
+def test_epochs_put_other_blocks_together():
+    order = ragged_order(0)
+    first, second = (set(order.block(order.frames(SEED, w))) for w in (0, order.windows))
+    assert len(first & second) < len(first) / 2
+
+
 def test_a_window_holds_whole_blocks_and_its_frames_are_mixed():
     order = ragged_order(0, window=7)
     for window in range(2 * order.windows):

@@ -12,6 +12,7 @@ from object_store import serve
 
 from vla_jax.core.errors import UserError
 from vla_jax.data import indexing, stream
+from vla_jax.data.block_cache import BlockCache
 from vla_jax.data.blocks import BlockReader, Blocks, BlocksConfig
 from vla_jax.data.records import import_tfds, write_dataset
 from vla_jax.data.storage import Files
@@ -231,6 +232,35 @@ def test_another_seed_and_a_step_back_read_right(index):
     assert read_epoch(source, 300, seed=SEED + 1) != first
     assert read_epoch(source, 300) == first
     assert read_epoch(source, 100, start=100) == first[100:200]
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What the caches are told: (window, number of blocks) by expect, None by restart."""
+    found = []
+    monkeypatch.setattr(BlockCache, "expect", lambda _, w, parts: found.append((w, len(parts))))
+    monkeypatch.setattr(BlockCache, "restart", lambda _: found.append(None))
+    return found
+
+
+def test_each_window_is_told_once_and_anew_after_a_jump(index, told):
+    source = blocks(index)
+    length, following = (len(source.reader.order.frames(SEED, window)) for window in (0, 1))
+    for start in (0, 1, length - 1, length, 2, length + following):
+        source.shuffle(start, 1, SEED)
+    assert [call and call[0] for call in told] == [None, 0, 1, 2, 3]
+    told.clear()
+    source.shuffle(2, 1, SEED)
+    source.shuffle(2, 1, SEED + 1)
+    assert [call and call[0] for call in told] == [None, 0, 1, None, 0, 1]
+
+
+def test_a_run_that_goes_on_inside_a_window_fetches_only_what_is_left_of_it(index, told):
+    source = blocks(index)
+    length = len(source.reader.order.frames(SEED, 0))
+    source.shuffle(length - 2, 1, SEED)
+    assert told[1][1] <= 2 * len(CAMERAS)
+    assert told[2][1] > 2 * len(CAMERAS)
 
 
 def test_asking_for_an_order_alone_fetches_nothing(remote, store):
