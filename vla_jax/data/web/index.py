@@ -155,6 +155,7 @@ def _build(
                 if len(rows) == _TOGETHER:
                     flush(sum(sizes[:k]) + place.row.start)
             flush(sum(sizes[: k + 1]))
+        table.finish()
     if not len(index_files.load(folder / _ROWS)):
         raise UserError(
             f"dataset {name}: no examples",
