@@ -98,14 +98,14 @@ def test_a_staged_folder_takes_its_name_only_when_it_is_whole(tmp_path):
     assert (target / "file").read_text() == "whole"
 
 
-def test_a_failure_leaves_neither_the_staged_folder_nor_the_parent_made_for_it(tmp_path):
+def test_a_failure_leaves_neither_the_staged_folder_nor_those_made_to_hold_it(tmp_path):
     def fail(target):
         with records.staged(target) as partial:
             (partial / "file").write_text("half")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fail(tmp_path / "new" / "1.0.0")
+        fail(tmp_path / "new" / "inner" / "1.0.0")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "old").mkdir()
     with pytest.raises(KeyboardInterrupt):

@@ -1,7 +1,6 @@
 """`vla-jax ingest SOURCE --format=F --out=DIR --name=NAME`: other formats to RLDS."""
 
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -57,12 +56,7 @@ def _directory(values: absl_flags.FlagValues) -> pathlib.Path:
     for flag in ("out", "name"):
         if getattr(values, flag) is None:
             raise UserError("vla-jax ingest", expected=f"--{flag}=...", found="none")
-    name = values.name
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise UserError(
-            "vla-jax ingest --name", expected="lower-case letters, digits and _", found=name
-        )
-    return pathlib.Path(values.out).expanduser() / name / rlds.VERSION
+    return pathlib.Path(values.out).expanduser() / values.name / rlds.VERSION
 
 
 def _show(found: "Preview") -> None:

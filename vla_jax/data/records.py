@@ -40,7 +40,7 @@ def staged(directory: Path) -> Iterator[Path]:
     """Yields an empty folder that becomes `directory` when the block ends well.
 
     It lies beside, so that the change of name is one step. When the block fails, it and the
-    parent folder made for it are removed.
+    folders made to hold it are removed.
 
     Args:
       directory: must not exist; its parents are made.
@@ -48,7 +48,7 @@ def staged(directory: Path) -> Iterator[Path]:
     Raises:
       OSError: the file system refuses, or something has taken the name meanwhile.
     """
-    parent_is_new = not directory.parent.exists()
+    made = [parent for parent in directory.parents if not parent.exists()]  # the inner first
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{directory.name}.partial-", dir=directory.parent))
     try:
@@ -57,9 +57,9 @@ def staged(directory: Path) -> Iterator[Path]:
         partial.rename(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        if parent_is_new:
-            with contextlib.suppress(OSError):
-                directory.parent.rmdir()  # refuses unless empty
+        with contextlib.suppress(OSError):  # a folder that is not empty stays
+            for parent in made:
+                parent.rmdir()
 
 
 def write_dataset(

@@ -7,10 +7,12 @@ from source_files import h5py
 
 from vla_jax.core.errors import UserError
 from vla_jax.data import images, indexing, records
+from vla_jax.data.episodes import Episodes
 from vla_jax.data.ingest import formats
 from vla_jax.data.ingest.encoding import Encoder
 from vla_jax.data.ingest.libero import Libero
 from vla_jax.data.ingest.options import Options
+from vla_jax.data.robots.libero import ROBOTS
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,20 @@ def test_the_frame_index_finds_every_frame_in_natural_order(written, tmp_path):
     turned = source_files.pictures(2, 7)[3][::-1, ::-1]
     assert np.abs(found.astype(int) - turned).max() <= 6
     assert np.abs(found.astype(int) - turned[::-1, ::-1]).max() > 60
+
+
+def test_the_libero_adapter_trains_on_it(written, tmp_path):
+    robot = next(robot for robot in ROBOTS if robot.name == "libero_spatial_no_noops")
+    wanted = indexing.Wanted(arrays=robot.arrays, texts=robot.instruction)
+    index = indexing.ensure(written, wanted=wanted, cache_dir=tmp_path)
+    source = Episodes(index, robot, views=("primary", "wrist"))
+    example = source.example(5)
+    assert (len(source), source.state_size) == (sum(np.diff(index.starts)), 8)
+    commanded = np.tanh(source_files.numbers(1, 6, 7))[0]
+    assert example.action is not None
+    np.testing.assert_allclose(example.action[0, :6], commanded[:6], rtol=1e-6)
+    assert example.action[0, 6] == np.clip(1 - commanded[6], 0, 1).astype(np.float32)  # 1 is open
+    assert set(example.images) == {"primary", "wrist"}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,13 +51,18 @@ def write(
     Args:
       episodes: as they come, having passed the checks; the first is the schema.
       directory: must not exist.
-      name: the dataset's name.
+      name: the dataset's name: lower-case letters, digits and _.
       description: one paragraph, stored in the metadata.
       docs: feature -> what its numbers are, stored in the schema.
 
     Raises:
-      UserError: the directory exists, the disk is full or not writable, there are no episodes.
+      UserError: the name is not as TFDS wants it, the directory exists, the disk is full or not
+        writable, there are no episodes.
     """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise UserError(
+            "name of the dataset", expected="lower-case letters, digits and _", found=name
+        )
     if directory.exists():
         raise UserError(
             f"{directory} is already there",
