@@ -20,6 +20,7 @@ INTEGERS = [
     [1, 127, 128, 300, 2**31, 2**63 - 1],
     [-1, -128, -(2**63), 5],
     list(range(1000)),
+    [1, 0] * 40,
 ]
 
 
@@ -47,6 +48,20 @@ def test_an_empty_list_is_empty(tensorflow, kind):
     assert len(read(tensorflow.example(x=(kind, [])), "x")) == 0
 
 
+def test_random_examples_are_those_of_tensorflow(tensorflow):
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        values = {
+            "a": (bytes, [rng.bytes(n) for n in rng.integers(0, 300, rng.integers(0, 6))]),
+            "b": (float, rng.normal(size=rng.integers(0, 200)).astype(np.float32).tolist()),
+            "c/d": (int, (rng.integers(-(2**62), 2**62, rng.integers(0, 40)) >> 50).tolist()),
+        }
+        record = tensorflow.example(**values)
+        for name, (_, expected) in values.items():
+            found = read(record, name)
+            assert (found if isinstance(found, list) else found.tolist()) == expected
+
+
 def test_other_features_do_not_disturb(tensorflow):
     record = tensorflow.example(
         a=(bytes, [b"1", b"2"]), wanted=(int, [-3, 4]), z=(float, [1.0] * 500), e=(int, [])
@@ -70,29 +85,101 @@ def test_bytes_that_are_no_example_are_refused():
         tfrecord.features(b"\x12\x01a", 0, 3)
 
 
-def test_records_of_a_shard_are_those_of_tensorflow(tensorflow, tmp_path):
-    payloads = [b"one", b"", b"x" * 1000]
-    tensorflow.write(tmp_path / "shard", payloads)
-    data = (tmp_path / "shard").read_bytes()
-    assert [data[i:j] for i, j in tfrecord.records(data, "shard")] == payloads
-    assert list(tfrecord.records(b"", "empty")) == []
+def test_lengths_that_point_outside_are_refused(tensorflow):
+    record = tensorflow.example(x=(bytes, [b"abc"]))
+    longer = bytearray(record)
+    longer[3] += 1  # the length of the map entry
+    with pytest.raises(ValueError, match="longer than its record"):
+        tfrecord.features(bytes(longer), 0, len(longer))
+    _, start, end = tfrecord.features(record, 0, len(record))["x"]
+    element = bytearray(record)
+    element[start + 1] += 1
+    with pytest.raises(ValueError, match="longer than its list"):
+        tfrecord.spans(bytes(element), start, end)
+    with pytest.raises(ValueError, match="ends inside a number"):
+        tfrecord.integers(b"\x0a\x02\x01\x80", 0, 4)
+    with pytest.raises(ValueError, match="more than 64 bits"):
+        tfrecord.integers(b"\x0a\x0c" + b"\x80" * 11 + b"\x01", 0, 14)
+
+
+class Shard:
+    """A shard in memory; remembers what was read of it."""
+
+    def __init__(self, path):
+        self.data, self.reads = path.read_bytes(), []
+
+    def read(self, start, end):
+        self.reads.append((start, end))
+        assert 0 <= start < end <= len(self.data)
+        return self.data[start:end]
+
+    def records(self, name="shard", **options):
+        return tfrecord.records(self.read, len(self.data), name, **options)
+
+
+@pytest.fixture
+def shard(tensorflow, tmp_path):
+    def make(payloads, change=lambda data: data):
+        path = tmp_path / "shard"
+        tensorflow.write(path, payloads)
+        path.write_bytes(change(path.read_bytes()))
+        return Shard(path)
+
+    return make
+
+
+@pytest.mark.parametrize("chunk", [1, 13, 100, 1 << 20])
+@pytest.mark.parametrize("verify", [False, True])
+def test_records_of_a_shard_are_those_of_tensorflow(shard, chunk, verify):
+    payloads = [b"one", b"", b"x" * 1000, b"four", b"y" * 300]
+    made = shard(payloads)
+    found = list(made.records(chunk=chunk, verify=verify))
+    assert [record.buffer[record.start : record.end] for record in found] == payloads
+    assert [made.data[r.offset : r.offset + r.end - r.start] for r in found] == payloads
+    assert [r.crc for r in found] == [
+        made.data[r.offset + len(p) :][:4] for r, p in zip(found, payloads, strict=True)
+    ]
+
+
+def test_a_shard_is_read_about_once(shard):
+    made = shard([b"x" * 5000] * 20)
+    assert len(list(made.records(chunk=1))) == 20
+    assert len(made.reads) == 21  # one per record, and the first header
+    assert sum(end - start for start, end in made.reads) < 1.02 * len(made.data)
+    made.reads.clear()
+    assert len(list(made.records(chunk=1 << 20))) == 20
+    assert made.reads == [(0, len(made.data))]
+
+
+def test_an_empty_shard_has_no_record(shard):
+    assert list(shard([]).records()) == []
 
 
 @pytest.mark.parametrize("missing", [1, 4, 5, 900, 1014])
-def test_a_shard_cut_short_is_named_with_the_byte(tensorflow, tmp_path, missing):
-    tensorflow.write(tmp_path / "shard", [b"one", b"x" * 1000])
-    data = (tmp_path / "shard").read_bytes()[:-missing]
-    found = tfrecord.records(data, "shard-3")
-    assert next(found) == (12, 15)
-    with pytest.raises(UserError, match=rf"shard shard-3, byte 19: .* ends at byte {len(data)}"):
+def test_a_shard_cut_short_is_named_with_episode_and_byte(shard, missing):
+    made = shard([b"one", b"x" * 1000], lambda data: data[:-missing])
+    found = made.records("shard-3")
+    assert next(found).offset == 12
+    message = rf"shard-3, episode 1 of the shard \(byte 19\): .* ends at byte {len(made.data)}"
+    with pytest.raises(UserError, match=message):
         next(found)
 
 
-def test_shards_come_in_order_and_of_the_split_only(tmp_path):
-    for name in ("d-train.tfrecord-00001-of-00002", "d-train.tfrecord-00000-of-00002"):
-        (tmp_path / name).touch()
-    (tmp_path / "d-validation.tfrecord-00000-of-00001").touch()
-    names = [path.name for path in tfrecord.shards(tmp_path, "train")]
-    assert names == ["d-train.tfrecord-00000-of-00002", "d-train.tfrecord-00001-of-00002"]
-    with pytest.raises(UserError, match=r"TFRecord shards of split 'test'"):
-        tfrecord.shards(tmp_path, "test")
+@pytest.mark.parametrize(
+    ("byte", "part"), [(19, "length"), (28, "length"), (500, "payload"), (-1, "payload")]
+)
+def test_a_flipped_bit_is_found_when_asked_for(shard, byte, part):
+    def flip(data):
+        changed = bytearray(data)
+        changed[byte] ^= 1
+        return bytes(changed)
+
+    made = shard([b"one", b"x" * 1000], flip)
+    found = made.records("shard-3", verify=True)
+    next(found)
+    with pytest.raises(UserError, match="shard-3, episode 1 of the shard"):
+        next(found)
+    if part == "payload":
+        assert len(list(made.records())) == 2  # and only then
+        with pytest.raises(UserError, match="the payload is corrupt: expected checksum 0x"):
+            list(made.records(verify=True))

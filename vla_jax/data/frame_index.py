@@ -95,6 +95,7 @@ class FrameIndex:
         """
         index = find(directory, split, cache_dir=cache_dir)
         if index is None:
+            schema.read_split(directory, split)  # says what is wrong with a wrong name
             raise UserError(
                 f"dataset {directory}, split {split!r}: not indexed",
                 fix=f"Run: {command(directory, split, cache_dir)}",
@@ -225,9 +226,12 @@ def find(
         manifest = read_manifest(folder)
         if manifest is not None:
             index = FrameIndex(directory, folder, manifest)
-            marks = [shard_marks.ShardMark(**shard) for shard in manifest["shards"]]
             shard_marks.check(
-                index.directory, index.files, marks, command(directory, split, cache_dir)
+                index.directory,
+                index.files,
+                schema.read_split(directory, split).shards,
+                [shard_marks.ShardMark(**shard) for shard in manifest["shards"]],
+                command(directory, split, cache_dir),
             )
             return index
     return None

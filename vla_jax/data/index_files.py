@@ -110,11 +110,15 @@ class ArrayFile:
         self._file.write(np.ascontiguousarray(rows, self._dtype).tobytes())
         self._rows += len(rows)
 
-    def close(self) -> None:
-        """Ends the file."""
+    def finish(self) -> None:
+        """Completes the file."""
         # numpy leaves room in the header for the first axis to grow.
         self._file.seek(0)
         self._write_header()
+        self._file.close()
+
+    def close(self) -> None:
+        """Closes the file, complete or not."""
         self._file.close()
 
     def _write_header(self) -> None:
@@ -158,15 +162,21 @@ class TextFiles:
             self._rows.append(ends)
             self._count = int(ends[-1])
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Writes the distinct texts."""
-        self._file.close()
+        self._file.finish()
         if self._rows is not None:
-            self._rows.close()
+            self._rows.finish()
         lengths = [len(text) for text in self._ids]
         np.save(suffixed(self._path, ".ends.npy"), np.cumsum(lengths, dtype=np.int64))
         whole = np.frombuffer(b"".join(self._ids), np.uint8)
         np.save(suffixed(self._path, ".utf8.npy"), whole)
+
+    def close(self) -> None:
+        """Closes the files, complete or not."""
+        self._file.close()
+        if self._rows is not None:
+            self._rows.close()
 
     def _id(self, text: bytes, where: str, t: int) -> int:
         number = self._ids.get(text)

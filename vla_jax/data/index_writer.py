@@ -47,6 +47,15 @@ class IndexWriter:
             for column in columns
         }
 
+    def __enter__(self) -> "IndexWriter":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Closes the files, complete or not."""
+        for file in (*self._parts.values(), *self._values.values()):
+            file.close()
+
     def append(self, episode: Episode) -> None:
         """Appends one episode."""
         for column, rows in episode.rows.items():
@@ -69,10 +78,17 @@ class IndexWriter:
         self._episodes += 1
         self._content.update(episode.crc)
 
-    def close(self, dataset: str) -> dict[str, Any]:
-        """Ends the files and returns what the manifest says of them."""
+    def finish(self, dataset: str) -> dict[str, Any]:
+        """Completes the files and returns what the manifest says of them.
+
+        Args:
+          dataset: for messages.
+
+        Raises:
+          UserError: there was no episode.
+        """
         for file in (*self._parts.values(), *self._values.values()):
-            file.close()
+            file.finish()
         if not self._frames:
             raise UserError(f"{dataset}: no records", expected="at least one episode")
         statistics, not_finite = {}, {}

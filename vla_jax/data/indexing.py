@@ -3,11 +3,11 @@
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from vla_jax.core.errors import UserError, nearest
-from vla_jax.data import frame_index, index_files, schema, storage
+from vla_jax.data import frame_index, index_files, schema, storage, tfrecord
 from vla_jax.data.episode_walk import Walk
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.index_writer import IndexWriter
@@ -50,7 +50,7 @@ class Wanted:
         }
         for role, names in asked.items():
             if names is None:
-                chosen = [feature for feature in features.values() if _is_small(feature, role)]
+                chosen = [features[name] for name in small(features, role)]
             else:
                 chosen = [_look_up(features, name, role, directory) for name in names]
             columns += [Column(feature, role) for feature in dict.fromkeys(chosen)]
@@ -123,11 +123,10 @@ def _build(
     marks = [ShardMark.of(files, k) for k in range(len(files))]
     folder = index_files.candidates(directory, split, cache_dir)[0]
     total, done = sum(mark.size for mark in marks), 0
-    with index_files.replacing(folder) as fresh:
-        writer = IndexWriter(fresh, columns)
+    with index_files.replacing(folder) as fresh, IndexWriter(fresh, columns) as writer:
         for episode in Walk(directory, found, files, marks, columns, verify=verify):
             writer.append(episode)
-            done += episode.length
+            done += episode.length + tfrecord.FRAME
             if on_progress is not None:
                 on_progress(f"index {name}:{split}", done, total)
         manifest = {
@@ -136,14 +135,18 @@ def _build(
             "version": version,
             "split": split,
             "shards": [mark.to_json() for mark in marks],
-            **writer.close(f"dataset {directory}, split {split!r}"),
+            **writer.finish(f"dataset {directory}, split {split!r}"),
         }
         (fresh / index_files.MANIFEST).write_text(json.dumps(manifest, indent=1))
     return FrameIndex.open(directory, split, cache_dir=cache_dir)
 
 
+def small(features: Mapping[str, Feature], role: Role) -> tuple[str, ...]:
+    """Returns the features that are indexed in a role when none are named."""
+    return tuple(name for name, feature in features.items() if _is_small(feature, role))
+
+
 def _is_small(feature: Feature, role: Role) -> bool:
-    """Whether a feature is taken when none are named."""
     size = feature.size
     if role == "image":
         is_rgb = len(feature.shape) == 3 and feature.shape[-1] == 3

@@ -14,10 +14,20 @@ from vla_jax.core.errors import UserError, nearest
 from vla_jax.data import storage
 
 Directory = str | os.PathLike[str]
+Kind = Literal["image", "float", "int", "text", "other"]
 
 STEPS = "steps/"
 _VERSION_FILES = ("features.json", "dataset_info.json")
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+_KINDS: dict[str, Kind] = {  # by the beginning of the dtype
+    "float": "float",
+    "bfloat": "float",
+    "int": "int",
+    "uint": "int",
+    "bool": "int",
+    "string": "text",
+    "object": "text",
+}
 _DEEPEST = 3  # parent / name / config / version
 
 
@@ -28,17 +38,19 @@ class Feature:
     Attributes:
       name: with slashes, e.g. `steps/observation/image`.
       kind: `image` (encoded), `float`, `int` (bool included), `text`, or `other`: what the index
-        does not read (compressed tensors, audio, video).
+        does not read (audio, video, optional values).
       shape: of one value; None is an unknown size. A list of texts has shape (None,).
       dtype: as the dataset declares it, e.g. `float32`, `bool`, `uint8`, `string`.
       per_step: whether every step has one, or the whole episode.
+      encoding: of numbers: `none` (a plain list), or `bytes` or `zlib` of each array's memory.
     """
 
     name: str
-    kind: Literal["image", "float", "int", "text", "other"]
+    kind: Kind
     shape: tuple[int | None, ...]
     dtype: str
     per_step: bool
+    encoding: str = "none"
 
     @property
     def size(self) -> int | None:
@@ -197,11 +209,14 @@ def _flatten(node: dict[str, Any], name: str, outer: tuple[int | None, ...]) -> 
         around = () if name == STEPS[:-1] else (length if length >= 0 else None,)
         yield from _flatten(node["sequence"]["feature"], name, outer + around)
     else:
+        encoding = node.get("tensor", {}).get("encoding", "none")
         kind, shape, dtype = _leaf(node)
-        yield Feature(name, kind, outer + shape, dtype, name.startswith(STEPS))
+        if encoding != "none" and (kind == "text" or dtype == "bfloat16"):
+            kind = "other"
+        yield Feature(name, kind, outer + shape, dtype, name.startswith(STEPS), encoding)
 
 
-def _leaf(node: dict[str, Any]) -> tuple[Any, tuple[int | None, ...], str]:
+def _leaf(node: dict[str, Any]) -> tuple[Kind, tuple[int | None, ...], str]:
     """Returns kind, shape and dtype of one leaf of `features.json`."""
     if "image" in node:
         return "image", _shape(node["image"]), node["image"].get("dtype", "uint8")
@@ -213,16 +228,10 @@ def _leaf(node: dict[str, Any]) -> tuple[Any, tuple[int | None, ...], str]:
         return "float", (4,), "float32"
     tensor = node.get("tensor", {})
     dtype = tensor.get("dtype", "")
-    kind = "other"
-    if tensor.get("encoding", "none") == "none":
-        kind = next((kind for start, kind in _KINDS.items() if dtype.startswith(start)), "other")
-    return kind, _shape(tensor), dtype
-
-
-_KINDS = {"float": "float", "bfloat": "float", "int": "int", "uint": "int", "bool": "int"} | {
-    "string": "text",
-    "object": "text",
-}
+    for start, kind in _KINDS.items():
+        if dtype.startswith(start):
+            return kind, _shape(tensor), dtype
+    return "other", _shape(tensor), dtype
 
 
 def _shape(node: dict[str, Any]) -> tuple[int | None, ...]:

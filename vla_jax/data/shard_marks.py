@@ -41,23 +41,41 @@ class ShardMark:
         return dataclasses.asdict(self)
 
 
-def check(dataset: str, files: storage.Files, marks: Sequence[ShardMark], command: str) -> None:
+class ChangedShardError(UserError):
+    """A shard is not what it was when it was indexed."""
+
+
+def check(
+    dataset: str,
+    files: storage.Files,
+    present: Sequence[str],
+    marks: Sequence[ShardMark],
+    command: str,
+) -> None:
     """Compares every shard with its mark.
 
     Of a local shard whose time of change is another, copied or rewritten, the ends are compared;
-    of a remote one the size only, since a request for each shard would delay every start.
+    of a remote one the size only, since more requests for each shard would delay every start.
 
     Args:
       dataset: for messages.
       files: the shards, in the order of the marks.
+      present: the names of the shards that the dataset has now.
       marks: what they were.
       command: what repairs the index.
 
     Raises:
-      UserError: a shard has changed or is missing; names it and the command.
+      ChangedShardError: a shard has changed, is new or is missing; names it and the command.
     """
 
-    def differs(k: int) -> str | None:
+    def changed(shard: str, found: str) -> ChangedShardError:
+        return ChangedShardError(
+            f"dataset {dataset}, shard {shard}: changed since it was indexed",
+            found=found,
+            fix=f"Index it again: {command}",
+        )
+
+    def difference(k: int) -> str | None:
         mark = marks[k]
         size, mtime_ns = _stat(files, k)
         if size != mark.size:
@@ -66,16 +84,17 @@ def check(dataset: str, files: storage.Files, marks: Sequence[ShardMark], comman
             return "other content"
         return None
 
-    remote = any(map(storage.is_remote, files.paths))
-    with ThreadPoolExecutor(_REQUESTS) as pool:
-        found = (pool.map if remote else map)(differs, range(len(marks)))
-        for mark, difference in zip(marks, found, strict=True):
-            if difference is not None:
-                raise UserError(
-                    f"dataset {dataset}, shard {mark.name}: changed since it was indexed",
-                    found=difference,
-                    fix=f"Index it again: {command}",
-                )
+    names = [mark.name for mark in marks]
+    for shard in sorted(set(names) ^ set(present)):
+        raise changed(shard, "no such file" if shard in names else "a new shard")
+    if not any(map(storage.is_remote, files.paths)):
+        found = map(difference, range(len(marks)))
+    else:
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            found = list(pool.map(difference, range(len(marks))))
+    for mark, other in zip(marks, found, strict=True):
+        if other is not None:
+            raise changed(mark.name, other)
 
 
 def _stat(files: storage.Files, k: int) -> tuple[int, int | None]:

@@ -5,6 +5,7 @@ step. A record without `steps` (a web question) is an episode of one step.
 """
 
 import dataclasses
+import zlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -54,6 +55,16 @@ class Column:
         return (2,) if self.role == "image" else tuple(n or 0 for n in self.feature.shape)
 
     @property
+    def is_numeric(self) -> bool:
+        """Whether the records hold numbers."""
+        return self.role == "array" or (self.role == "text" and self.feature.kind == "int")
+
+    @property
+    def numbers(self) -> int:
+        """How many entries of a record's value list make one row."""
+        return (self.feature.size or 1) if self.is_numeric else 1
+
+    @property
     def is_list(self) -> bool:
         """Whether a row has several texts, as the answers of a question."""
         return self.role == "text" and self.feature.kind == "text" and self.feature.shape == (None,)
@@ -94,7 +105,7 @@ def read_steps(
             for column in columns
             if column.name in found
         }
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, zlib.error) as error:
         raise UserError(
             f"{where}: {error}",
             expected="a tf.train.Example as features.json describes it",
@@ -116,9 +127,9 @@ def read_steps(
 def _values(record: tfrecord.Record, place: tuple[int, int, int], column: Column) -> Rows:
     """Reads one value list; numbers are still flat."""
     kind, start, end = place
-    is_array = column.role == "array" or (column.role == "text" and column.feature.kind == "int")
+    encoded = column.is_numeric and column.feature.encoding != "none"
     expected = tfrecord.BYTES
-    if is_array:
+    if column.is_numeric and not encoded:
         expected = tfrecord.FLOAT if column.feature.kind == "float" else tfrecord.INT
     if kind != expected:
         kinds = f"expected {_KINDS[expected]}, found {_KINDS.get(kind, 'no values')}"
@@ -132,7 +143,16 @@ def _values(record: tfrecord.Record, place: tuple[int, int, int], column: Column
         table = np.array(spans, np.int64).reshape(-1, 2)
         return np.stack([table[:, 0] - record.start, table[:, 1] - table[:, 0]], 1)
     texts = [record.buffer[first:last] for first, last in spans]
+    if encoded:
+        return _decoded(texts, column.feature)
     return [texts] if column.is_list else [[text] for text in texts]
+
+
+def _decoded(values: list[bytes], feature: Feature) -> np.ndarray:
+    """Joins arrays that TFDS stored as the bytes of their memory."""
+    if feature.encoding == "zlib":
+        values = [zlib.decompress(value) for value in values]
+    return np.frombuffer(b"".join(values), feature.dtype)
 
 
 def _count(columns: Sequence[Column], values: dict[Column, Rows], where: str) -> int:
@@ -142,7 +162,7 @@ def _count(columns: Sequence[Column], values: dict[Column, Rows], where: str) ->
         return 1
     for column in per_step:
         if len(values.get(column, ())):
-            return len(values[column]) // _numbers(column)
+            return len(values[column]) // column.numbers
     raise UserError(
         f"{where}: the episode is empty",
         expected="at least one step",
@@ -151,16 +171,9 @@ def _count(columns: Sequence[Column], values: dict[Column, Rows], where: str) ->
     )
 
 
-def _numbers(column: Column) -> int:
-    """How many entries of a flat value list make one row."""
-    if column.role == "array" or (column.role == "text" and column.feature.kind == "int"):
-        return column.feature.size or 1
-    return 1
-
-
 def _per_step(values: Rows, column: Column, steps: int, where: str) -> Rows:
     """Cuts a value list into rows; what an episode has once is repeated."""
-    rows, size = (steps if column.feature.per_step else 1), _numbers(column)
+    rows, size = (steps if column.feature.per_step else 1), column.numbers
     if len(values) != rows * size:
         raise UserError(
             f"{where}: feature {column.name!r}",

@@ -22,6 +22,7 @@ BYTES, FLOAT, INT = 1, 2, 3  # field numbers of tf.train.Feature
 _ENTRY = 0x0A  # field 1, length-delimited: map entries, keys and packed or repeated values
 _VALUE = 0x12  # field 2, length-delimited: the value of a map entry
 _HEADER, _FOOTER = 12, 4  # length and its checksum; checksum of the payload
+FRAME = _HEADER + _FOOTER  # bytes around each payload
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +87,13 @@ def records(
     while position < size:
         load(position + _HEADER)
         (length,) = struct.unpack_from("<Q", window, position - base)
-        load(position + _HEADER + length + _FOOTER)
+        load(position + length + FRAME)
         start = position - base + _HEADER
         record = Record(window, start, start + length, position + _HEADER)
         if verify:
             _check(record, f"{name}, episode {number} of the shard (byte {position})")
         yield record
-        position += _HEADER + length + _FOOTER
+        position += length + FRAME
         number += 1
 
 

@@ -1,0 +1,214 @@
+import json
+
+import fsspec
+import numpy as np
+import pytest
+import small_rlds
+
+from vla_jax.core.errors import UserError
+from vla_jax.data import records, schema
+from vla_jax.data.schema import Feature, Split
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A directory whose metadata TFDS wrote, with a feature of every kind."""
+    tfds = records.import_tfds()
+    f = tfds.features
+    observation = {
+        "image": f.Image(shape=(8, 6, 3), encoding_format="jpeg"),
+        "any": f.Image(),
+        "depth": f.Image(shape=(8, 6, 1), dtype=np.uint16, encoding_format="png"),
+        "state": f.Tensor(shape=(7,), dtype=np.float64),
+        "pose": f.Tensor(shape=(4, 4), dtype=np.float32, encoding="zlib"),
+        "names": f.Sequence(f.Text()),
+        "pair": f.Sequence(f.Scalar(np.float32), length=2),
+        "sound": f.Audio(),
+    }
+    steps = {
+        "observation": observation,
+        "action": {"x": f.Tensor(shape=(3,), dtype=np.float32), "open": f.Scalar(np.bool_)},
+        "label": f.ClassLabel(num_classes=3),
+        "text": f.Text(),
+        "string": f.Scalar(np.str_),
+    }
+    features = f.FeaturesDict(
+        {
+            "steps": f.Dataset(steps),
+            "metadata": {"id": f.Scalar(np.int64)},
+            "answers": f.Sequence({"text": f.Text(), "box": f.BBoxFeature()}),
+        }
+    )
+    directory = tmp_path_factory.mktemp("real") / "1.2.0"
+    directory.mkdir()
+    for name in (
+        "train.tfrecord-00000-of-00002",
+        "train.tfrecord-00001-of-00002",
+        "val_seen.tfrecord-00000-of-00001",
+    ):
+        (directory / f"toy-{name}").touch()
+    infos = [
+        tfds.core.SplitInfo(name="train", shard_lengths=[2, 1], num_bytes=1),
+        tfds.core.SplitInfo(name="val_seen", shard_lengths=[3], num_bytes=1),
+    ]
+    tfds.folder_dataset.write_metadata(
+        data_dir=directory, features=features, split_infos=infos, version="1.2.0", check_data=False
+    )
+    return directory
+
+
+EXPECTED = [
+    Feature("steps/observation/image", "image", (8, 6, 3), "uint8", True),
+    Feature("steps/observation/any", "image", (None, None, 3), "uint8", True),
+    Feature("steps/observation/depth", "image", (8, 6, 1), "uint16", True),
+    Feature("steps/observation/state", "float", (7,), "float64", True),
+    Feature("steps/observation/pose", "float", (4, 4), "float32", True, "zlib"),
+    Feature("steps/observation/names", "text", (None,), "string", True),
+    Feature("steps/observation/pair", "float", (2,), "float32", True),
+    Feature("steps/action/x", "float", (3,), "float32", True),
+    Feature("steps/action/open", "int", (), "bool", True),
+    Feature("steps/label", "int", (), "int64", True),
+    Feature("steps/text", "text", (), "string", True),
+    Feature("steps/string", "text", (), "string", True),
+    Feature("metadata/id", "int", (), "int64", False),
+    Feature("answers/text", "text", (None,), "string", False),
+    Feature("answers/box", "float", (None, 4), "float32", False),
+]
+
+
+@pytest.mark.parametrize("feature", EXPECTED, ids=lambda feature: feature.name)
+def test_features_are_read_as_tfds_writes_them(real, feature):
+    assert schema.read_schema(real)[feature.name] == feature
+
+
+def test_every_feature_is_there_and_what_is_not_read_is_called_other(real):
+    found = schema.read_schema(real)
+    assert set(found) == {*(f.name for f in EXPECTED), "steps/observation/sound"}
+    assert found["steps/observation/sound"].kind == "other"
+
+
+def test_sizes():
+    assert Feature("a", "float", (4, 4), "float32", True).size == 16
+    assert Feature("a", "float", (), "float32", True).size == 1
+    assert Feature("a", "float", (None, 4), "float32", True).size is None
+
+
+def test_the_shards_are_those_that_tfds_names(real):
+    tfds = records.import_tfds()
+    names = {
+        name: tuple(path.name for path in info.filepaths)
+        for name, info in tfds.builder_from_directory(real).info.splits.items()
+    }
+    assert {name: split.shards for name, split in schema.read_splits(real).items()} == names
+    assert schema.read_split(real, "train").shard_lengths == (2, 1)
+
+
+def info(directory, **changes):
+    split = {"name": "train", "shardLengths": ["1", "1"]} | changes.pop("split", {})
+    value = {"name": "d", "version": "1.0.0", "splits": [split]} | changes
+    (directory / "dataset_info.json").write_text(json.dumps(value))
+
+
+def test_a_template_of_its_own_is_honoured(tmp_path):
+    info(
+        tmp_path,
+        split={"filepathTemplate": "data/{SPLIT}_{SHARD_INDEX}of{NUM_SHARDS}.{FILEFORMAT}"},
+    )
+    names = ("train_00000of00002.tfrecord", "train_00001of00002.tfrecord")
+    for name in names:
+        (tmp_path / name).touch()
+    assert schema.read_split(tmp_path, "train").shards == names
+
+
+def test_without_metadata_the_shards_are_found_by_name_in_order(tmp_path):
+    for name in ("d-train.tfrecord-00001-of-00002", "d-train.tfrecord-00000-of-00002"):
+        (tmp_path / name).touch()
+    (tmp_path / "d-validation.tfrecord").touch()
+    (tmp_path / "notes.txt").touch()
+    assert schema.read_splits(tmp_path) == {
+        "train": Split(
+            "train", ("d-train.tfrecord-00000-of-00002", "d-train.tfrecord-00001-of-00002"), None
+        ),
+        "validation": Split("validation", ("d-validation.tfrecord",), None),
+    }
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    info(tmp_path)
+    (tmp_path / "d-train.tfrecord-00000-of-00002").touch()
+    message = r"expected 2 shards.*found 1; the first that is missing is d-train.*-00001-of-00002"
+    with pytest.raises(UserError, match=message):
+        schema.read_splits(tmp_path)
+
+
+def test_another_file_format_is_refused(tmp_path):
+    info(tmp_path, fileFormat="array_record")
+    with pytest.raises(
+        UserError, match="expected TFRecord shards, found fileFormat 'array_record'"
+    ):
+        schema.read_splits(tmp_path)
+
+
+def test_a_wrong_split_is_told_the_nearest(tmp_path):
+    (tmp_path / "d-train.tfrecord").touch()
+    with pytest.raises(
+        UserError, match=r"no split 'trian': expected one of train.*nearest.*'train'"
+    ):
+        schema.read_split(tmp_path, "trian")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"features\.json, found no such file.*folder of the version"),
+        ("{", "not JSON"),
+        ("[]", "expected a JSON object, found list"),
+        (
+            '{"type": "old", "content": {}}',
+            "expected a top level 'featuresDict'.*'content', 'type'",
+        ),
+    ],
+)
+def test_wrong_metadata_are_named(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "features.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        schema.read_schema(tmp_path)
+
+
+def test_the_title_is_that_of_the_metadata_or_of_the_path(tmp_path):
+    directory = tmp_path / "bridge" / "0.1.0"
+    directory.mkdir(parents=True)
+    assert schema.title(directory) == ("bridge", "0.1.0")
+    assert schema.title(f"{directory}/") == ("bridge", "0.1.0")
+    info(directory)
+    assert schema.title(directory) == ("d", "1.0.0")
+
+
+def test_datasets_are_found_below_a_parent(tmp_path, tensorflow):
+    places = ("a/1.0.0", "b/config/2.0.0", "b/other/2.0.0")
+    for place in places:
+        small_rlds.write(tensorflow, tmp_path / place, [small_rlds.values(1)])
+        (tmp_path / place / ".vla_index" / "train").mkdir(parents=True)
+    (tmp_path / "notes.txt").touch()
+    expected = [str(tmp_path / place) for place in places]
+    assert schema.find_datasets(tmp_path) == expected
+    assert schema.find_datasets(tmp_path / "a" / "1.0.0") == expected[:1]
+    assert schema.find_datasets(tmp_path / "b") == expected[1:]
+
+
+def test_datasets_are_found_on_remote_storage_too(tmp_path, tensorflow):
+    small_rlds.write(tensorflow, tmp_path / "1.0.0", [small_rlds.values(1)])
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path / "1.0.0"), "/find/d/1.0.0", recursive=True)
+    assert schema.find_datasets("memory://find") == ["memory://find/d/1.0.0"]
+    assert schema.read_split("memory://find/d/1.0.0", "train").shard_lengths == (1,)
+    assert schema.title("memory://find/d/1.0.0/") == ("d", "1.0.0")
+
+
+def test_a_directory_without_datasets_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"expected a TFDS version directory.*found none"):
+        schema.find_datasets(tmp_path)
+    with pytest.raises(UserError, match="No such file"):
+        schema.find_datasets(tmp_path / "absent")
