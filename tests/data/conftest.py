@@ -128,7 +128,7 @@ class Made:
         return sorted({self.example(i).prefix for i in range(self.size)} | {"yes", "no"})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_source():
     return Made
 

@@ -93,16 +93,16 @@ class Rows:
         self._state = np.zeros((rows, collator.states), np.float32)
         self._state_mask = np.zeros(self._state.shape, bool)
 
-    def decode(self, row: int, example: Example, name: str) -> None:
+    def decode(self, row: int, example: Example, whose: str = "") -> None:
         """Decodes the images of an example into its row.
 
         Args:
           row: which.
           example: the example.
-          name: where it lies, for messages.
+          whose: what follows the name of a view in messages; nothing where the caller adds it.
 
         Raises:
-          UserError: an image is damaged.
+          UserError: an image is damaged; names the view.
         """
         layout = self._collator.layout
         for number, view in enumerate(layout.views):
@@ -113,7 +113,7 @@ class Rows:
                 if data is None:
                     self._images[row, slot] = 0
                 else:
-                    self._place(row, slot, data, f"{name} view {view}")
+                    self._place(row, slot, data, view + whose)
 
     def write(self, row: int, example: Example) -> None:
         """Writes the tokens and, where wanted, the numbers of an example into its row.

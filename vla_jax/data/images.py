@@ -23,7 +23,7 @@ def decode(data: bytes, name: str, *, at_least: int | None = None) -> UInt8[np.n
       data: the encoded image.
       name: what it is, for messages.
       at_least: sides that suffice, pixels: a JPEG of twice this or more comes out at 1/2, 1/4 or
-        1/8, which the decoder does for less than nothing. None decodes in full.
+        1/8 if that divides its sides, which takes less time than the whole. None decodes it whole.
 
     Raises:
       UserError: the bytes are neither, or damaged.

@@ -66,9 +66,12 @@ class LoaderConfig:
     max_skipped: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "threads", "prefetch", "history", "chunk"):
-            if getattr(self, name) < 1:
-                raise UserError(f"config.loader.{name}", expected=">= 1", found=getattr(self, name))
+        lowest = {"batch_size": 1, "threads": 1, "prefetch": 1, "history": 1, "chunk": 1}
+        for name, low in {**lowest, "max_skipped": 0}.items():
+            if getattr(self, name) < low:
+                raise UserError(
+                    f"config.loader.{name}", expected=f">= {low}", found=getattr(self, name)
+                )
         if not 0 <= self.held_out < 1:
             raise UserError("config.loader.held_out", expected="0 <= x < 1", found=self.held_out)
         if not self.views or len(set(self.views)) < len(self.views):
@@ -119,7 +122,7 @@ def collate(
     collator = Collator(sources, encoder, config.layout(image_size, augmented=False))
     rows = collator.start(np.asarray(numbers, np.int64), np.zeros(len(examples), np.uint64))
     for row, example in enumerate(examples):
-        rows.decode(row, example, example.name)
+        rows.decode(row, example, f" of {example.name}")
         rows.write(row, example)
     return rows.finish()
 
@@ -294,10 +297,10 @@ class _Reader(grain.transforms.Map):
     def _read(self, rows: Rows, row: int, source: int, number: int, draw: int) -> Example:
         """Reads and decodes an example, or the first sound one after it."""
         opened = self._collator.sources[source]
-        while True:
+        for _ in range(len(opened)):
             try:
                 example = opened.example(number, draw)
-                rows.decode(row, example, example.name)
+                rows.decode(row, example)
             except UserError as error:
                 if self._config.on_corrupt == "error":
                     raise UserError(
@@ -308,6 +311,7 @@ class _Reader(grain.transforms.Map):
                 number = (number + 1) % len(opened)
             else:
                 return example
+        raise UserError(f"dataset {opened.name}: no example of it can be read")
 
     def _note(self, name: str, error: UserError) -> None:
         with self._lock:
