@@ -5,6 +5,7 @@ import functools
 import http.server
 import os
 import re
+import sys
 import threading
 import time
 from typing import Any
@@ -29,6 +30,10 @@ class Store(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.latency, self.gets, self.ranged = latency, [], True
         self.status_of = lambda name, start, end: None
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that has gone
+            super().handle_error(request, client_address)
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):

@@ -14,7 +14,9 @@ from vla_jax.core.errors import UserError
 from vla_jax.data import indexing, stream
 from vla_jax.data.block_cache import BlockCache
 from vla_jax.data.blocks import BlockReader, Blocks, BlocksConfig
+from vla_jax.data.episodes import Episodes
 from vla_jax.data.records import import_tfds, write_dataset
+from vla_jax.data.robots.tabletop import TABLETOP
 from vla_jax.data.storage import Files
 
 CAMERAS = ("steps/observation/image", "steps/observation/wrist")
@@ -321,6 +323,21 @@ def test_a_dataset_in_memory_of_fsspec_reads_the_same(folder, index, tmp_path):
         assert read_epoch(blocks(copy), len(index)) == read_epoch(blocks(index), len(index))
     finally:
         fs.rm("/bucket", recursive=True)
+
+
+def test_a_robot_source_gives_the_same_examples_in_block_mode(made, open_episodes, tmp_path):
+    near = open_episodes("train", history=2)
+    with serve(made.robot) as store:
+        index = indexing.ensure(store.url, cache_dir=tmp_path)
+        store.gets.clear()
+        sizes = BlocksConfig(frames=4, budget=10**6)
+        far = Episodes(index, TABLETOP, part="train", held_out=0.25, history=2, blocks=sizes)
+        numbers, _ = far.shuffle(0, len(near), SEED)
+        assert sorted(numbers) == list(range(len(near)))
+        for i in numbers.tolist():
+            assert far.example(i, draw=1).images == near.example(i, draw=1).images
+    assert far.ram == 10**6
+    assert len(store.gets) < len(near) / 3
 
 
 def test_any_numbered_items_can_be_read_in_blocks(tmp_path):
