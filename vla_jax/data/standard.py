@@ -105,7 +105,7 @@ def _write(folder: pathlib.Path, index: FrameIndex, robot: Robot) -> None:
         keep[piece] = True if robot.keep is None else robot.keep(columns)
         for field, out in fields.items():
             values = _apply(robot, field, columns, out[piece].shape)
-            bad = ~np.isfinite(values).all(axis=1)
+            bad = ~np.all(np.isfinite(values), axis=1)
             if (bad & keep[piece]).any():
                 raise _not_finite(index, robot, field, start, values, bad & keep[piece])
             out[piece] = np.where(bad[:, None], 0, values)
