@@ -83,10 +83,11 @@ def examine(
     """
     name, _ = schema.title(directory)
     found_split = schema.read_split(directory, split)
-    found = [shards.records(directory, found_split, everything=everything, on_progress=on_progress)]
+    in_bytes = _in_megabytes(on_progress)
+    found = [shards.records(directory, found_split, everything=everything, on_progress=in_bytes)]
     recording = None
     try:
-        index, unfit = _index(directory, split, robot, cache_dir, on_progress)
+        index, unfit = _index(directory, split, robot, cache_dir, in_bytes)
     except UserError as error:
         # A place that cannot be written or read is no fault of the data.
         if isinstance(error.__cause__, OSError):
@@ -104,6 +105,16 @@ def examine(
         findings=tuple(worst_first),
         recording=recording,
     )
+
+
+def _in_megabytes(on_progress: OnProgress | None) -> OnProgress:
+    """Turns reports in bytes into reports in megabytes, a part of one counted whole."""
+
+    def report(what: str, done: int, total: int) -> None:
+        if on_progress:
+            on_progress(f"{what}, MB", -(-done // 10**6), -(-total // 10**6))
+
+    return report
 
 
 def _index(

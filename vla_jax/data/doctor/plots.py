@@ -73,6 +73,7 @@ def _episodes(recording: Recording) -> bytes:
     width = -(-(longest + 1 - shortest) // 40)  # whole steps, so that no bar is empty by chance
     edges = np.arange(shortest, longest + width + 1, width) - 0.5
     axes[0].hist(recording.lengths, bins=edges.tolist(), color=_COLOUR)
+    axes[0].set_xlim(edges[0] - 2, edges[-1] + 2)
     axes[0].xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes[0].axvline(np.median(recording.lengths), color=_LINE, linestyle="--", linewidth=1)
     axes[0].set_title("steps per episode; dashed: median", fontsize=8)

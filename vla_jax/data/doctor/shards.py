@@ -24,7 +24,7 @@ def records(
       split: the shards.
       everything: all shards; else evenly spaced ones of about `budget` bytes in all.
       budget: bytes.
-      on_progress: (what, megabytes done, megabytes in all).
+      on_progress: (what, bytes done, bytes in all).
     """
     files = storage.Files([storage.join(directory, name) for name in split.shards])
     sizes = [files.size(k) for k in range(len(files))]
@@ -44,7 +44,7 @@ def records(
                 number += 1
                 if on_progress:
                     at = done + record.offset + len(record.crc) + record.end - record.start
-                    on_progress("checksums, MB", at // 10**6, total // 10**6)
+                    on_progress("checksums", at, total)
             _compare(split, k, number)
         except UserError as error:
             damaged.append(str(error).rstrip("."))
