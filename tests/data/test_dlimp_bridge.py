@@ -201,14 +201,25 @@ def test_datasets_without_trajectories_or_end_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_of_the_pipeline_is_its_own_and_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("error", [RuntimeError, FileNotFoundError])
+def test_an_error_of_the_pipeline_is_its_own_and_leaves_nothing(tmp_path, error):
     def failing():
         yield trajectory(0)
-        raise RuntimeError("the lab's own code")
+        raise error("the lab's own code")
 
-    with pytest.raises(RuntimeError, match="the lab's own code"):
+    with pytest.raises(error, match="the lab's own code"):
         spool(failing(), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_beside_this_one_that_finishes_first_wins(tmp_path):
+    def overtaken():
+        yield trajectory(0)
+        spool([trajectory(1)], tmp_path)
+
+    index = indexing.ensure(spool(overtaken(), tmp_path))
+    assert index.array("steps/action")[0, 0] == 1
+    assert [path.name for path in tmp_path.glob("lab/*/*")] == ["1.0.0"]
 
 
 def test_tensors_and_tf_data_are_understood(tmp_path, tensorflow):

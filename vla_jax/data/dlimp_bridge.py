@@ -90,9 +90,12 @@ def spool(
             if on_progress:
                 on_progress(f"spool {name}", i + 1, total)
 
-    rlds.write(
-        episodes(), path, name=name, description=f"A pipeline of trajectories; {json.dumps(keys)}"
-    )
+    description = f"A pipeline of trajectories; {json.dumps(keys)}"
+    try:
+        rlds.write(episodes(), path, name=name, description=description)
+    except UserError:
+        if not path.exists():  # else a process beside this one was first, and wins
+            raise
     return path
 
 

@@ -58,6 +58,7 @@ def write(
     Raises:
       UserError: the name is not as TFDS wants it, the directory exists, the disk is full or not
         writable, there are no episodes.
+      Exception: whatever the episodes raise, as it is.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(
@@ -70,7 +71,7 @@ def write(
         )
     counts = {"episodes": 0, "steps": 0}
     with _plain_refusals(directory), records.staged(directory) as partial:
-        stream = iter(episodes)
+        stream = _marked(episodes)
         first = next(stream, None)
         if first is None:
             raise UserError(f"{name}: no episodes", expected="at least one", found="none")
@@ -86,10 +87,27 @@ def write(
     return Written(directory=directory, size=size, **counts)
 
 
+class _SourceError(Exception):
+    """Carries an OSError of reading past those of writing."""
+
+    def __init__(self, error: OSError):
+        super().__init__(str(error))
+        self.error = error
+
+
+def _marked(episodes: Iterable[Episode]) -> Iterator[Episode]:
+    try:
+        yield from episodes
+    except OSError as error:
+        raise _SourceError(error) from error
+
+
 @contextlib.contextmanager
 def _plain_refusals(directory: Path) -> Iterator[None]:
     try:
         yield
+    except _SourceError as wrapped:
+        raise wrapped.error from None
     except OSError as error:
         raise UserError(
             f"cannot write dataset {directory}: {error.strerror}",
