@@ -1,8 +1,11 @@
 """Every episode of a split in order, read from its shards, local or remote."""
 
 import collections
+import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+import io
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from vla_jax.core.errors import UserError
@@ -62,6 +65,7 @@ class Walk:
         self._directory, self._split, self._files = directory, split, files
         self._marks, self._columns, self._verify = marks, columns, verify
         self._remote = storage.is_remote(directory)
+        self._local = _LocalShards()
 
     def __iter__(self) -> Iterator[Episode]:
         """Yields every episode in order.
@@ -90,15 +94,19 @@ class Walk:
                     future.cancel()
 
     def _shard(self, k: int) -> Iterator[Episode]:
+        if self._remote:
+            read = functools.partial(self._files.read, k)
+            yield from self._records(k, read, _REMOTE_CHUNK)
+        else:
+            with self._local.reading(self._files.paths[k]) as read:
+                yield from self._records(k, read, tfrecord.CHUNK)
+
+    def _records(
+        self, k: int, read: Callable[[int, int], tfrecord.B], chunk: int
+    ) -> Iterator[Episode]:
         mark, number = self._marks[k], -1
         name = f"dataset {self._directory}, shard {mark.name}"
-        records = tfrecord.records(
-            lambda start, end: self._files.read(k, start, end),
-            mark.size,
-            name,
-            verify=self._verify,
-            chunk=_REMOTE_CHUNK if self._remote else tfrecord.CHUNK,
-        )
+        records = tfrecord.records(read, mark.size, name, verify=self._verify, chunk=chunk)
         for number, record in enumerate(records):
             where = f"{name}, episode {number} of the shard"
             steps, rows = read_steps(record, self._columns, where)
@@ -112,3 +120,45 @@ class Walk:
                 found=number + 1,
                 fix="Download or generate the shard again",
             )
+
+
+class _LocalShards:
+    """Reads local files, one after the other, into one buffer.
+
+    Fresh memory for every record costs more than all the parsing: the system clears each page.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    @contextlib.contextmanager
+    def reading(self, path: str) -> Iterator[Callable[[int, int], bytearray]]:
+        """Opens a shard.
+
+        Gives what reads it: the bytes `start` to `end`, at the beginning of the buffer, until the
+        next are read.
+        """
+        try:
+            file = io.FileIO(path)
+        except OSError as error:
+            raise UserError(f"shard {path}: {error.strerror}") from error
+        with file:
+            yield lambda start, end: self._read(file, path, start, end)
+
+    def _read(self, file: io.FileIO, path: str, start: int, end: int) -> bytearray:
+        if len(self._buffer) < end - start:
+            self._buffer = bytearray((end - start) * 5 // 4)  # the next one may be longer
+        file.seek(start)
+        window = memoryview(self._buffer)[: end - start]
+        found = 0
+        while found < len(window):
+            more = file.readinto(window[found:])
+            if not more:
+                raise UserError(
+                    f"shard {path}, byte {start + found}",
+                    expected=f"{end - start - found} bytes more",
+                    found="the end of the file",
+                    fix="Let it be written to its end before it is indexed",
+                )
+            found += more
+        return self._buffer

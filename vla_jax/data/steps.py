@@ -142,7 +142,7 @@ def _values(record: tfrecord.Record, place: tuple[int, int, int], column: Column
     if column.role == "image":
         table = np.array(spans, np.int64).reshape(-1, 2)
         return np.stack([table[:, 0] - record.start, table[:, 1] - table[:, 0]], 1)
-    texts = [record.buffer[first:last] for first, last in spans]
+    texts = [bytes(record.buffer[first:last]) for first, last in spans]
     if encoded:
         return _decoded(texts, column.feature)
     return [texts] if column.is_list else [[text] for text in texts]

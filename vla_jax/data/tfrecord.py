@@ -10,12 +10,16 @@ Source: https://www.tensorflow.org/tutorials/load_data/tfrecord and tensorflow/c
 import dataclasses
 import struct
 from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from vla_jax.core.arrays import Float, Int
 from vla_jax.core.errors import UserError
 from vla_jax.data.records import masked_crc32c
+
+Buffer = bytes | bytearray
+B = TypeVar("B", bytes, bytearray)
 
 CHUNK = 1 << 20  # bytes read at once from a local disk, at least
 BYTES, FLOAT, INT = 1, 2, 3  # field numbers of tf.train.Feature
@@ -26,17 +30,17 @@ FRAME = _HEADER + _FOOTER  # bytes around each payload
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
+class Record(Generic[B]):
     """One record of a shard, in memory.
 
     Attributes:
-      buffer: holds the payload.
+      buffer: holds the payload, until the next record is asked for where the reader uses it again.
       start: where the payload begins in `buffer`.
       end: where it ends.
       offset: where the payload begins in the shard.
     """
 
-    buffer: bytes
+    buffer: B
     start: int
     end: int
     offset: int
@@ -44,21 +48,22 @@ class Record:
     @property
     def crc(self) -> bytes:
         """The checksum of the payload, as stored: 4 bytes."""
-        return self.buffer[self.end : self.end + _FOOTER]
+        return bytes(self.buffer[self.end : self.end + _FOOTER])
 
 
 def records(
-    read: Callable[[int, int], bytes],
+    read: Callable[[int, int], B],
     size: int,
     name: str,
     *,
     verify: bool = False,
     chunk: int = CHUNK,
-) -> Iterator[Record]:
+) -> Iterator[Record[B]]:
     """Yields the records of a shard in order.
 
     Args:
-      read: returns the bytes `start` to `end` of the shard.
+      read: returns the bytes `start` to `end` of the shard, at the beginning of a buffer that may
+        be longer.
       size: bytes of the shard.
       name: the shard, for messages, e.g. `dataset D, shard S`.
       verify: whether to compare the checksums; costs about 1 s of CPU per GB at the most.
@@ -67,11 +72,15 @@ def records(
     Raises:
       UserError: the shard ends inside a record, or a checksum is wrong.
     """
-    position, number, base, window = 0, 0, 0, b""
+    if not size:
+        return
+    # The window holds the bytes base to limit.
+    position, number, base, limit = 0, 0, 0, min(max(_HEADER, chunk), size)
+    window = read(base, limit)
 
     def load(end: int) -> None:
         """Sees to it that the window holds the bytes from `position` to `end`."""
-        nonlocal base, window
+        nonlocal base, limit, window
         if end > size:
             raise UserError(
                 f"{name}, episode {number} of the shard (byte {position})",
@@ -79,10 +88,10 @@ def records(
                 found=f"a file that ends at byte {size}",
                 fix="Download or generate the shard again",
             )
-        if end > base + len(window):
-            window, base = b"", position  # let go of the old bytes before reading the new
+        if end > limit:
             # The next record's header comes along, so that its length is known.
-            window = read(base, min(max(end + _HEADER, base + chunk), size))
+            base, limit = position, min(max(end + _HEADER, position + chunk), size)
+            window = read(base, limit)
 
     while position < size:
         load(position + _HEADER)
@@ -99,8 +108,8 @@ def records(
 
 def _check(record: Record, name: str) -> None:
     """Compares both checksums of a record."""
-    header = record.buffer[record.start - _HEADER : record.start]
-    payload = record.buffer[record.start : record.end]
+    header = bytes(record.buffer[record.start - _HEADER : record.start])
+    payload = bytes(record.buffer[record.start : record.end])
     pairs = (("length", header[:8], header[8:]), ("payload", payload, record.crc))
     for part, data, stored in pairs:
         (expected,) = struct.unpack("<I", stored)
@@ -114,7 +123,7 @@ def _check(record: Record, name: str) -> None:
             )
 
 
-def _varint(buffer: bytes, position: int) -> tuple[int, int]:
+def _varint(buffer: Buffer, position: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = buffer[position]
@@ -125,7 +134,7 @@ def _varint(buffer: bytes, position: int) -> tuple[int, int]:
         shift += 7
 
 
-def _field(buffer: bytes, position: int, tag: int) -> tuple[int, int]:
+def _field(buffer: Buffer, position: int, tag: int) -> tuple[int, int]:
     """Returns (start, end) of the length-delimited field at `position`, whose tag must be `tag`."""
     if buffer[position] != tag:
         raise ValueError(f"byte {position}: expected tag {tag:#x}, found {buffer[position]:#x}")
@@ -133,7 +142,7 @@ def _field(buffer: bytes, position: int, tag: int) -> tuple[int, int]:
     return start, start + length
 
 
-def features(buffer: bytes, start: int, end: int) -> dict[str, tuple[int, int, int]]:
+def features(buffer: Buffer, start: int, end: int) -> dict[str, tuple[int, int, int]]:
     """Returns name -> (kind, start, end) of the value list of each feature of one Example.
 
     Raises:
@@ -158,7 +167,7 @@ def features(buffer: bytes, start: int, end: int) -> dict[str, tuple[int, int, i
     return out
 
 
-def spans(buffer: bytes, start: int, end: int) -> list[tuple[int, int]]:
+def spans(buffer: Buffer, start: int, end: int) -> list[tuple[int, int]]:
     """Returns (start, end) of each element of a bytes list.
 
     Raises:
@@ -174,7 +183,7 @@ def spans(buffer: bytes, start: int, end: int) -> list[tuple[int, int]]:
     return out
 
 
-def floats(buffer: bytes, start: int, end: int) -> Float[np.ndarray, " n"]:
+def floats(buffer: Buffer, start: int, end: int) -> Float[np.ndarray, " n"]:
     """Returns a float list as float32; TensorFlow always writes it packed."""
     if start == end:
         return np.zeros(0, np.float32)
@@ -182,7 +191,7 @@ def floats(buffer: bytes, start: int, end: int) -> Float[np.ndarray, " n"]:
     return np.frombuffer(buffer, "<f4", (last - first) // 4, first).copy()
 
 
-def integers(buffer: bytes, start: int, end: int) -> Int[np.ndarray, " n"]:
+def integers(buffer: Buffer, start: int, end: int) -> Int[np.ndarray, " n"]:
     """Returns an int64 list; TensorFlow always writes it packed."""
     first, last = _field(buffer, start, _ENTRY) if start < end else (start, end)
     raw = np.frombuffer(buffer, np.uint8, last - first, first)
