@@ -256,6 +256,20 @@ def test_what_others_are_writing_is_left_alone(toy):
     assert theirs.exists()
 
 
+def test_an_index_that_another_process_made_meanwhile_is_kept(toy):
+    program = "import sys; from vla_jax.data import indexing; indexing.ensure(sys.argv[1])"
+    numbers = []
+
+    def overtake(*_):
+        if not numbers:
+            subprocess.run([sys.executable, "-c", program, str(toy)], check=True)
+            numbers.append((toy / ".vla_index" / "train" / "index.json").stat().st_ino)
+
+    index = indexing.build(toy, on_progress=overtake)
+    assert [(index.folder / "index.json").stat().st_ino] == numbers
+    assert [path.name for path in index.folder.parent.iterdir()] == ["train"]
+
+
 def test_an_open_index_goes_on_when_it_is_replaced(toy):
     index = indexing.ensure(toy, wanted=Wanted(arrays=(), texts=()))
     indexing.ensure(toy)
@@ -276,6 +290,12 @@ def test_an_index_of_an_older_format_is_made_again(toy, monkeypatch):
     monkeypatch.setattr(frame_index, "FORMAT", frame_index.FORMAT + 1)
     with pytest.raises(UserError, match="not indexed"):
         FrameIndex.open(toy)
+    assert len(indexing.ensure(toy)) == 10
+
+
+def test_an_index_that_is_not_whole_is_made_again(toy):
+    path = indexing.ensure(toy).folder / "index.json"
+    path.write_text(path.read_text()[:100])
     assert len(indexing.ensure(toy)) == 10
 
 

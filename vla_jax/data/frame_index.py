@@ -238,11 +238,12 @@ def find(
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any] | None:
-    """Returns `index.json` of an index; None if there is none of this format."""
+    """Returns `index.json` of an index; None if there is none, whole and of this format."""
     path = folder / index_files.MANIFEST
-    if not path.is_file():
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
         return None
-    manifest = json.loads(path.read_bytes())
     return manifest if manifest.get("format") == FORMAT else None
 
 

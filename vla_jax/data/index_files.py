@@ -236,12 +236,16 @@ def _is_alive(process: int) -> bool:
 
 def _swap(fresh: pathlib.Path, folder: pathlib.Path) -> None:
     """Puts `fresh` in the place of `folder`."""
+    try:
+        os.replace(fresh, folder)
+        return
+    except OSError as error:  # a folder that is not empty is not replaced in one call
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
     manifest = folder / MANIFEST
     if manifest.is_file() and manifest.read_bytes() == (fresh / MANIFEST).read_bytes():
         return  # another process made the same meanwhile, and others may be reading it
     old = suffixed(fresh, ".old")
-    if folder.exists():
-        # A folder that is not empty cannot be replaced in one call.
-        os.replace(folder, old)
+    os.replace(folder, old)
     os.replace(fresh, folder)
     shutil.rmtree(old, ignore_errors=True)
