@@ -62,7 +62,7 @@ class Episodes:
         blocks: BlocksConfig | None = None,
     ):
         self.name, self.spec, self.robot = name or robot.name, robot.spec, robot
-        self._index, self._history = index, history
+        self._index, self._history, self._chunk = index, history, chunk
         self._cameras = {view: robot.images[view] for view in views if view in robot.images}
         if not self._cameras:
             raise UserError(
@@ -71,7 +71,6 @@ class Episodes:
             )
         self._standard = standard.open_standard(index, robot)
         self.state_size = len(robot.state_names) if robot.state is not None else 0
-        self._ahead = np.arange(chunk)
         self._starts = index.starts
         self._wordings = [
             (index.distinct_texts(feature), index.text_ids(feature))
@@ -119,15 +118,14 @@ class Episodes:
         k = int(self._frames[i])
         episode = int(self._index.episode[k])
         first, end = int(self._starts[episode]), int(self._starts[episode + 1])
-        steps = self._ahead + k
-        inside = np.minimum(steps, end - 1)
+        action, mask = self._actions(k, end)
         return Example(
             images={
                 view: self._window(camera, i, k, first) for view, camera in self._cameras.items()
             },
             prefix=self._instruction(k, draw),
-            action=self._standard.action[inside],
-            action_mask=(steps < end) & self._standard.keep[inside],
+            action=action,
+            action_mask=mask,
             state=self._standard.state[k] if self.state_size else None,
             dataset=self.name,
             episode=episode,
@@ -159,6 +157,15 @@ class Episodes:
             texts[k] for texts, ids in self._wordings for k in np.unique(ids[self._frames]).tolist()
         }
         return sorted(found - {""})
+
+    def _actions(self, k: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the actions from frame `k` on, and which of them are in the episode and kept."""
+        stop = min(k + self._chunk, end)
+        action, mask = self._standard.action[k:stop], self._standard.keep[k:stop]
+        if missing := k + self._chunk - stop:
+            action = np.concatenate([action, np.repeat(action[-1:], missing, axis=0)])
+            mask = np.concatenate([mask, np.zeros(missing, bool)])
+        return action, mask
 
     def _window(self, camera: str, i: int, k: int, first: int) -> tuple[bytes | None, ...]:
         # An image of no bytes is one that the dataset says it lacks.

@@ -21,6 +21,7 @@ from vla_jax.tokens.encoder import Encoder
 
 _ENDLESS = 2**60  # batches
 _HELD_BY_CONSUMER = 2  # batches: one in use, one on its way to the device
+_FIXED = 24 * 2**20  # bytes: stacks of threads, freed memory that the allocator keeps
 _NAMES = 100  # skipped examples whose names are kept
 _MIB = 2**20
 
@@ -234,7 +235,7 @@ class Loader:
         # In full, cropped and resized, at worst.
         decoding = self._config.threads * 3 * largest
         blocks = sum(source.ram for source in self._sources)
-        return batches * self._collator.bytes(self._rows) + decoding + blocks
+        return _FIXED + batches * self._collator.bytes(self._rows) + decoding + blocks
 
     def _check_budget(self) -> None:
         budget = self._config.ram_budget
