@@ -137,3 +137,10 @@ def test_a_source_that_the_mixture_does_not_name_is_refused():
 def test_an_empty_source_is_refused_by_name():
     with pytest.raises(UserError, match=r"dataset b: no examples"):
         mixture.make_plan(inline(b=1.0), sources(b=0, vqa=5), 4)
+
+
+def test_a_stream_that_batches_want_needs_a_source():
+    with pytest.raises(UserError, match="no web dataset was opened"):
+        mixture.make_plan(inline(b=1.0), sources(b=5), 4)
+    with pytest.raises(ValueError, match="robots come first"):
+        mixture.make_plan(inline(b=1.0), sources(vqa=5, b=5), 4)

@@ -151,8 +151,19 @@ def make_plan(config: MixtureConfig, sources: Sequence[Source], batch_size: int)
       batch_size: examples of a global batch.
 
     Raises:
-      UserError: a source that the mixture does not name, or an empty one.
+      UserError: a source that the mixture does not name, an empty one, or none for a stream that
+        batches want.
+      ValueError: a robot after a web source.
     """
+    kinds = [source.kind for source in sources]
+    if kinds != sorted(kinds):  # alphabetical, as it happens
+        raise ValueError(f"robots come first, not {kinds}")
+    wanted = [share for _, share in config.points]
+    for kind, is_wanted in (("robot", max(wanted) > 0), ("web", min(wanted) < 1)):
+        if is_wanted and kind not in kinds:
+            raise UserError(
+                f"config.mixture: no {kind} dataset was opened", expected="at least one"
+            )
     robots = _stream_shares(resolve(config), sources, "robot", config.weights)
     web = _stream_shares(config.web, sources, "web", config.weights)
     return Plan(robots=robots, web=web, schedule=Schedule(config.points), batch_size=batch_size)
