@@ -130,7 +130,7 @@ def test_the_rules_catch_what_they_forbid(path, source, complaint):
     ("path", "source"),
     [
         ("envs/tabletop/a.py", "def f():\n  import tensorflow_datasets"),
-        ("envs/tabletop/a.py", "import typing\nif typing.TYPE_CHECKING:\n  import tensorflow_datasets"),
+        ("envs/tabletop/a.py", "if typing.TYPE_CHECKING:\n  import tensorflow_datasets"),
         ("cli/a.py", "from vla_jax import experiment"),
         ("policy/export/a.py", "import torch"),
         ("models/a.py", "from flax import nnx\nfrom vla_jax.models import gemma"),

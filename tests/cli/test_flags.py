@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from vla_jax.cli import flags, train
+from vla_jax.cli import train
 from vla_jax.core import config as config_lib
 from vla_jax.experiment.workdir import Workdir
 

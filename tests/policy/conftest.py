@@ -91,7 +91,11 @@ def build_policy(
     actions[:, 3] = 0.0125  # A dimension that never moves.
     encoder = Encoder(
         tokenizer,
-        {"tabletop": action_tokens.ActionTokens(spec, Statistics.of(actions.astype(np.float32)), ids)},
+        {
+            "tabletop": action_tokens.ActionTokens(
+                spec, Statistics.of(actions.astype(np.float32)), ids
+            )
+        },
         PromptsConfig(robot=prompt),
         SequenceConfig(prefix=prefix, suffix=10),
     )

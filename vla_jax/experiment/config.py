@@ -1,14 +1,14 @@
 """RunConfig: every folder's configuration in one, and the checks across them."""
 
 import dataclasses
-
-from etils import epath
+import pathlib
 
 from vla_jax.actions.bins import BinsConfig
 from vla_jax.core.config import to_config_dict
 from vla_jax.core.errors import UserError
-from vla_jax.data.loader import LoaderConfig
 from vla_jax.data import mixture as mixture_lib
+from vla_jax.data import storage
+from vla_jax.data.loader import LoaderConfig
 from vla_jax.data.mixture import MixtureConfig
 from vla_jax.data.robots import table
 from vla_jax.envs.tabletop.datasets import DatasetsConfig
@@ -119,7 +119,11 @@ class RunConfig:
                 )
         for kind, entries in {"robots": robots, "web": self.mixture.web}.items():
             for name, settings in entries.items():
-                if settings.dir is not None and not epath.Path(settings.dir).is_dir():
+                if (
+                    settings.dir is not None
+                    and not storage.is_remote(settings.dir)
+                    and not pathlib.Path(settings.dir).is_dir()
+                ):
                     raise UserError(
                         f"config.mixture.{kind}.{name}.dir: {settings.dir}",
                         expected="a dataset directory",

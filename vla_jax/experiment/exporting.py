@@ -40,9 +40,7 @@ class Report:
     tokens: int
 
 
-def export(
-    workdir: Workdir, out: str | os.PathLike[str], robot: str | None = None
-) -> Report:
+def export(workdir: Workdir, out: str | os.PathLike[str], robot: str | None = None) -> Report:
     """Writes the policy of a run's newest checkpoint and compares it with JAX.
 
     Both compute in float32, whatever the run computed in, so that tokens can be compared exactly.

@@ -22,6 +22,7 @@ from vla_jax.tokens.tokenizer import Tokenizer
 from vla_jax.train.optimizer import make_optimizer
 from vla_jax.train.state import TrainState
 
+
 def make_encoder(config: RunConfig, data: Data) -> Encoder:
     """Trains or loads the tokenizer, takes the statistics, chooses the action ids.
 
@@ -32,7 +33,9 @@ def make_encoder(config: RunConfig, data: Data) -> Encoder:
         tokenizer = Tokenizer.load(config.tokenizer.path)
     else:
         prompts = config.prompts
-        texts = {prompts.for_robot(text) for robot in data.robots.values() for text in robot.texts()}
+        texts = {
+            prompts.for_robot(text) for robot in data.robots.values() for text in robot.texts()
+        }
         texts |= {prompts.for_web(text) for web in data.web.values() for text in web.texts()}
         tokenizer = Tokenizer.train(texts, config.tokenizer.size, config.tokenizer.locations)
     tokenizer, ids = action_tokens.choose_ids(config.action_tokens, tokenizer, config.bins.count)
@@ -40,9 +43,7 @@ def make_encoder(config: RunConfig, data: Data) -> Encoder:
         name: action_tokens.ActionTokens(robot.spec, robot.statistics(), ids)
         for name, robot in data.robots.items()
     }
-    return Encoder(
-        tokenizer, actions, config.prompts, config.sequence, chunk=config.loader.chunk
-    )
+    return Encoder(tokenizer, actions, config.prompts, config.sequence, chunk=config.loader.chunk)
 
 
 def make_loader(

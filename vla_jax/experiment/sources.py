@@ -7,7 +7,7 @@ from typing import Literal
 from etils import epath
 
 from vla_jax.core.errors import UserError
-from vla_jax.data import indexing, mixture, splits
+from vla_jax.data import indexing, mixture, splits, storage
 from vla_jax.data.episodes import Episodes, Part
 from vla_jax.data.robots import table
 from vla_jax.data.robots.robot import Robot
@@ -130,6 +130,7 @@ def open_episodes(
         chunk=config.loader.chunk,
         history=config.loader.history,
         episodes=chosen.episodes(index.episodes),
+        blocks=config.loader.blocks if storage.is_remote(directory) and part == "train" else None,
     )
 
 
@@ -157,7 +158,7 @@ def _existing(config: RunConfig, kind: Literal["robots", "web"], name: str) -> s
     if found is None:
         raise UserError(
             f"dataset {name!r}: not found",
-            expected=f"a TFDS version directory {config.data_dir}/{name}/VERSION",
+            expected=f"{config.data_dir}/{name}/VERSION, a TFDS version directory",
             found="none",
             fix=f"Download it there, or name it with --config.mixture.{kind}.{name}.dir=DIR",
         )

@@ -7,7 +7,6 @@ from types import FrameType
 
 import jax
 
-from vla_jax.core.errors import UserError
 from vla_jax.data.loader import Loader
 from vla_jax.experiment import parts, sources
 from vla_jax.experiment.config import RunConfig
@@ -150,6 +149,7 @@ def _run(
     )
     train_step = jax.jit(step.make_train_step(measure, model.optimizer), donate_argnums=0)
     loader = parts.make_loader(config, data.sources, encoder, start)
+    parts.print_ledger(config, data, encoder, loader)
     with (
         StopRequest() as stop,
         MetricWriter(workdir.path, start) as writer,
@@ -168,7 +168,7 @@ def _run(
                 return {}  # the full evaluation follows, or the user waits
             values = measurements(state.params)
             writer.write(n, values)
-            return {"success": values["success/seen"]}
+            return {"success": values["success/seen"]} if "success/seen" in values else {}
 
         return loop.run(
             state,

@@ -84,9 +84,7 @@ def source_metrics(
     return out
 
 
-def source_shares(
-    steps: Sequence[Mapping[str, Array]], names: tuple[str, ...]
-) -> dict[str, float]:
+def source_shares(steps: Sequence[Mapping[str, Array]], names: tuple[str, ...]) -> dict[str, float]:
     """Turns the sums of some steps into `share/NAME`, the realised mixture, 0..1."""
     examples = np.sum([step["examples"] for step in steps], axis=0)
     return {f"share/{n}": float(x) for n, x in zip(names, examples / examples.sum(), strict=True)}

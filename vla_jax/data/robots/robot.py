@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from vla_jax.actions.spec import ActionSpec
-from vla_jax.core.arrays import Bool, Int
+
+# Plain arrays in the signatures: the processes that generate data import this and need no JAX.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,20 +20,20 @@ class Columns:
     """
 
     arrays: Mapping[str, np.ndarray]
-    episode: Int[np.ndarray, " i"]
+    episode: np.ndarray
 
     def __getitem__(self, feature: str) -> np.ndarray:
         """Returns a feature, [i, ...]."""
         return self.arrays[feature]
 
     @property
-    def first(self) -> Bool[np.ndarray, " i"]:
-        """True at the first step of each episode."""
+    def first(self) -> np.ndarray:
+        """Bool [i], True at the first step of each episode."""
         return np.diff(self.episode, prepend=-1) != 0
 
     @property
-    def last(self) -> Bool[np.ndarray, " i"]:
-        """True at the last step of each episode."""
+    def last(self) -> np.ndarray:
+        """Bool [i], True at the last step of each episode."""
         return np.diff(self.episode, append=-1) != 0
 
     def next(self, values: np.ndarray) -> np.ndarray:
