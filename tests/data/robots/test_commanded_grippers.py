@@ -44,12 +44,20 @@ def test_the_gripper_is_what_the_commands_made_it(name, turns, scalar, plain):
     np.testing.assert_array_equal(found, plain.stack(expected))
 
 
-def test_the_rt1_state_is_the_reached_pose_and_the_gripper():
-    drawn = generate.draw("fractal20220817_data")
-    state = ROBOTS["fractal20220817_data"].state(drawn.columns)
+@pytest.mark.parametrize(
+    ("name", "pose"),
+    [
+        ("fractal20220817_data", "base_pose_tool_reached"),
+        ("kuka", "clip_function_input/base_pose_tool_reached"),
+    ],
+)
+def test_the_state_is_the_reached_pose_and_the_gripper(name, pose):
+    drawn = generate.draw(name)
+    state = ROBOTS[name].state(drawn.columns)
+    assert state.shape == (sum(generate.LENGTHS), 8)
     for i, row in enumerate(state):
         expected = [
-            *drawn.values["steps/observation/base_pose_tool_reached"][i],
+            *drawn.values[f"steps/observation/{pose}"][i],
             *drawn.values["steps/observation/gripper_closed"][i],
         ]
         np.testing.assert_array_equal(row, expected)
@@ -78,6 +86,6 @@ def test_the_jaco_state_is_its_joints():
     )
 
 
-@pytest.mark.parametrize("name", ["kuka", "roboturk", "nyu_door_opening_surprising_effectiveness"])
+@pytest.mark.parametrize("name", ["roboturk", "nyu_door_opening_surprising_effectiveness"])
 def test_some_have_no_proprioception(name):
     assert ROBOTS[name].state is None

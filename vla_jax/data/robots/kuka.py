@@ -5,6 +5,7 @@ import numpy as np
 from vla_jax.data.robots.robot import Columns, Robot
 from vla_jax.data.robots.standardize import (
     GRIPPER,
+    QUATERNION_NAMES,
     end_effector_spec,
     join,
     open_from_commands,
@@ -18,6 +19,13 @@ def _action(columns: Columns) -> np.ndarray:
     )
 
 
+def _state(columns: Columns) -> np.ndarray:
+    return join(
+        columns["steps/observation/clip_function_input/base_pose_tool_reached"],
+        columns["steps/observation/gripper_closed"],
+    )
+
+
 ROBOT = Robot(
     name="kuka",
     images={"primary": "steps/observation/image"},
@@ -26,10 +34,13 @@ ROBOT = Robot(
         "steps/action/world_vector",
         "steps/action/rotation_delta",
         "steps/action/gripper_closedness_action",
+        "steps/observation/clip_function_input/base_pose_tool_reached",
+        "steps/observation/gripper_closed",
         "success",
     ),
     action=_action,
-    # No state: the reached pose is stored compressed (zlib), which the index does not read.
+    state=_state,
+    state_names=(*QUATERNION_NAMES, "gripper, 1 closed (0..1)"),
     # Most episodes are failed grasps of a policy that was still learning.
     keep=lambda columns: columns["success"] != 0,
     spec=end_effector_spec(
