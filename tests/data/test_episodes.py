@@ -7,7 +7,9 @@ import pytest
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core.errors import UserError
 from vla_jax.data import standard
+from vla_jax.data.blocks import BlocksConfig
 from vla_jax.data.episodes import Episodes
+from vla_jax.data.loader import Loader
 from vla_jax.data.robots.tabletop import TABLETOP
 
 
@@ -212,6 +214,23 @@ def test_another_meaning_is_another_fingerprint(open_episodes):
     parts += [open_episodes("held_out"), open_episodes(chunk=2), open_episodes(history=2)]
     assert len({part.fingerprint for part in parts}) == len(parts)
     assert parts[2].example(0).action[0, 1] == pytest.approx(parts[0].example(0).action[0, 1] * 3)
+
+
+def test_a_run_does_not_go_on_in_another_order_of_blocks(open_episodes):
+    def opened(**sizes):
+        blocks = BlocksConfig(**{"frames": 4, "budget": 100_000, "readahead": 1} | sizes)
+        return open_episodes(blocks=blocks)
+
+    def order(source):
+        return source.shuffle(0, len(source), 5)[0].tolist()
+
+    before = opened()
+    state = {"next_batch": 3, "fingerprint": {before.name: before.fingerprint}}
+    assert Loader.check(state, [opened(requests=2)]) == 3
+    for other in (opened(frames=3), opened(budget=50_000), opened(readahead=4), open_episodes()):
+        assert order(other) != order(before)
+        with pytest.raises(UserError, match="tabletop: not what it was when this run began"):
+            Loader.check(state, [other])
 
 
 def test_pieces_give_what_the_whole_gives(tabletop_index, tmp_path, monkeypatch):

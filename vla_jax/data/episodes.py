@@ -99,6 +99,8 @@ class Episodes:
         if blocks is not None:
             cameras = tuple(self._cameras.values())
             self._blocks = Blocks(index, self._frames, cameras, blocks, history=history)
+            # A place in this order means nothing in another.
+            self.fingerprint = standard.digest(self.fingerprint, self._blocks.signature)
         self.ram = 0 if blocks is None else blocks.budget
         self._statistics = {
             field: Statistics.from_json(summary[field]) if summary[field] else None
