@@ -86,12 +86,14 @@ def open_data(config: RunConfig, on_progress: OnProgress) -> Data:
     }
     web, web_held_out = {}, {}
     for name, settings in config.mixture.web.items():
+        directory = _existing(config, "web", name)
         common = {
-            "directory": _existing(config, "web", name),
+            "directory": directory,
             "cache_dir": config.cache_dir,
             "on_progress": on_progress,
         }
-        web[name] = open_web(name, settings, **common)
+        blocks = config.loader.blocks if storage.is_remote(directory) else None
+        web[name] = open_web(name, settings, blocks=blocks, **common)
         if settings.held_out is not None:
             held_out = dataclasses.replace(settings, split=settings.held_out)
             web_held_out[name] = open_web(name, held_out, **common)

@@ -56,6 +56,7 @@ class Format(abc.ABC):
     """One way of keeping images and texts in files. Stateless."""
 
     suffix: ClassVar[str]  # of the files' names
+    has_images: ClassVar[bool] = True  # in the files themselves
 
     def files(self, directory: str, split: str) -> list[str]:
         """Returns the paths of the files of one split, sorted.

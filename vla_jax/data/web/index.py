@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from vla_jax.core.arrays import Int
 from vla_jax.core.errors import UserError
 from vla_jax.data import index_files, storage
 from vla_jax.data.storage import Files
@@ -55,6 +56,16 @@ class ExampleIndex:
         """Returns the number of the file that example `i` is in, and where it lies there."""
         file, *row = self._rows[i].item()
         return file, Row(*row)
+
+    def spans(self, examples: Int[np.ndarray, " n"]) -> Int[np.ndarray, "n 3"]:
+        """Returns file, first byte and end of examples."""
+        rows = self._rows[examples]
+        return np.stack([rows["file"], rows["start"], rows["start"] + rows["length"]], axis=1)
+
+    def runs(self, part: range) -> Int[np.ndarray, " r"]:
+        """Returns the lengths of the runs of examples of a part that lie in one file."""
+        files = self._rows["file"][part.start : part.stop]
+        return np.diff(np.flatnonzero(np.diff(files, prepend=-1)), append=len(part))
 
 
 def ensure(

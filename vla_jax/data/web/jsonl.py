@@ -16,6 +16,7 @@ class JsonLines(Format):
     """Lines `{"image": "photos/1.jpg", ...}`; paths are relative to the folder of the JSONL."""
 
     suffix = ".jsonl"
+    has_images = False
 
     def walk(self, files: Files, k: int, where: str) -> Iterator[Place]:
         """Yields every line that is not blank; its image must exist if it is a local file."""

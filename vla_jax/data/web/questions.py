@@ -8,6 +8,7 @@ from vla_jax.actions.spec import ActionSpec
 from vla_jax.core.batch import Example
 from vla_jax.core.errors import UserError
 from vla_jax.data import stream
+from vla_jax.data.blocks import BlockReader, BlocksConfig
 from vla_jax.data.web.formats import Format
 from vla_jax.data.web.index import ExampleIndex
 from vla_jax.data.web.layouts import Layout, Texts
@@ -24,18 +25,39 @@ class Questions:
       form: how they are read.
       layout: which field is what.
       part: the examples of the index that are meant.
+      blocks: reads in block mode, for object storage; None reads example by example, as does a
+        format whose images are files of their own.
+
+    Attributes:
+      ram: bytes that reading may hold.
+
+    Raises:
+      UserError: the budget of the blocks is too small.
     """
 
     kind: Literal["robot", "web"] = "web"
     spec: ActionSpec | None = None
     state_size: int = 0
-    ram: int = 0
 
-    def __init__(self, name: str, index: ExampleIndex, form: Format, layout: Layout, part: range):
+    def __init__(
+        self,
+        name: str,
+        index: ExampleIndex,
+        form: Format,
+        layout: Layout,
+        part: range,
+        *,
+        blocks: BlocksConfig | None = None,
+    ):
         self.name, self.index, self._part = name, index, part
         self._form, self._layout = form, layout
         self.episodes = len(part)
         self.fingerprint = f"{index.fingerprint}[{part.start}:{part.stop}]"
+        self.ram, self._blocks = 0, None
+        if blocks is not None and form.has_images:
+            self.ram, self._blocks = blocks.budget, _open_blocks(name, index, part, blocks)
+            # A place in this order means nothing in another.
+            self.fingerprint += f", {self._blocks.signature}"
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -43,6 +65,8 @@ class Questions:
 
     def example(self, i: int, draw: int = 0) -> Example:
         """Reads example `i`: one ranged read, and one more where the image is a file of its own.
+
+        In block mode that read is its block's.
 
         Args:
           i: 0..len-1.
@@ -53,7 +77,7 @@ class Questions:
         """
         file, row = self.index.locate(self._part[i])
         where, path = self.place(i), self.index.files.paths[file]
-        data = self._read(file, row.start, row.length, where)
+        data = self._read(i, row.start, row.start + row.length)
         texts = self._parse(data[row.text_start : row.text_end], row.is_plain, where)
         return Example(
             prefix=texts.prefix,
@@ -78,6 +102,8 @@ class Questions:
 
     def shuffle(self, start: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns places of the endless shuffled order; see Source."""
+        if self._blocks is not None:
+            return self._blocks.shuffle(start, count, seed)
         return stream.shuffled(len(self), start, count, seed)
 
     def statistics(self) -> None:
@@ -96,17 +122,29 @@ class Questions:
         return sorted(found)
 
     def _texts(self, i: int) -> Texts:
-        file, row = self.index.locate(self._part[i])
-        where = self.place(i)
-        data = self._read(file, row.start + row.text_start, row.text_end - row.text_start, where)
-        return self._parse(data, row.is_plain, where)
+        _, row = self.index.locate(self._part[i])
+        data = self._read(i, row.start + row.text_start, row.start + row.text_end)
+        return self._parse(data, row.is_plain, self.place(i))
 
     def _parse(self, text: bytes, is_plain: bool, where: str) -> Texts:
         fields = self._form.fields(text, is_plain, self._layout.names, where)
         return self._layout.read(fields, where)
 
-    def _read(self, file: int, start: int, length: int, where: str) -> bytes:
+    def _read(self, i: int, start: int, end: int) -> bytes:
+        """Reads bytes of the file that example `i` is in."""
         try:
-            return self.index.files.read(file, start, start + length)
+            if self._blocks is not None:
+                return self._blocks.read(i, 0, start, end)
+            return self.index.files.read(self.index.locate(self._part[i])[0], start, end)
         except UserError as error:
-            raise UserError(f"{where}: {str(error).rstrip('.')}") from error
+            raise UserError(f"{self.place(i)}: {str(error).rstrip('.')}") from error
+
+
+def _open_blocks(name: str, index: ExampleIndex, part: range, config: BlocksConfig) -> BlockReader:
+    """Reads the examples of a part as one stream, in blocks that end with their file."""
+
+    def cover(firsts: np.ndarray, lasts: np.ndarray) -> np.ndarray:
+        begin, end = index.spans(part.start + firsts), index.spans(part.start + lasts)
+        return np.concatenate([begin[:, :2], end[:, 2:]], axis=1)[:, None]
+
+    return BlockReader(index.files, index.runs(part), cover, config, name=name)

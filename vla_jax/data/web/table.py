@@ -7,6 +7,7 @@ from typing import Literal
 
 from vla_jax.core.errors import UserError, nearest
 from vla_jax.data import splits
+from vla_jax.data.blocks import BlocksConfig
 from vla_jax.data.web import index
 from vla_jax.data.web.formats import Format
 from vla_jax.data.web.jsonl import JsonLines
@@ -58,6 +59,7 @@ def open_web(
     directory: str | os.PathLike[str],
     cache_dir: str | os.PathLike[str] | None = None,
     on_progress: index.OnProgress | None = None,
+    blocks: BlocksConfig | None = None,
 ) -> Questions:
     """Opens a question set; indexes it first where that has not been done.
 
@@ -67,9 +69,11 @@ def open_web(
       directory: where it is.
       cache_dir: where to keep the index; None keeps it beside the data.
       on_progress: is told (description, bytes done, bytes in all) while indexing.
+      blocks: reads in block mode, for object storage; None reads example by example.
 
     Raises:
-      UserError: there is no such split, or something in it is damaged or missing.
+      UserError: there is no such split, something in it is damaged or missing, or the budget of
+        the blocks is too small.
     """
     form, layout, part = FORMATS[config.format], LAYOUTS[config.layout], splits.parse(config.split)
     examples = index.ensure(
@@ -81,7 +85,7 @@ def open_web(
         cache_dir=cache_dir,
         on_progress=on_progress,
     )
-    return Questions(name, examples, form, layout, part.episodes(len(examples)))
+    return Questions(name, examples, form, layout, part.episodes(len(examples)), blocks=blocks)
 
 
 def _check(field: str, value: str, table: Mapping[str, object]) -> None:
