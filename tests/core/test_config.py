@@ -100,6 +100,29 @@ def test_a_flag_sets_a_field_that_is_none(monkeypatch):
     assert parse(monkeypatch, Run(), "--config.optimizer.warmup=9").optimizer.warmup == 9
 
 
+def test_a_field_that_a_config_file_made_none_can_be_set_again(monkeypatch):
+    defaults = config.to_config_dict(Optimizer(warmup=3))
+    defaults.warmup = None
+    monkeypatch.setattr(sys, "argv", ["program", "--config.warmup=5"])
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", defaults, flag_values=values)
+    values(sys.argv)
+    assert config.build(Optimizer, values.config).warmup == 5
+
+
+def test_a_check_that_names_its_own_path_does_not_hear_it_twice():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Picky:
+        weight: float = 1.0
+
+        def __post_init__(self):
+            raise errors.UserError("config.picky.weight", expected="a number above 0", found=0.0)
+
+    with pytest.raises(errors.UserError) as caught:
+        config.build(Picky, {}, "config.picky")
+    assert str(caught.value) == "config.picky.weight: expected a number above 0, found 0.0."
+
+
 def test_a_config_file_may_fill_an_empty_dict():
     tree = config.to_config_dict(Run())
     tree.sources = {"a": {"path": "x"}}

@@ -28,8 +28,8 @@ def to_config_dict(defaults: Any) -> config_dict.ConfigDict:
       defaults: a dataclass instance; nested dataclasses, tuples and dicts of them allowed.
 
     Returns:
-      A ConfigDict with one entry per field. A field that is None becomes a placeholder of its
-      type, so that a flag can still set it.
+      A ConfigDict with one entry per field. A field that may be None keeps its type, so that a
+      flag can still set it, whether it is None here or becomes so in a config file.
     """
     hints = typing.get_type_hints(type(defaults))
     out = config_dict.ConfigDict()
@@ -70,8 +70,10 @@ def build(cls: type[T], tree: Tree, path: str = "config") -> T:
     try:
         return cls(**values)
     except (errors.UserError, ValueError) as error:
-        # A __post_init__ knows what is wrong but not where it stands in the whole config.
-        raise errors.UserError(f"{path}: {str(error).removesuffix('.')}") from error
+        # A __post_init__ knows what is wrong but seldom where it stands in the whole config.
+        message = str(error).removesuffix(".")
+        is_placed = message.startswith((f"{path}.", f"{path}:"))
+        raise errors.UserError(message if is_placed else f"{path}: {message}") from error
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -125,8 +127,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _to_entry(value: Any, hint: Any) -> Any:
-    if value is None:
-        return config_dict.placeholder(_flag_type(_without_none(hint)))
+    if _may_be_none(hint) and not dataclasses.is_dataclass(value):
+        return config_dict.FieldReference(value, field_type=_flag_type(_without_none(hint)))
     if dataclasses.is_dataclass(value):
         return to_config_dict(value)
     if isinstance(value, dict):
@@ -148,7 +150,7 @@ def _to_plain(value: Any) -> Any:
 
 def _build_value(hint: Any, value: Any, path: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
+    if _may_be_none(hint):
         return None if value is None else _build_value(_without_none(hint), value, path)
     if origin is tuple:
         return _build_tuple(hint, value, path)
@@ -230,6 +232,10 @@ def _flag_type(hint: Any) -> type:
     if typing.get_origin(hint) is typing.Literal:
         return type(typing.get_args(hint)[0])
     return typing.get_origin(hint) or hint
+
+
+def _may_be_none(hint: Any) -> bool:
+    return typing.get_origin(hint) in (types.UnionType, typing.Union)
 
 
 def _without_none(hint: Any) -> Any:
