@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vla_jax.actions.normalize import normalize, unnormalize
+from vla_jax.actions.normalize import Normalizer
 from vla_jax.actions.spec import ActionSpec
 from vla_jax.actions.statistics import Statistics
 
@@ -27,11 +27,11 @@ STATISTICS = Statistics(
 
 
 def to(action):
-    return normalize(np.asarray(action, np.float32), SPEC, STATISTICS)
+    return Normalizer(STATISTICS, SPEC).normalize(np.asarray(action, np.float32))
 
 
 def back(x):
-    return unnormalize(np.asarray(x, np.float32), SPEC, STATISTICS)
+    return Normalizer(STATISTICS, SPEC).unnormalize(np.asarray(x, np.float32))
 
 
 def test_quantiles_become_the_ends():

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from vla_jax.core.batch import Target
 from vla_jax.core.errors import UserError
 from vla_jax.data import images as images_lib
 from vla_jax.tokens.tokenizer import EOS
@@ -89,6 +90,27 @@ def test_an_answer_ends_before_its_end_token(tiny, monkeypatch):
     images = np.zeros((2, 1, 32, 32, 3), np.uint8)
     answers = tiny.policy.answer_batch(images, ["what is it?", "what is there"])
     assert answers == ["red cube", ""]
+
+
+@pytest.mark.parametrize("are_prompts", [None, [False, False], [True, False], [False, True]])
+def test_questions_are_worded_and_whole_prompts_are_not(tiny, monkeypatch, are_prompts):
+    seen = []
+
+    def decode(params, images, rows, lengths):
+        seen.extend(zip(rows.tolist(), lengths.tolist(), strict=True))
+        return np.full((2, 4), EOS)
+
+    monkeypatch.setattr(tiny.policy, "_decode_text", decode)
+    images = np.zeros((2, 1, 32, 32, 3), np.uint8)
+    tiny.policy.answer_batch(images, ["pick up"] * 2, are_prompts=are_prompts)
+    encoder = tiny.policy.encoder
+    for (row, length), is_prompt in zip(seen, are_prompts or [False] * 2, strict=True):
+        target = Target(
+            prefix="pick up", is_prompt=is_prompt, suffix="star", dataset="web", episode=0
+        )
+        tokens, expected, _ = encoder.encode(target)
+        assert (row, length) == (tokens[: encoder.layout.prefix].tolist(), expected)
+    assert (seen[0] == seen[1]) == (are_prompts in (None, [False, False]))
 
 
 def test_an_answer_may_use_any_token(tiny, observations):

@@ -11,41 +11,34 @@ from vla_jax.actions.spec import ActionSpec
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core.arrays import Float
 
-_DEAD = 1e-8  # q99 - q01 below this is a dimension that never moves
+DEAD = 1e-8  # q99 - q01 below this is a dimension that never moves
 
 
-def _bounds(spec: ActionSpec, statistics: Statistics) -> tuple[np.ndarray, np.ndarray]:
-    """Gripper ranges take the spec's bounds (quantiles of a two-valued signal may coincide)."""
-    fixed = np.array([unit == "0..1" for unit in spec.units])
-    low = np.where(fixed, spec.low, statistics.q01)
-    high = np.where(fixed, spec.high, statistics.q99)
-    return low, high
+class Normalizer:
+    """Maps the numbers of one dataset to [-1, 1] and back; its bounds are computed once.
 
+    Args:
+      statistics: of the numbers.
+      spec: of actions: dimensions in 0..1 (gripper, terminate) take the spec's bounds, as the
+        quantiles of a two-valued signal may coincide. None for proprioception.
+    """
 
-def normalize(
-    action: Float[np.ndarray, "... a"], spec: ActionSpec, statistics: Statistics
-) -> Float[np.ndarray, "... a"]:
-    """Maps robot units to [-1, 1], clipped; a dead dimension (q01 = q99) maps to 0."""
-    return _scale(action, *_bounds(spec, statistics))
+    def __init__(self, statistics: Statistics, spec: ActionSpec | None = None):
+        low, high = np.asarray(statistics.q01), np.asarray(statistics.q99)
+        if spec is not None:
+            fixed = np.array([unit == "0..1" for unit in spec.units])
+            low, high = np.where(fixed, spec.low, low), np.where(fixed, spec.high, high)
+        self._low, self._width = low, high - low
+        self._alive = self._width > DEAD
+        self._divisor = np.where(self._alive, self._width, 1)
 
+    def normalize(self, values: Float[np.ndarray, "... a"]) -> Float[np.ndarray, "... a"]:
+        """Maps robot units to [-1, 1], float32, clipped; a dead dimension (q01 = q99) maps to 0."""
+        scaled = 2 * (values - self._low) / self._divisor - 1
+        clipped = np.minimum(np.maximum(scaled, -1), 1)  # np.clip costs as much as all the rest
+        return np.where(self._alive, clipped, 0).astype(np.float32)
 
-def normalize_state(
-    state: Float[np.ndarray, "... s"], statistics: Statistics
-) -> Float[np.ndarray, "... s"]:
-    """Maps proprioception to [-1, 1] by its quantiles, as `normalize` does with an action."""
-    return _scale(state, np.asarray(statistics.q01), np.asarray(statistics.q99))
-
-
-def _scale(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    alive = high - low > _DEAD
-    scaled = 2 * (values - low) / np.where(alive, high - low, 1) - 1
-    return np.where(alive, np.clip(scaled, -1, 1), 0).astype(np.float32)
-
-
-def unnormalize(
-    x: Float[np.ndarray, "... a"], spec: ActionSpec, statistics: Statistics
-) -> Float[np.ndarray, "... a"]:
-    """Maps [-1, 1] back to robot units; a dead dimension returns its constant."""
-    low, high = _bounds(spec, statistics)
-    alive = high - low > _DEAD
-    return np.where(alive, low + (x + 1) / 2 * (high - low), low).astype(np.float32)
+    def unnormalize(self, x: Float[np.ndarray, "... a"]) -> Float[np.ndarray, "... a"]:
+        """Maps [-1, 1] back to robot units, float32; a dead dimension returns its constant."""
+        ranged = self._low + (x + 1) / 2 * self._width
+        return np.where(self._alive, ranged, self._low).astype(np.float32)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from vla_jax.actions.normalize import normalize, normalize_state
+from vla_jax.actions.normalize import Normalizer
 from vla_jax.core.arrays import Int
 from vla_jax.core.batch import Batch, Example
 from vla_jax.data import images
@@ -57,9 +57,8 @@ class Collator:
         self.actions = max(widest, default=0) if layout.continuous else 0
         states = max((source.state_size for source in sources), default=0)
         self.states = states if layout.continuous else 0
-        self.statistics = [
-            (source.statistics(), source.state_statistics()) if layout.continuous else (None, None)
-            for source in sources
+        self.normalizers = [
+            _normalizers(source) if layout.continuous else (None, None) for source in sources
         ]
 
     def start(self, source: Int[np.ndarray, " b"], draws: Int[np.ndarray, " b"]) -> "Rows":
@@ -123,16 +122,14 @@ class Rows:
         """
         encoded = self._collator.encoder.encode(example)
         self._tokens[row], self._prefix_length[row], self._loss_mask[row] = encoded
-        number = self._source[row]
-        spec = self._collator.sources[number].spec
-        of_actions, of_state = self._collator.statistics[number]
-        if example.action is not None and spec is not None and of_actions is not None:
+        of_action, of_state = self._collator.normalizers[self._source[row]]
+        if example.action is not None and of_action is not None:
             assert example.action_mask is not None
             width = example.action.shape[1]
-            self._actions[row, :, :width] = normalize(example.action, spec, of_actions)
+            self._actions[row, :, :width] = of_action.normalize(example.action)
             self._action_mask[row, :, :width] = example.action_mask[:, None]
         if example.state is not None and of_state is not None:
-            self._state[row, : len(example.state)] = normalize_state(example.state, of_state)
+            self._state[row, : len(example.state)] = of_state.normalize(example.state)
             self._state_mask[row, : len(example.state)] = True
 
     def finish(self) -> Batch:
@@ -166,3 +163,12 @@ class Rows:
         else:
             image = images.resize(image, layout.image_size, layout.resize)
             cv2.transform(image, self._colours[row], dst=out)
+
+
+def _normalizers(source: Source) -> tuple[Normalizer | None, Normalizer | None]:
+    """Returns what maps the actions and the states of a source to [-1, 1], where it has them."""
+    actions, states = source.statistics(), source.state_statistics()
+    return (
+        Normalizer(actions, source.spec) if actions is not None else None,
+        Normalizer(states) if states is not None else None,
+    )

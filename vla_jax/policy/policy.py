@@ -114,12 +114,21 @@ class Policy:
         return self.action_tokens.decode(actions), tokens
 
     def answer_batch(
-        self, images: UInt8[np.ndarray, "b w y x 3"], questions: Sequence[str]
+        self,
+        images: UInt8[np.ndarray, "b w y x 3"],
+        questions: Sequence[str],
+        *,
+        are_prompts: Sequence[bool] | None = None,
     ) -> list[str]:
-        """Answers b questions, each about its image, in free text."""
-        tokens = np.asarray(
-            self._decode_text(self.params, images, *self._prefixes(questions, robot=False))
-        )
+        """Answers b questions, each about its image, in free text.
+
+        Args:
+          images: of the model's image size.
+          questions: one per image.
+          are_prompts: which of them are whole prompts, as in Target; None for none.
+        """
+        prefixes = self._prefixes(questions, robot=False, are_prompts=are_prompts)
+        tokens = np.asarray(self._decode_text(self.params, images, *prefixes))
         answers = [row[: row.index(EOS)] if EOS in row else row for row in tokens.tolist()]
         return [self.encoder.tokenizer.decode(row) for row in answers]
 
@@ -152,11 +161,14 @@ class Policy:
         Raises:
           UserError: an image is damaged.
         """
+        at_least = self.image_size if self.resize == "linear" else None
         stored = [example.images[view][-1] for view in self.views if view in example.images]
         return np.stack(
             [
                 images_lib.resize(
-                    images_lib.decode(data, example.name), self.image_size, self.resize
+                    images_lib.decode(data, example.name, at_least=at_least),
+                    self.image_size,
+                    self.resize,
                 )
                 for data in stored
                 if data is not None
@@ -164,9 +176,12 @@ class Policy:
         )
 
     def _prefixes(
-        self, texts: Sequence[str], *, robot: bool
+        self, texts: Sequence[str], *, robot: bool, are_prompts: Sequence[bool] | None = None
     ) -> tuple[Int[np.ndarray, "b t"], Int[np.ndarray, " b"]]:
-        rows = [self.encoder.prefix(text, robot=robot) for text in texts]
+        rows = [
+            self.encoder.prefix(text, robot=robot, is_prompt=is_prompt)
+            for text, is_prompt in zip(texts, are_prompts or [False] * len(texts), strict=True)
+        ]
         return np.stack([row[0] for row in rows]), np.array([row[1] for row in rows], np.int32)
 
     def _terminates(self, values: Float[np.ndarray, "n a"]) -> bool:

@@ -9,7 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from vla_jax.actions import bins, normalize
+from vla_jax.actions import bins
+from vla_jax.actions.normalize import Normalizer
 from vla_jax.actions.spec import ActionSpec
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core.arrays import Float, Int
@@ -83,6 +84,8 @@ class ActionTokens:
         self._ids = np.asarray(ids, np.int32)
         self._bin_of = {token: k for k, token in enumerate(ids)}
         self._discrete = np.asarray(spec.discrete)
+        self._low, self._high = np.asarray(spec.low), np.asarray(spec.high)
+        self._normalizer = Normalizer(statistics, spec)
         for name, legal in zip(spec.names, self.legal_bins(), strict=True):
             if len(legal) > len(ids):
                 raise UserError(
@@ -99,10 +102,10 @@ class ActionTokens:
 
     def bins(self, action: Float[np.ndarray, "... a"]) -> Int[np.ndarray, "... a"]:
         """Returns the bin of every dimension; a discrete value k is bin k."""
-        x = normalize.normalize(action, self.spec, self.statistics)
-        ranged = bins.encode(x, self.count)
-        low = np.asarray(self.spec.low)
-        exact = np.rint(np.clip(action, self.spec.low, self.spec.high) - low).astype(np.int32)
+        ranged = bins.encode(self._normalizer.normalize(action), self.count)
+        if not self._discrete.any():
+            return ranged
+        exact = np.rint(np.clip(action, self._low, self._high) - self._low).astype(np.int32)
         return np.where(self._discrete, exact, ranged)
 
     def encode(self, action: Float[np.ndarray, "... a"]) -> Int[np.ndarray, "... a"]:
@@ -122,10 +125,8 @@ class ActionTokens:
             )
         index = np.asarray(flat, np.int32).reshape(np.shape(tokens))
         x = bins.decode(index, self.count)
-        ranged = normalize.unnormalize(x, self.spec, self.statistics)
-        return np.where(self._discrete, index + np.asarray(self.spec.low), ranged).astype(
-            np.float32
-        )
+        ranged = self._normalizer.unnormalize(x)
+        return np.where(self._discrete, index + self._low, ranged).astype(np.float32)
 
     def legal_bins(self) -> list[range]:
         """Returns the bins a decoder may choose, one range per dimension."""

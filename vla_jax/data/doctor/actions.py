@@ -4,11 +4,11 @@ import re
 
 import numpy as np
 
+from vla_jax.actions.normalize import DEAD
 from vla_jax.core.arrays import Bool, Int
 from vla_jax.data.doctor.finding import Finding, Symptom, conclude, listed, percent
 from vla_jax.data.doctor.recording import Recording
 
-_DEAD = 1e-8  # as `actions.normalize` has it
 _FAR, _VERY_FAR = 3.0, 10.0  # spans (q99 - q01) beyond the quantile: a note, a warning
 _STILL = 0.01  # of a dimension's usual reach: less is no motion
 _OPEN = re.compile(r"\b([01])(?:\.0)?\s*(?:=|is|:)?\s*(?:fully )?open", re.IGNORECASE)
@@ -49,7 +49,7 @@ def dimensions(recording: Recording) -> Finding:
         name = recording.names[k]
         if np.ptp(values[:, k]) == 0:
             constant.append(f"{name} = {values[0, k]:.4g}")
-        elif high[k] - low[k] <= _DEAD:
+        elif high[k] - low[k] <= DEAD:
             pinned.append(f"{name} = {low[k]:.4g}")
     symptoms: list[Symptom] = []
     if constant:
@@ -74,7 +74,7 @@ def outliers(recording: Recording) -> Finding:
     low, high = recording.quantiles
     for k in recording.ranged if len(values) else []:
         span = high[k] - low[k]
-        if span <= _DEAD:
+        if span <= DEAD:
             continue
         distance = np.maximum(values[:, k] - high[k], low[k] - values[:, k]) / span
         worst = int(np.argmax(distance))
@@ -222,7 +222,7 @@ def _still(recording: Recording) -> Bool[np.ndarray, " k"]:
     for k in (*recording.ranged, *recording.grippers):
         if k in recording.grippers:
             still &= change[:, k] <= _STILL * np.ptp(values[:, k])
-        elif high[k] - low[k] <= _DEAD:
+        elif high[k] - low[k] <= DEAD:
             continue
         elif recording.spec is None or " per " in recording.spec.units[k]:
             still &= np.abs(values[:, k]) <= _STILL * max(abs(low[k]), abs(high[k]))
