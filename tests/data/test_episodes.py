@@ -266,6 +266,14 @@ def test_an_action_of_another_size_is_refused(open_episodes):
         open_episodes(robot=smaller)
 
 
+def test_an_adapter_that_fails_is_named_with_what_it_is_given(open_episodes):
+    lost = robot(action=lambda columns: columns["steps/joints"])
+    with pytest.raises(
+        UserError, match=r"tabletop: action of its adapter.*KeyError 'steps/joints'.*steps/action"
+    ):
+        open_episodes(robot=lost)
+
+
 def spoiled(columns):
     action = columns["steps/action"].copy()
     action[np.flatnonzero(columns.first)[3] + 2, 4] = np.nan

@@ -196,7 +196,29 @@ def test_data_that_are_read_only_ask_for_a_cache_directory(toy, tmp_path, monkey
     assert len(indexing.ensure(toy, cache_dir=tmp_path / "cache")) == 10
 
 
+def test_a_cache_directory_below_a_file_is_refused(toy, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    for below in ("file", "file/cache"):
+        with pytest.raises(UserError, match=r"cannot be written \(.*\)\. Pass --cache-dir=DIR"):
+            indexing.ensure(toy, cache_dir=tmp_path / below)
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
 # Written whole or not at all.
+
+
+@pytest.mark.parametrize(
+    "full", [OSError(28, "No space left on device"), OSError("64 requested and 0 written")]
+)
+def test_a_full_disk_is_told_and_leaves_nothing(toy, monkeypatch, full):
+    def append(*_):
+        raise full
+
+    before = everything(toy)
+    monkeypatch.setattr(index_files.ArrayFile, "append", append)
+    with pytest.raises(UserError, match=r"train: cannot be written \(.*\)\. Make room there"):
+        indexing.ensure(toy)
+    assert everything(toy) == before
 
 
 class StopError(Exception):
@@ -297,6 +319,16 @@ def test_an_index_that_is_not_whole_is_made_again(toy):
     path = indexing.ensure(toy).folder / "index.json"
     path.write_text(path.read_text()[:100])
     assert len(indexing.ensure(toy)) == 10
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("part", ["t.npy", "arrays/steps/x.npy"])
+def test_a_file_of_the_index_that_is_gone_or_damaged_is_named(toy, part, damage):
+    damage(indexing.ensure(toy).folder / part)
+    with pytest.raises(
+        UserError, match=rf"index file \S+/{part}: cannot be read .* Delete the folder"
+    ):
+        FrameIndex.open(toy).array("steps/x")
 
 
 # Shards that have changed.

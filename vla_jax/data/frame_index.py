@@ -242,9 +242,10 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any] | None:
     path = folder / index_files.MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-    return manifest if manifest.get("format") == FORMAT else None
+    is_ours = isinstance(manifest, dict) and manifest.get("format") == FORMAT
+    return manifest if is_ours else None
 
 
 def command(

@@ -26,6 +26,9 @@ from vla_jax.data import schema, storage
 
 MANIFEST = "index.json"
 BESIDE = ".vla_index"
+# A folder cannot be made: no permission, or what should hold it is a file.
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _BLOCK = 1 << 16  # rows that are looked at together, when looking for constants
 
 
@@ -63,7 +66,7 @@ def replacing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     machine left behind is removed.
 
     Raises:
-      UserError: no permission to write there.
+      UserError: no folder can be made there, or the disk is full.
     """
     mine = f".{folder.name}.{socket.gethostname()}."
     fresh = folder.parent / f"{mine}{os.getpid()}"
@@ -73,15 +76,17 @@ def replacing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         _remove_abandoned(folder.parent, mine)
         fresh.mkdir()
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in _REFUSED + _FULL:
             raise
-        raise UserError(
-            f"index {folder}: cannot be written ({error.strerror})",
-            fix="Pass --cache-dir=DIR (cache_dir in a config) to keep indexes elsewhere",
-        ) from error
+        raise _unwritable(folder, error, "") from error
     try:
         yield fresh
         _swap(fresh, folder)
+    except OSError as error:
+        # numpy does not pass on the number of the error when an array does not fit.
+        if error.errno not in (*_FULL, None):
+            raise
+        raise _unwritable(folder, error, "Make room there. ") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         for parent in made:
@@ -200,8 +205,19 @@ def suffixed(path: pathlib.Path, suffix: str) -> pathlib.Path:
 
 
 def load(path: pathlib.Path) -> np.ndarray:
-    """Returns an array of the index, memory-mapped where it is not empty."""
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    """Returns an array of the index, memory-mapped where it is not empty.
+
+    Raises:
+      UserError: the file is gone or damaged.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error
+        raise UserError(
+            f"index file {path}: cannot be read ({reason})",
+            fix="Delete the folder of the index; it is made again",
+        ) from error
     return array.view(np.ndarray)  # indexing a np.memmap costs twice as much
 
 
@@ -212,6 +228,13 @@ def shorten_constant(path: pathlib.Path) -> None:
     blocks = (array[start : start + _BLOCK] for start in range(0, len(array), _BLOCK))
     if len(array) > 1 and all((block == first).all() for block in blocks):
         np.save(path, first)
+
+
+def _unwritable(folder: pathlib.Path, error: OSError, fix: str) -> UserError:
+    return UserError(
+        f"index {folder}: cannot be written ({error.strerror or error})",
+        fix=f"{fix}Pass --cache-dir=DIR (cache_dir in a config) to keep indexes elsewhere",
+    )
 
 
 def _remove_abandoned(parent: pathlib.Path, prefix: str) -> None:

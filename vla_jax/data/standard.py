@@ -5,6 +5,7 @@ takes no heap. What is kept is named by a hash of the data and of the adapter's 
 either computes it anew.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -12,7 +13,7 @@ import inspect
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -87,39 +88,63 @@ def keep_beside(
 
 
 def _write(folder: pathlib.Path, index: FrameIndex, robot: Robot) -> None:
-    sizes = {"action": robot.spec.size}
+    sizes: dict[Literal["action", "state"], int] = {"action": robot.spec.size}
     if robot.state is not None:
         sizes["state"] = len(robot.state_names)
-    make = functools.partial(np.lib.format.open_memmap, mode="w+")
-    fields = {
-        field: make(folder / f"{field}.npy", dtype=np.float32, shape=(len(index), size))
-        for field, size in sizes.items()
-    }
-    keep = make(folder / "keep.npy", dtype=bool, shape=(len(index),))
-    for start, stop in _pieces(index):
-        piece = slice(start, stop)
-        columns = Columns(
-            arrays={name: np.asarray(index.array(name)[piece]) for name in robot.arrays},
-            episode=np.asarray(index.episode[piece]),
-        )
-        keep[piece] = True if robot.keep is None else robot.keep(columns)
-        for field, out in fields.items():
-            values = _apply(robot, field, columns, out[piece].shape)
-            bad = ~np.all(np.isfinite(values), axis=1)
-            if (bad & keep[piece]).any():
-                raise _not_finite(index, robot, field, start, values, bad & keep[piece])
-            out[piece] = np.where(bad[:, None], 0, values)
-    for array in (*fields.values(), keep):
-        array.flush()
+    with contextlib.ExitStack() as stack:
+
+        def make(name: str, dtype: type, shape: tuple[int, ...] = ()) -> index_files.ArrayFile:
+            file = index_files.ArrayFile(folder / f"{name}.npy", dtype, shape)
+            return stack.enter_context(contextlib.closing(file))
+
+        fields = {field: make(field, np.float32, (size,)) for field, size in sizes.items()}
+        kept = make("keep", np.bool_)
+        for start, stop in _pieces(index):
+            piece = slice(start, stop)
+            columns = Columns(
+                arrays={name: np.asarray(index.array(name)[piece]) for name in robot.arrays},
+                episode=np.asarray(index.episode[piece]),
+            )
+            keep = apply(robot, "keep", columns)
+            kept.append(keep)
+            for field, out in fields.items():
+                values = apply(robot, field, columns)
+                bad = ~np.all(np.isfinite(values), axis=1)
+                if (bad & keep).any():
+                    raise _not_finite(index, robot, field, start, values, bad & keep)
+                out.append(np.where(bad[:, None], 0, values))
+        for file in (*fields.values(), kept):
+            file.finish()
 
 
-def _apply(robot: Robot, field: str, columns: Columns, shape: tuple[int, ...]) -> np.ndarray:
-    function = getattr(robot, field)
-    values = function(columns)
-    if values.shape != shape:
+def apply(robot: Robot, field: Literal["action", "state", "keep"], columns: Columns) -> np.ndarray:
+    """Calls a function of an adapter, which may be the user's own and wrong in any way.
+
+    Returns:
+      [i, a] actions, [i, s] states (s may be 0), or bool [i], the steps to keep.
+
+    Raises:
+      UserError: it fails, or returns another shape than the adapter's names say.
+    """
+    function, steps = getattr(robot, field), len(columns.episode)
+    sizes = {"action": (robot.spec.size,), "state": (len(robot.state_names),), "keep": ()}
+    if function is None:
+        return np.ones(steps, bool) if field == "keep" else np.zeros((steps, 0), np.float32)
+    what = f"dataset {robot.name}: {field} of its adapter ({_home(function)})"
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is found, and told with its place
+            values = np.asarray(function(columns), bool if field == "keep" else None)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(
-            f"dataset {robot.name}: {field} of its adapter ({_home(function)})",
-            expected=f"{shape[1]} dimensions for each of {shape[0]} steps",
+            f"{what}: {type(error).__name__} {error}",
+            fix=f"It is given the features {', '.join(columns.arrays) or 'none'}, those in its "
+            "`arrays`, one row per step",
+        ) from error
+    if values.shape != (steps, *sizes[field]):
+        raise UserError(
+            what,
+            expected="".join(f"{size} dimensions for each of " for size in sizes[field])
+            + f"{steps} steps",
             found=f"shape {list(values.shape)}",
             fix="Let its names and its function agree",
         )

@@ -136,7 +136,7 @@ def test_text_that_is_not_utf8_is_found(tmp_path):
     [
         ({"images": {"primary": "steps/picture"}}, "no feature 'steps/picture'"),
         ({"arrays": (IMAGE,)}, "'steps/image' cannot be read as array"),
-        ({"action": lambda columns: columns[ACTION][:, :6]}, "expected an array [176, 7]"),
+        ({"action": lambda columns: columns[ACTION][:, :6]}, "7 dimensions for each of 176 steps"),
         ({"action": lambda columns: columns["steps/joints"]}, "KeyError 'steps/joints'"),
         ({"instruction": ("steps/said", TEXT)}, "no feature 'steps/said'"),
     ],

@@ -11,6 +11,7 @@ import numpy as np
 from vla_jax.actions.spec import ActionSpec
 from vla_jax.core.arrays import Bool, Float, Int
 from vla_jax.core.errors import UserError
+from vla_jax.data import standard
 from vla_jax.data.doctor.finding import Finding, conclude
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.robots.robot import Columns, Robot
@@ -141,44 +142,15 @@ def _standard(columns: Columns, robot: Robot) -> dict[str, Any]:
     Raises:
       UserError: the adapter fails on these numbers.
     """
-    count = len(columns.episode)
-    parts = {
-        "action": (robot.action, (count, robot.spec.size)),
-        "state": (robot.state, (count, len(robot.state_names))),
-        "keep": (robot.keep, (count,)),
-    }
-    view: dict[str, Any] = {
-        field: _call(function, columns, f"adapter {robot.name}, {field}", shape)
-        for field, (function, shape) in parts.items()
-    }
-    if view["keep"] is None:
-        view["keep"] = np.ones(count, bool)
-    return view | {
+    return {
+        "action": standard.apply(robot, "action", columns),
+        "state": standard.apply(robot, "state", columns) if robot.state is not None else None,
+        "keep": standard.apply(robot, "keep", columns),
         "names": robot.spec.names,
         "spec": robot.spec,
         "cameras": tuple(robot.images.values()),
         "language": robot.instruction,
     }
-
-
-def _call(
-    function: Callable[[Columns], np.ndarray] | None,
-    columns: Columns,
-    what: str,
-    shape: tuple[int, ...],
-) -> np.ndarray | None:
-    """Calls a function of an adapter, which may be the user's own and wrong in any way."""
-    if function is None:
-        return None
-    try:
-        # NaN is found and named by its own check.
-        with np.errstate(all="ignore"):
-            values = np.asarray(function(columns))
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{what}: {type(error).__name__} {error}") from error
-    if values.shape != shape:
-        raise UserError(what, expected=f"an array {list(shape)}", found=list(values.shape))
-    return values
 
 
 def _raw(columns: Columns, index: FrameIndex) -> dict[str, Any]:
