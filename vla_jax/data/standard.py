@@ -25,6 +25,8 @@ from vla_jax.data.robots import robot as robot_lib
 from vla_jax.data.robots import standardize
 from vla_jax.data.robots.robot import Columns, Robot
 
+Field = Literal["action", "state", "keep"]
+
 _PIECE = 1 << 20  # steps standardised at a time, in whole episodes
 
 
@@ -88,7 +90,7 @@ def keep_beside(
 
 
 def _write(folder: pathlib.Path, index: FrameIndex, robot: Robot) -> None:
-    sizes: dict[Literal["action", "state"], int] = {"action": robot.spec.size}
+    sizes: dict[Field, int] = {"action": robot.spec.size}
     if robot.state is not None:
         sizes["state"] = len(robot.state_names)
     with contextlib.ExitStack() as stack:
@@ -97,7 +99,9 @@ def _write(folder: pathlib.Path, index: FrameIndex, robot: Robot) -> None:
             file = index_files.ArrayFile(folder / f"{name}.npy", dtype, shape)
             return stack.enter_context(contextlib.closing(file))
 
-        fields = {field: make(field, np.float32, (size,)) for field, size in sizes.items()}
+        fields: dict[Field, index_files.ArrayFile] = {
+            field: make(field, np.float32, (size,)) for field, size in sizes.items()
+        }
         kept = make("keep", np.bool_)
         for start, stop in _pieces(index):
             piece = slice(start, stop)
@@ -117,7 +121,7 @@ def _write(folder: pathlib.Path, index: FrameIndex, robot: Robot) -> None:
             file.finish()
 
 
-def apply(robot: Robot, field: Literal["action", "state", "keep"], columns: Columns) -> np.ndarray:
+def apply(robot: Robot, field: Field, columns: Columns) -> np.ndarray:
     """Calls a function of an adapter, which may be the user's own and wrong in any way.
 
     Returns:
