@@ -39,6 +39,7 @@ class Questions:
         return Example(
             images={"primary": (bytes([i]),)},
             prefix=f"which {i}",
+            is_prompt=i % 3 == 0,
             suffix=str(i),
             dataset="web",
             episode=i,
@@ -60,11 +61,12 @@ class Policy:
     def observe(self, example):
         return np.full((1, 4, 4, 3), example.images["primary"][0][0], np.uint8)
 
-    def answer_batch(self, images, questions):
+    def answer_batch(self, images, questions, *, are_prompts):
         self.batches.append(len(questions))
         assert images.shape == (len(questions), 1, 4, 4, 3)
         values = images[:, 0, 0, 0, 0].tolist()
         assert questions == [f"which {value}" for value in values]
+        assert are_prompts == [value % 3 == 0 for value in values]
         return ["?" if value == 3 else str(value) for value in values]
 
 

@@ -42,17 +42,19 @@ def make_data():
                 statistics=lambda: Statistics.of(actions),
             )
         },
-        web={"web": types.SimpleNamespace(texts=lambda: ["what colour is it", "red", "blue"])},
+        web={"web": types.SimpleNamespace(written=written)},
     )
+
+
+def written(prompts):
+    return {prompts.for_web("what colour is it"), prompts.as_it_is("caption de"), "red", "blue"}
 
 
 def test_the_encoder_knows_the_words_and_the_statistics_of_the_data():
     encoder = parts.make_encoder(CONFIG, make_data())
-    for word in ("pick", "star", "colour", "robot"):  # the last is of the prompt
+    for word in ("pick", "star", "colour", "caption", "robot"):  # the last is of the prompt
         assert len(encoder.tokenizer.encode(word)) == 1
-    assert encoder.actions["tabletop"].statistics == (
-        make_data().robots["tabletop"].statistics()
-    )
+    assert encoder.actions["tabletop"].statistics == (make_data().robots["tabletop"].statistics())
     assert encoder.action_token_ids == tuple(
         encoder.tokenizer.id(f"<loc{k:04d}>") for k in range(16)
     )
@@ -64,7 +66,7 @@ def test_a_tokenizer_file_takes_the_place_of_training(tmp_path):
     first.tokenizer.save(tmp_path / "tokenizer.json")
     path = TokenizerConfig(path=str(tmp_path / "tokenizer.json"))
     data = make_data()
-    data.web["web"].texts = lambda: (["words that would change a training"])
+    data.web["web"].written = lambda prompts: {"words that would change a training"}
     again = parts.make_encoder(dataclasses.replace(CONFIG, tokenizer=path), data)
     assert again.tokenizer.size == first.tokenizer.size
     assert again.tokenizer.encode("red cube") == first.tokenizer.encode("red cube")

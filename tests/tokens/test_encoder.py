@@ -64,6 +64,22 @@ def test_the_same_words_as_instruction_and_question_differ(encoder):
     assert instruction.tolist() != question.tolist()
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_whole_prompt_is_not_worded_whatever_was_asked_before(encoder, tokenizer, is_first):
+    question = web("what colour is the cube", "red")
+    prompt = dataclasses.replace(question, is_prompt=True)
+    for target in (prompt, question) if is_first else (question, prompt):
+        encoder.encode(target)
+    worded, bare = ("Q: what colour is the cube? A:", "what colour is the cube")
+    for target, written in ((question, worded), (prompt, bare)):
+        tokens, length, _ = encoder.encode(target)
+        row, same = encoder.prefix(target.prefix, robot=False, is_prompt=target.is_prompt)
+        np.testing.assert_array_equal(row, tokens[:20])
+        assert length == same
+        words = tokenizer.encode(written)
+        assert row[20 - length :].tolist() == [BOS, *words, tokenizer.newline]
+
+
 def test_writing_into_an_encoded_row_does_not_change_the_next(encoder, actions):
     frame = robot("pick up the red cube", actions[:1])
     first, _, _ = encoder.encode(frame)

@@ -34,6 +34,12 @@ def test_spaces_and_final_punctuation_make_no_other_prompt():
         assert config.for_robot(text) == "pick up the cube"
 
 
+@pytest.mark.parametrize("form", ["rt2", "paligemma", "plain"])
+def test_a_whole_prompt_stays_as_it_is(form):
+    for prompt in ("caption en", "answer en What is  it?", "detect {car} ; bus\n"):
+        assert PromptsConfig(web=form).as_it_is(prompt) == prompt
+
+
 def test_braces_are_text():
     assert PromptsConfig(web="plain").for_web("what is {this}") == "what is {this}"
 
@@ -45,3 +51,9 @@ def test_empty_text_is_refused(text):
         config.for_robot(text)
     with pytest.raises(UserError, match=r"question .*at least one word"):
         config.for_web(text)
+
+
+@pytest.mark.parametrize("prompt", ["", " \n\t"])
+def test_an_empty_prompt_is_refused(prompt):
+    with pytest.raises(UserError, match=r"prompt .*at least one word"):
+        PromptsConfig().as_it_is(prompt)

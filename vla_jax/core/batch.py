@@ -17,6 +17,8 @@ class Target:
 
     Attributes:
       prefix: the instruction (robot) or the question (web).
+      is_prompt: whether the prefix is the whole prompt, to be written as it is, without the words
+        that are put around an instruction or a question.
       suffix: the answer of a web example; None for a robot frame.
       action: float32 [n, a] in robot units of the dataset's ActionSpec: this step and the n - 1
         after it, the episode's last repeated beyond its end; None for a web example.
@@ -28,6 +30,7 @@ class Target:
     """
 
     prefix: str
+    is_prompt: bool = False
     suffix: str | None = None
     action: Float[np.ndarray, "n a"] | None = None
     action_mask: Bool[np.ndarray, " n"] | None = None

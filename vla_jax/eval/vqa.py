@@ -67,7 +67,11 @@ def answer_all(
         padded = [*chosen, *[chosen[-1]] * (batch_size - len(chosen))]
         examples = [questions.example(i) for i in padded]
         images = np.stack([policy.observe(example) for example in examples])
-        answers = policy.answer_batch(images, [example.prefix for example in examples])
+        answers = policy.answer_batch(
+            images,
+            [example.prefix for example in examples],
+            are_prompts=[example.is_prompt for example in examples],
+        )
         for i, answer in zip(chosen, answers, strict=False):
             out.append((questions.question_kind(i), questions.answers(i), answer))
     return out

@@ -36,7 +36,7 @@ def make_encoder(config: RunConfig, data: Data) -> Encoder:
         texts = {
             prompts.for_robot(text) for robot in data.robots.values() for text in robot.texts()
         }
-        texts |= {prompts.for_web(text) for web in data.web.values() for text in web.texts()}
+        texts = texts.union(*(web.written(prompts) for web in data.web.values()))
         tokenizer = Tokenizer.train(texts, config.tokenizer.size, config.tokenizer.locations)
     tokenizer, ids = action_tokens.choose_ids(config.action_tokens, tokenizer, config.bins.count)
     actions = {

@@ -63,13 +63,20 @@ class Encoder:
             )
         return name
 
-    def prefix(self, text: str, *, robot: bool) -> tuple[Int[np.ndarray, " t"], int]:
+    def prefix(
+        self, text: str, *, robot: bool, is_prompt: bool = False
+    ) -> tuple[Int[np.ndarray, " t"], int]:
         """Returns the prefix slots of an instruction (or a question) and its number of tokens.
+
+        Args:
+          text: the instruction or the question.
+          robot: whether it is an instruction.
+          is_prompt: whether it is the whole prompt, as in Target.
 
         Raises:
           UserError: the text is empty or too long.
         """
-        return self._prefix(text, robot)
+        return self._prefix(text, robot, is_prompt)
 
     def encode(self, target: Target) -> tuple[Int[np.ndarray, " t"], int, Bool[np.ndarray, " t"]]:
         """Returns tokens, prefix length and loss mask of a training example.
@@ -79,7 +86,9 @@ class Encoder:
         Raises:
           UserError: instruction, answer or action does not fit its slots.
         """
-        prefix, length = self.prefix(target.prefix, robot=target.action is not None)
+        prefix, length = self.prefix(
+            target.prefix, robot=target.action is not None, is_prompt=target.is_prompt
+        )
         supervised = None
         if target.action is not None:
             ids = self.actions[target.dataset].encode(target.action).ravel().tolist()
@@ -97,6 +106,9 @@ class Encoder:
         tokens = np.concatenate([prefix, suffix])
         return tokens, length, np.concatenate([np.zeros(len(prefix), bool), mask])
 
-    def _lay_out(self, text: str, robot: bool) -> tuple[Int[np.ndarray, " t"], int]:
+    def _lay_out(
+        self, text: str, robot: bool, is_prompt: bool
+    ) -> tuple[Int[np.ndarray, " t"], int]:
         wording = self.prompts.for_robot if robot else self.prompts.for_web
+        wording = self.prompts.as_it_is if is_prompt else wording
         return sequence.prefix_tokens(wording(text), self.tokenizer, self.layout)

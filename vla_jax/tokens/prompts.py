@@ -50,9 +50,23 @@ class PromptsConfig:
         """
         return WEB[self.web].format(text=_words(question, "question"))
 
+    def as_it_is(self, prompt: str) -> str:
+        """Returns a prefix text that is the whole prompt, such as "caption en", unchanged.
+
+        Raises:
+          UserError: the prompt is empty.
+        """
+        if not prompt.strip():
+            raise _empty(prompt, "prompt")
+        return prompt
+
 
 def _words(text: str, noun: str) -> str:
     words = " ".join(text.split()).rstrip("?.")
     if not words:
-        raise UserError(f"{noun} {text!r}", expected="at least one word", found="none")
+        raise _empty(text, noun)
     return words
+
+
+def _empty(text: str, noun: str) -> UserError:
+    return UserError(f"{noun} {text!r}", expected="at least one word", found="none")

@@ -5,6 +5,7 @@ from question_files import picture, write_lines
 
 from vla_jax.core.errors import UserError
 from vla_jax.data.web.table import WebConfig, open_web
+from vla_jax.tokens.prompts import PromptsConfig
 
 LINES = [
     {"image": f"photos/{i}.jpg", "prefix": f"answer en wo ist {i}?", "suffix": f"dört {i}"}
@@ -62,6 +63,18 @@ def test_captions_without_a_prefix(tmp_path):
     write_lines(tmp_path / "train.jsonl", [{"image": "a.jpg", "suffix": "a cow"}])
     example = opened(tmp_path, layout="coco_captions").example(0)
     assert (example.prefix, example.suffix) == ("caption en", "a cow")
+    assert example.is_prompt
+
+
+def test_texts_are_trained_on_as_they_are_written(tmp_path):
+    prompts = PromptsConfig(web="paligemma")
+    write_lines(tmp_path / "train.jsonl", [{**LINES[0], "question": "Where?", "answer": "a b."}])
+    asked = opened(tmp_path, layout="qa")
+    assert asked.written(prompts) == {"answer en Where", "a b."}
+    assert not asked.example(0).is_prompt
+    whole = opened(tmp_path)
+    assert whole.written(prompts) == {"answer en wo ist 0?", "dört 0"}
+    assert whole.example(0).is_prompt
 
 
 @pytest.mark.parametrize(

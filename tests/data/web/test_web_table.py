@@ -31,6 +31,11 @@ def test_a_directory_without_the_format_says_what_it_looked_for(tmp_path):
             open_web("web", WebConfig(format=form), directory=tmp_path)
 
 
+def test_captions_questions_asked_and_prefixes_are_whole_prompts():
+    whole = {name for name, layout in LAYOUTS.items() if layout.is_prompt}
+    assert whole == {"coco_captions", "vqg", "prefix_suffix"}
+
+
 def test_every_layout_has_a_question_and_an_answer():
     for layout in LAYOUTS.values():
         assert bool(layout.task) != bool(layout.prefix)

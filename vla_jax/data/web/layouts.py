@@ -34,12 +34,15 @@ class Layout:
       task: the question where all examples have the same one; then `prefix` is empty.
       suffix: fields of the answers.
       kind: fields of the kind of question.
+      is_prompt: whether the prefix is the whole prompt, as in Target.
     """
 
     prefix: tuple[str, ...] = ()
     task: str = ""
     suffix: tuple[str, ...]
     kind: tuple[str, ...] = ()
+    # An index is named by its layout's repr, and this changes nothing in it.
+    is_prompt: bool = dataclasses.field(default=False, repr=False)
 
     @property
     def names(self) -> frozenset[str]:
@@ -110,11 +113,12 @@ LAYOUTS: dict[str, Layout] = {
     "coco_captions": Layout(
         task="caption en",
         suffix=("captions/text", "captions", "texts", "caption", "suffix", "txt"),
+        is_prompt=True,
     ),
     # Mostafazadeh et al. 2016: a picture and the questions people asked about it.
-    "vqg": Layout(task="question en", suffix=("questions", "question")),
+    "vqg": Layout(task="question en", suffix=("questions", "question"), is_prompt=True),
     # big_vision:configs/proj/paligemma/transfers (JSONL of prefix, suffix, image).
-    "prefix_suffix": Layout(prefix=("prefix",), suffix=("suffix", "suffixes")),
+    "prefix_suffix": Layout(prefix=("prefix",), suffix=("suffix", "suffixes"), is_prompt=True),
     "qa": _QUESTION_ANSWER,
     "tabletop": _QUESTION_ANSWER,
 }

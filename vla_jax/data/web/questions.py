@@ -12,6 +12,7 @@ from vla_jax.data.blocks import BlockReader, BlocksConfig
 from vla_jax.data.web.formats import Format
 from vla_jax.data.web.index import ExampleIndex
 from vla_jax.data.web.layouts import Layout, Texts
+from vla_jax.tokens.prompts import PromptsConfig
 
 _VIEW = "primary"
 
@@ -53,6 +54,8 @@ class Questions:
         self._form, self._layout = form, layout
         self.episodes = len(part)
         self.fingerprint = f"{index.fingerprint}[{part.start}:{part.stop}]"
+        if layout.is_prompt:
+            self.fingerprint += ", whole prompts"
         self.ram, self._blocks = 0, None
         if blocks is not None and form.has_images:
             self.ram, self._blocks = blocks.budget, _open_blocks(name, index, part, blocks)
@@ -81,6 +84,7 @@ class Questions:
         texts = self._parse(data[row.text_start : row.text_end], row.is_plain, where)
         return Example(
             prefix=texts.prefix,
+            is_prompt=self._layout.is_prompt,
             suffix=texts.suffixes[int(draw) % len(texts.suffixes)],
             images={_VIEW: (self._form.image(data, row, path, where),)},
             dataset=self.name,
@@ -114,12 +118,26 @@ class Questions:
 
     def texts(self) -> list[str]:
         """Returns the distinct questions and answers, sorted; reads all examples."""
-        found = set()
+        prefixes, suffixes = self._distinct()
+        return sorted(prefixes | suffixes)
+
+    def written(self, prompts: PromptsConfig) -> set[str]:
+        """Returns the distinct texts as training writes them: prompts, and answers as they are.
+
+        Reads all examples.
+        """
+        prefixes, suffixes = self._distinct()
+        wording = prompts.as_it_is if self._layout.is_prompt else prompts.for_web
+        return {*map(wording, prefixes), *suffixes}
+
+    def _distinct(self) -> tuple[set[str], set[str]]:
+        """Returns the distinct questions and the distinct answers."""
+        prefixes, suffixes = set(), set()
         for i in range(len(self)):
             texts = self._texts(i)
-            found.add(texts.prefix)
-            found.update(texts.suffixes)
-        return sorted(found)
+            prefixes.add(texts.prefix)
+            suffixes.update(texts.suffixes)
+        return prefixes, suffixes
 
     def _texts(self, i: int) -> Texts:
         _, row = self.index.locate(self._part[i])
