@@ -133,3 +133,19 @@ def test_what_is_not_there_is_named_with_where_it_was_looked_for(config):
     changed = config_lib.build(RunConfig, changed)
     with pytest.raises(Exception, match=r"dataset 'bridge_orig'.*no/such/place/bridge_orig.*dir="):
         sources.open_data(changed, lambda *_: None)
+
+
+def test_history_chunks_and_numbers_are_trained_on(config, tmp_path):
+    tree = config_lib.to_json(config)
+    tree["loader"].update(history=2, chunk=2, continuous=True)
+    tree["sequence"]["suffix"] = 15
+    tree["loop"].update(steps=2, log_every=1, eval_every=1)
+    changed = config_lib.build(RunConfig, tree)
+    workdir = Workdir(tmp_path / "run")
+    run = training.train(changed, workdir)
+    rows = metrics.read(workdir.path)
+    assert np.isfinite([row["loss"] for row in rows if "loss" in row]).all()
+    assert any("held_out/loss/bridge_orig" in row for row in rows)
+    assert run.policies == {}
+    with pytest.raises(Exception, match=r"config\.loader\.history: acting from a history"):
+        load.open_run(workdir).policy("bridge_orig")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from flax import nnx
 
+from vla_jax.data import images
 from vla_jax.policy import torch_policy
 from vla_jax.policy.export import folder
 
@@ -142,3 +143,11 @@ def test_the_program_ends_in_one_line(exported, tmp_path, capsys, case):
     assert str(stop.value).startswith("torch_policy: ")
     assert "\n" not in str(stop.value)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("method", ["linear", "lanczos"])
+@pytest.mark.parametrize("shape", [(32, 32), (40, 56), (64, 96), (300, 333), (20, 90)])
+def test_images_are_resized_as_in_training(shape, method):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    found = torch_policy._resize(image, 32, method)
+    np.testing.assert_array_equal(found, images.resize(image, 32, method))

@@ -148,6 +148,8 @@ def _errors(
     """Errors on held-out demonstrations; `ROBOT/...` where there are several robots."""
     errors: dict[str, float] = {}
     for name, episodes in held_out.items():
+        if name not in policies:
+            continue
         count = min(config.evaluation.frames, len(episodes))
         chosen = [episodes.example(i * len(episodes) // count) for i in range(count)]
         found = open_loop.action_error(policies[name], chosen)

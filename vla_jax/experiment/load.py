@@ -39,9 +39,17 @@ class Run:
         """Returns the policy of the only robot there is, or of the one named.
 
         Raises:
-          UserError: there is no such robot, or there are several and none is named.
+          UserError: there is no such robot, or there are several and none is named,
+            or the run looks at a history of images.
         """
-        return self.policies[self.encoder.robot(robot)]
+        name = self.encoder.robot(robot)
+        if name not in self.policies:
+            raise UserError(
+                "config.loader.history: acting from a history of images is not supported yet",
+                expected="1",
+                found=self.config.loader.history,
+            )
+        return self.policies[name]
 
 
 def open_run(workdir: Workdir, config: RunConfig | None = None) -> Run:

@@ -122,9 +122,7 @@ class TorchPolicy:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
                 found = f"{image.dtype} {list(image.shape)}"
                 raise ValueError(f"image {view}: expected RGB uint8 [y, x, 3], found {found}")
-            if image.shape[:2] != (size, size):
-                image = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
-            out.append(image)
+            out.append(_resize(image, size, self.description["image"]["resize"]))
         return np.stack(out)
 
     def _legal_tokens(self) -> torch.Tensor:
@@ -233,6 +231,20 @@ class VLM:
         named = {k: v for k, v in self._parameters.items() if k.startswith(prefix)}
         for slices in zip(*named.values(), strict=True):
             yield dict(zip((name.removeprefix(prefix) for name in named), slices, strict=True))
+
+
+def _resize(image: np.ndarray, size: int, method: str) -> np.ndarray:
+    """Resizes to a square as in training: Lanczos, or box averages by 2, 4, 8 and then linear."""
+    if image.shape[:2] == (size, size):
+        return image
+    if method == "lanczos":
+        return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
+    height, width = image.shape[:2]
+    factor = max(f for f in (1, 2, 4, 8) if f == 1 or min(height, width) >= f * size)
+    if factor > 1:
+        reduced = (width // factor, height // factor)
+        image = cv2.resize(image, reduced, interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

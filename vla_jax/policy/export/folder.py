@@ -107,7 +107,7 @@ def describe(policy: Policy, config: VLMConfig) -> dict[str, Any]:
         "image": {
             "size": policy.image_size,
             "channels": "RGB uint8",
-            "resize": "bilinear to a square (cv2.INTER_LINEAR)",
+            "resize": policy.resize,  # to a square; `_resize` in torch_policy.py says how
             "range": [-1, 1],
         },
         "model": config_lib.to_json(config) | {"vocabulary": encoder.tokenizer.size},
