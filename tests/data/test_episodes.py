@@ -6,7 +6,7 @@ import pytest
 
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core.errors import UserError
-from vla_jax.data import standard
+from vla_jax.data import index_files, standard
 from vla_jax.data.blocks import BlocksConfig
 from vla_jax.data.episodes import Episodes
 from vla_jax.data.loader import Loader
@@ -153,6 +153,9 @@ class Wordings:
 
     def __len__(self):
         return len(self._index)
+
+    def load(self, part):
+        return index_files.load(self.folder / part)
 
     def distinct_texts(self, name):
         return ["", f"{name} wording"]

@@ -31,22 +31,30 @@ def test_parts_are_those_of_tfds(count):
         part = splits.parse(form)
         assert part.split == "train"
         if start < stop:
-            assert part.episodes(count) == range(start, stop), form
+            assert part.episodes(count, dataset="d") == range(start, stop), form
         else:
             with pytest.raises(UserError, match="a part of the"):
-                part.episodes(count)
+                part.episodes(count, dataset="d")
 
 
 def test_no_bounds_are_the_whole_split():
-    assert splits.parse("train[:]").episodes(5) == splits.parse(" train ").episodes(5) == range(5)
+    assert (
+        splits.parse("train[:]").episodes(5, dataset="d")
+        == splits.parse(" train ").episodes(5, dataset="d")
+        == range(5)
+    )
 
 
 def test_the_two_sides_of_a_bound_are_the_whole():
     for count in range(2, 300):
-        left = splits.parse("train[:95%]").episodes(count) if round(count * 0.95) else range(0)
+        left = (
+            splits.parse("train[:95%]").episodes(count, dataset="d")
+            if round(count * 0.95)
+            else range(0)
+        )
         stop = left.stop
         if stop < count:
-            assert splits.parse("train[95%:]").episodes(count) == range(stop, count)
+            assert splits.parse("train[95%:]").episodes(count, dataset="d") == range(stop, count)
 
 
 @pytest.mark.parametrize(
@@ -68,5 +76,5 @@ def test_a_wrong_form_is_refused(text, found):
 
 @pytest.mark.parametrize("text", ["val[20:]", "val[:0]", "val[11:12]", "val[:-20]", "val[5:5]"])
 def test_a_part_beyond_the_split_or_empty_is_refused(text):
-    with pytest.raises(UserError, match=r"a part of the 10 episodes of 'val'"):
-        splits.parse(text).episodes(10)
+    with pytest.raises(UserError, match=r"dataset d, split 'val.*a part of the 10 episodes"):
+        splits.parse(text).episodes(10, dataset="d")

@@ -1,17 +1,20 @@
-"""Which datasets of a run are read in blocks: those of the training part that lie on a server."""
+"""How the datasets of a run are found and opened: where they lie, their parts, which in blocks."""
 
 import io
 import json
+import os
 import tarfile
 
 import cv2
 import fsspec
+import generate
 import numpy as np
 import pytest
 
+from vla_jax.core.errors import UserError
 from vla_jax.data.blocks import BlocksConfig
 from vla_jax.data.loader import LoaderConfig
-from vla_jax.data.mixture import MixtureConfig
+from vla_jax.data.mixture import MixtureConfig, RobotConfig
 from vla_jax.data.web.table import WebConfig
 from vla_jax.experiment import sources
 from vla_jax.experiment.config import RunConfig
@@ -68,3 +71,80 @@ def test_training_questions_on_a_server_are_read_in_blocks(directory, tmp_path):
         f"which {i}?" for i in range(12)
     )
     assert len(held_out) == 3
+
+
+def robot_config(root, **changes):
+    loader = LoaderConfig(**{"held_out": 0.5, **changes})
+    mixture = MixtureConfig(name="bridge", robot_share=1.0, web={})
+    return RunConfig(data_dir=str(root), mixture=mixture, loader=loader)
+
+
+@pytest.fixture
+def bridge(tmp_path):
+    drawn = generate.draw("bridge_orig", lengths=(5, 4, 6, 3))
+    generate.write(drawn, tmp_path / "bridge_orig" / "0.1.0", "bridge_orig")
+    return tmp_path
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors as Linux does")
+def test_both_parts_of_a_robot_dataset_map_its_files_once(bridge):
+    """Each mapped file is a descriptor, of which a process has 1024; a mixture has 27 robots."""
+    before = descriptors()
+    with_one = sources.open_data(robot_config(bridge, held_out=0.0), lambda *_: None)
+    one = descriptors() - before
+    assert one > 5
+    with_both = sources.open_data(robot_config(bridge), lambda *_: None)
+    assert descriptors() - before - one <= one + 1  # the frames of the other part
+    assert not with_one.robots_held_out
+    assert len(with_both.robots_held_out["bridge_orig"]) > 0
+
+
+def test_without_a_held_out_share_every_episode_is_trained_on(bridge):
+    data = sources.open_data(robot_config(bridge, held_out=0.0), lambda *_: None)
+    assert data.robots["bridge_orig"].episodes == 4
+    assert data.held_out == {}
+
+
+def test_a_dataset_without_metadata_of_its_splits_is_found(bridge):
+    (bridge / "bridge_orig" / "0.1.0" / "dataset_info.json").unlink()
+    data = sources.open_data(robot_config(bridge), lambda *_: None)
+    assert data.robots["bridge_orig"].episodes == 2
+
+
+def test_progress_is_told_in_megabytes(bridge):
+    told = []
+    sources.open_data(robot_config(bridge), lambda *report: told.append(report))
+    assert {report[0] for report in told} == {"index bridge_orig:train, MB"}
+    assert told[-1][1:] == (1, 1)
+
+
+@pytest.mark.parametrize("split", ["train[4:]", "train[:0%]"])
+def test_a_split_without_an_episode_names_its_dataset(bridge, split):
+    robots = {"bridge_orig": RobotConfig(split=split)}
+    mixture = MixtureConfig(name=None, robots=robots, robot_share=1.0, web={})
+    config = RunConfig(data_dir=str(bridge), mixture=mixture)
+    with pytest.raises(UserError, match=r"dataset bridge_orig, split 'train.*of the 4 episodes"):
+        sources.open_data(config, lambda *_: None)
+
+
+def asked_config(root):
+    web = {"asked": WebConfig(format="webdataset")}
+    mixture = MixtureConfig(robot_share=0.0, name=None, web=web)
+    return RunConfig(data_dir=str(root), mixture=mixture)
+
+
+def test_questions_in_tar_files_are_found_in_the_data_directory(tmp_path):
+    (tmp_path / "asked").mkdir()
+    for split, count in (("train", 4), ("validation", 2)):
+        (tmp_path / "asked" / f"{split}.tar").write_bytes(tar(count))
+    data = sources.open_data(asked_config(tmp_path), lambda *_: None)
+    assert (len(data.web["asked"]), len(data.web_held_out["asked"])) == (4, 2)
+
+
+def test_questions_that_are_not_there_are_told_where_they_were_looked_for(tmp_path):
+    with pytest.raises(UserError, match=r"'asked': not found: expected the folder \S+/asked, with"):
+        sources.open_data(asked_config(tmp_path), lambda *_: None)

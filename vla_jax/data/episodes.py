@@ -12,7 +12,7 @@ import numpy as np
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core.batch import Example
 from vla_jax.core.errors import UserError
-from vla_jax.data import index_files, standard, stream
+from vla_jax.data import standard, stream
 from vla_jax.data.blocks import Blocks, BlocksConfig
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.robots.robot import Robot
@@ -89,11 +89,11 @@ class Episodes:
                 fix="Raise config.loader.held_out or add episodes",
             )
         self.episodes = int(chosen.sum())
-        self._folder = standard.keep_beside(
+        folder = standard.keep_beside(
             index, f"part-{key}", lambda folder: self._write_part(folder, chosen)
         )
-        self._frames = index_files.load(self._folder / "frames.npy")
-        summary = json.loads((self._folder / "summary.json").read_text())
+        self._frames = index.load(f"{folder.name}/frames.npy")
+        summary = json.loads((folder / "summary.json").read_text())
         self.dropped: dict[str, int] = summary["dropped"]
         self._blocks = None
         if blocks is not None:

@@ -67,13 +67,13 @@ class FrameIndex:
             name: (frame, dimension) for name, (frame, dimension) in manifest["not_finite"].items()
         }
         self._shards = tuple(shard["name"] for shard in manifest["shards"])
+        # Every mapped file keeps a descriptor, so that each is mapped once, and not before its use.
+        self._load = functools.cache(lambda part: index_files.load(folder / part))
         self.files = storage.Files([storage.join(directory, name) for name in self._shards])
         self._length: int = manifest["frames"]
-        self.starts: Int[np.ndarray, " e1"] = index_files.load(folder / "starts.npy")
-        self.records: Int[np.ndarray, "e 3"] = index_files.load(folder / "records.npy")
-        self.episode: Int[np.ndarray, " i"] = index_files.load(folder / "episode.npy")
-        self.t: Int[np.ndarray, " i"] = index_files.load(folder / "t.npy")
-        self._load = functools.cache(lambda part: index_files.load(folder / part))
+        self.starts: Int[np.ndarray, " e1"] = self.load("starts.npy")
+        self.records: Int[np.ndarray, "e 3"] = self.load("records.npy")
+        self.episode: Int[np.ndarray, " i"] = self.load("episode.npy")
 
     @classmethod
     def open(
@@ -106,6 +106,19 @@ class FrameIndex:
         """Number of frames."""
         return self._length
 
+    @property
+    def t(self) -> Int[np.ndarray, " i"]:
+        """Int32 [i], the step of each frame in its episode."""
+        return self.load("t.npy")
+
+    def load(self, part: str) -> np.ndarray:
+        """Returns an array file in the folder of the index, mapped.
+
+        Raises:
+          UserError: the file is gone or damaged.
+        """
+        return self._load(part)
+
     def image_bytes(self, camera: str, i: int) -> bytes:
         """Returns the encoded image of frame `i`, exactly as stored.
 
@@ -124,7 +137,7 @@ class FrameIndex:
     def spans(self, camera: str) -> Int[np.ndarray, "i 2"]:
         """Returns uint32 [i, 2] of all images: first byte counted from the record's, and bytes."""
         self._require(camera, "image")
-        return self._load(f"images/{camera}.npy")
+        return self.load(f"images/{camera}.npy")
 
     def array(self, name: str) -> np.ndarray:
         """Returns a numeric feature of all frames, read-only and memory-mapped.
@@ -153,8 +166,8 @@ class FrameIndex:
         """Returns all texts of frame `i`: one, or those of a list such as `answers`."""
         if not self._is_list(name):
             return [self._spell(name, int(self.text_ids(name)[i]))]
-        ends = self._load(f"texts/{name}.rows.npy")
-        ids = self._load(f"texts/{name}.ids.npy")[ends[i - 1] if i else 0 : ends[i]]
+        ends = self.load(f"texts/{name}.rows.npy")
+        ids = self.load(f"texts/{name}.ids.npy")[ends[i - 1] if i else 0 : ends[i]]
         return [self._spell(name, number) for number in ids.tolist()]
 
     def text_ids(self, name: str) -> Int[np.ndarray, " i"]:
@@ -170,13 +183,13 @@ class FrameIndex:
     def distinct_texts(self, name: str) -> list[str]:
         """Returns every distinct text of a feature, in the order of their first frames."""
         self._require(name, "text")
-        return [self._spell(name, k) for k in range(len(self._load(f"texts/{name}.ends.npy")))]
+        return [self._spell(name, k) for k in range(len(self.load(f"texts/{name}.ends.npy")))]
 
     def place(self, i: int) -> str:
         """Says where frame `i` lies, for messages: dataset, shard, episode and step."""
         episode = int(self.episode[i])
         shard = self._shards[self.records[episode, 0]]
-        return f"{self.name} shard {shard} episode {episode} step {int(self.t[i])}"
+        return f"{self.name} shard {shard} episode {episode} step {i - int(self.starts[episode])}"
 
     def has(self, name: str, role: str) -> bool:
         """Whether a feature is indexed in a role: `image`, `array` or `text`."""
@@ -200,14 +213,14 @@ class FrameIndex:
 
     def _all_frames(self, part: str) -> np.ndarray:
         """Loads one row per frame; what is the same in all of them is kept once."""
-        rows = self._load(part)
+        rows = self.load(part)
         return (
             rows if len(rows) == len(self) else np.broadcast_to(rows, (len(self), *rows.shape[1:]))
         )
 
     def _spell(self, name: str, number: int) -> str:
-        ends = self._load(f"texts/{name}.ends.npy")
-        whole = self._load(f"texts/{name}.utf8.npy")
+        ends = self.load(f"texts/{name}.ends.npy")
+        whole = self.load(f"texts/{name}.utf8.npy")
         return whole[ends[number - 1] if number else 0 : ends[number]].tobytes().decode()
 
 

@@ -141,6 +141,16 @@ def _build(
     return FrameIndex.open(directory, split, cache_dir=cache_dir)
 
 
+def in_megabytes(on_progress: OnProgress | None) -> OnProgress:
+    """Turns reports in bytes into reports in megabytes, a part of one counted whole."""
+
+    def report(what: str, done: int, total: int) -> None:
+        if on_progress is not None:
+            on_progress(f"{what}, MB", -(-done // 10**6), -(-total // 10**6))
+
+    return report
+
+
 def small(features: Mapping[str, Feature], role: Role) -> tuple[str, ...]:
     """Returns the features that are indexed in a role when none are named."""
     return tuple(name for name, feature in features.items() if _is_small(feature, role))

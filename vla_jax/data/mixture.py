@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from vla_jax.core.errors import UserError, nearest
+from vla_jax.data import splits
 from vla_jax.data.mixtures import MIXTURES
 from vla_jax.data.source import Source
 from vla_jax.data.stream import Plan, Schedule
@@ -23,12 +24,18 @@ class RobotConfig:
       adapter: `module:NAME` of a Robot outside this package; None takes the one in
         `data/robots/table.py` that is called like the dataset.
       split: split and slice by episode, e.g. `train[:95%]`.
+
+    Raises:
+      UserError: the split is not of that form.
     """
 
     weight: float = 1.0
     dir: str | None = None
     adapter: str | None = None
     split: str = "train"
+
+    def __post_init__(self) -> None:
+        splits.parse(self.split)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -28,11 +28,12 @@ class Part:
     start: tuple[float, bool] | None = None
     stop: tuple[float, bool] | None = None
 
-    def episodes(self, count: int) -> range:
+    def episodes(self, count: int, *, dataset: str) -> range:
         """Returns the episodes of the part.
 
         Args:
           count: number of episodes of the whole split.
+          dataset: for messages.
 
         Raises:
           UserError: the bounds lie beyond the split, or enclose no episode.
@@ -41,9 +42,10 @@ class Part:
         stop = count if self.stop is None else _absolute(self.stop, count)
         if not 0 <= start <= count or not 0 <= stop <= count or start >= stop:
             raise UserError(
-                f"split {self.text!r}",
+                f"dataset {dataset}, split {self.text!r}",
                 expected=f"a part of the {count} episodes of {self.split!r}",
                 found=f"episodes {start} to {stop}",
+                fix="Choose bounds that enclose some",
             )
         return range(start, stop)
 

@@ -55,14 +55,13 @@ def open_standard(index: FrameIndex, robot: Robot) -> Standard:
         that is not finite, or the folder of the index cannot be written.
     """
     fingerprint = digest(index.fingerprint, _meaning(robot))
-    folder = keep_beside(
-        index, f"standard-{fingerprint}", lambda folder: _write(folder, index, robot)
-    )
+    name = f"standard-{fingerprint}"
+    keep_beside(index, name, lambda folder: _write(folder, index, robot))
     has_state = robot.state is not None
     return Standard(
-        action=index_files.load(folder / "action.npy"),
-        state=index_files.load(folder / "state.npy") if has_state else np.zeros((len(index), 0)),
-        keep=index_files.load(folder / "keep.npy"),
+        action=index.load(f"{name}/action.npy"),
+        state=index.load(f"{name}/state.npy") if has_state else np.zeros((len(index), 0)),
+        keep=index.load(f"{name}/keep.npy"),
         fingerprint=fingerprint,
     )
 

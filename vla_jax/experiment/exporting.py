@@ -97,10 +97,13 @@ def _observations(
     """Returns what to compare on: held-out frames if they are on disk, else random images."""
     name = policy.robot
     place = sources.directory(config, "robots", name)
-    if place is None or not epath.Path(place).is_dir():  # the data stayed behind
+    has_held_out = config.loader.held_out > 0
+    # The data may have stayed behind.
+    if not has_held_out or place is None or not epath.Path(place).is_dir():
         return "random images", *_random_observations(config, policy)
     adapter = sources.robots(config)[name]
-    held_out = sources.open_episodes(config, name, adapter, place, "held_out", _silent)
+    index = sources.open_index(config, name, adapter, place)
+    held_out = sources.open_episodes(config, name, adapter, index, "held_out")
     chosen = [held_out.example(i * len(held_out) // GATE_FRAMES) for i in range(GATE_FRAMES)]
     images = np.stack([policy.observe(example) for example in chosen])
     return "held-out frames", images, [example.prefix for example in chosen]
@@ -114,7 +117,3 @@ def _random_observations(
     instructions = [scene.sample(rng, tasks=tasks).instruction for _ in range(GATE_FRAMES)]
     shape = (GATE_FRAMES, len(policy.views), policy.image_size, policy.image_size, 3)
     return rng.integers(0, 256, shape, np.uint8), instructions
-
-
-def _silent(description: str, done: int, total: int) -> None:
-    del description, done, total

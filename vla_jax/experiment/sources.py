@@ -9,16 +9,16 @@ from etils import epath
 from vla_jax.core.errors import UserError
 from vla_jax.data import indexing, mixture, splits, storage
 from vla_jax.data.episodes import Episodes, Part
+from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.robots import table
 from vla_jax.data.robots.robot import Robot
 from vla_jax.data.source import Source
 from vla_jax.data.web.questions import Questions
-from vla_jax.data.web.table import open_web
+from vla_jax.data.web.table import FORMATS, open_web
 from vla_jax.envs.tabletop import datasets
 from vla_jax.experiment.config import RunConfig
 
 OnProgress = Callable[[str, int, int], None]
-_PARTS: tuple[Part, ...] = ("train", "held_out")
 TABLETOP, QUESTIONS = "tabletop", "tabletop_questions"  # generated where no directory is named
 
 
@@ -74,23 +74,21 @@ def open_data(config: RunConfig, on_progress: OnProgress) -> Data:
     """
     if _is_generated(config):
         datasets.ensure(config.tabletop, config.data_dir, on_progress)
-    adapters = robots(config)
-    opened = {
-        part: {
-            name: open_episodes(
-                config, name, robot, _existing(config, "robots", name), part, on_progress
-            )
-            for name, robot in adapters.items()
-        }
-        for part in _PARTS
-    }
+    in_bytes = indexing.in_megabytes(on_progress)
+    # Without a held-out share there is no such part.
+    parts: tuple[Part, ...] = ("train", "held_out") if config.loader.held_out else ("train",)
+    opened: dict[Part, dict[str, Episodes]] = {"train": {}, "held_out": {}}
+    for name, robot in robots(config).items():
+        index = open_index(config, name, robot, _existing(config, "robots", name), in_bytes)
+        for part in parts:
+            opened[part][name] = open_episodes(config, name, robot, index, part)
     web, web_held_out = {}, {}
     for name, settings in config.mixture.web.items():
         directory = _existing(config, "web", name)
         common = {
             "directory": directory,
             "cache_dir": config.cache_dir,
-            "on_progress": on_progress,
+            "on_progress": in_bytes,
         }
         blocks = config.loader.blocks if storage.is_remote(directory) else None
         web[name] = open_web(name, settings, blocks=blocks, **common)
@@ -105,23 +103,30 @@ def open_data(config: RunConfig, on_progress: OnProgress) -> Data:
     )
 
 
-def open_episodes(
+def open_index(
     config: RunConfig,
     name: str,
     robot: Robot,
     directory: str,
-    part: Part,
-    on_progress: OnProgress,
+    on_progress: OnProgress | None = None,
+) -> FrameIndex:
+    """Opens the index of one robot dataset, for all its parts; makes it first if need be."""
+    return indexing.ensure(
+        directory,
+        _split(config, name).split,
+        indexing.Wanted(
+            images=tuple(robot.images.values()), arrays=robot.arrays, texts=robot.instruction
+        ),
+        cache_dir=config.cache_dir,
+        on_progress=on_progress,
+    )
+
+
+def open_episodes(
+    config: RunConfig, name: str, robot: Robot, index: FrameIndex, part: Part
 ) -> Episodes:
     """Opens one part of one robot dataset."""
-    settings = mixture.resolve(config.mixture)[name]
-    chosen = splits.parse(settings.split)
-    wanted = indexing.Wanted(
-        images=tuple(robot.images.values()), arrays=robot.arrays, texts=robot.instruction
-    )
-    index = indexing.ensure(
-        directory, chosen.split, wanted, cache_dir=config.cache_dir, on_progress=on_progress
-    )
+    in_blocks = storage.is_remote(index.directory) and part == "train"
     return Episodes(
         index,
         robot,
@@ -131,8 +136,8 @@ def open_episodes(
         views=config.loader.views,
         chunk=config.loader.chunk,
         history=config.loader.history,
-        episodes=chosen.episodes(index.episodes),
-        blocks=config.loader.blocks if storage.is_remote(directory) and part == "train" else None,
+        episodes=_split(config, name).episodes(index.episodes, dataset=name),
+        blocks=config.loader.blocks if in_blocks else None,
     )
 
 
@@ -146,7 +151,9 @@ def directory(config: RunConfig, kind: Literal["robots", "web"], name: str) -> s
     if (kind, name) in generated:
         return str(generated[kind, name])
     root = epath.Path(config.data_dir).expanduser() / name
-    versions = [path.parent for path in root.glob("*/dataset_info.json")]
+    if kind == "web" and config.mixture.web[name].format != "tfds":
+        return str(root) if root.is_dir() else None
+    versions = [path.parent for path in root.glob("*/features.json")]
     return str(max(versions, key=_version)) if versions else None
 
 
@@ -158,13 +165,21 @@ def _existing(config: RunConfig, kind: Literal["robots", "web"], name: str) -> s
     """
     found = directory(config, kind, name)
     if found is None:
+        place = f"{config.data_dir}/{name}"
+        form = config.mixture.web[name].format if kind == "web" else "tfds"
         raise UserError(
             f"dataset {name!r}: not found",
-            expected=f"{config.data_dir}/{name}/VERSION, a TFDS version directory",
+            expected=f"{place}/VERSION, a TFDS version directory, with features.json"
+            if form == "tfds"
+            else f"the folder {place}, with *{FORMATS[form].suffix}",
             found="none",
             fix=f"Download it there, or name it with --config.mixture.{kind}.{name}.dir=DIR",
         )
     return found
+
+
+def _split(config: RunConfig, name: str) -> splits.Part:
+    return splits.parse(mixture.resolve(config.mixture)[name].split)
 
 
 def _is_generated(config: RunConfig) -> bool:

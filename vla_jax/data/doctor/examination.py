@@ -83,7 +83,7 @@ def examine(
     """
     name, _ = schema.title(directory)
     found_split = schema.read_split(directory, split)
-    in_bytes = _in_megabytes(on_progress)
+    in_bytes = indexing.in_megabytes(on_progress)
     found = [shards.records(directory, found_split, everything=everything, on_progress=in_bytes)]
     recording = None
     try:
@@ -105,16 +105,6 @@ def examine(
         findings=tuple(worst_first),
         recording=recording,
     )
-
-
-def _in_megabytes(on_progress: OnProgress | None) -> OnProgress:
-    """Turns reports in bytes into reports in megabytes, a part of one counted whole."""
-
-    def report(what: str, done: int, total: int) -> None:
-        if on_progress:
-            on_progress(f"{what}, MB", -(-done // 10**6), -(-total // 10**6))
-
-    return report
 
 
 def _index(

@@ -85,7 +85,8 @@ def open_web(
         cache_dir=cache_dir,
         on_progress=on_progress,
     )
-    return Questions(name, examples, form, layout, part.episodes(len(examples)), blocks=blocks)
+    chosen = part.episodes(len(examples), dataset=name)
+    return Questions(name, examples, form, layout, chosen, blocks=blocks)
 
 
 def _check(field: str, value: str, table: Mapping[str, object]) -> None:
