@@ -1,11 +1,12 @@
 """The mixture ledger: what of each source a run asks for, gets, and how often it sees it."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from vla_jax.data import mixture
+from vla_jax.data.episodes import Episodes
 from vla_jax.data.source import Source
 from vla_jax.tokens.encoder import Encoder
 
@@ -119,6 +120,17 @@ def entries(
             )
         )
     return out
+
+
+def left_out(robots: Iterable[Episodes]) -> list[str]:
+    """Returns a line for each dataset some of whose steps are no examples: how many, and why."""
+    return [
+        f"{robot.name}: {sum(robot.dropped.values()):,} of "
+        f"{len(robot) + sum(robot.dropped.values()):,} steps are left out: "
+        + ", ".join(f"{count:,} {reason}" for reason, count in robot.dropped.items() if count)
+        for robot in robots
+        if any(robot.dropped.values())
+    ]
 
 
 def _tokens(source: Source, encoder: Encoder) -> tuple[float, float]:

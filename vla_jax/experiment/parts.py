@@ -63,7 +63,7 @@ def make_loader(
 
 
 def print_ledger(config: RunConfig, data: Data, encoder: Encoder, loader: Loader) -> None:
-    """Prints shares, epochs and tokens per source, and the memory the loader will take."""
+    """Prints shares, epochs and tokens per source, what is left out, and the memory it takes."""
     entries = ledger.entries(
         config.mixture,
         data.sources,
@@ -73,6 +73,8 @@ def print_ledger(config: RunConfig, data: Data, encoder: Encoder, loader: Loader
     )
     title = f"mixture over {config.loop.steps:,} steps of {config.loader.batch_size}"
     progress.table(title, ledger.HEADER, [entry.row() for entry in entries])
+    for line in ledger.left_out(data.robots.values()):
+        progress.note(line)
     progress.note(f"loader memory, predicted: {loader.predicted_ram() / 2**20:,.0f} MiB per host")
 
 
