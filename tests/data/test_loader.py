@@ -270,6 +270,17 @@ def test_memory_is_predicted_and_a_budget_below_it_refused(open_loader, sources)
     assert open_loader(prefetch=3, threads=2).predicted_ram() == budget + 1000
 
 
+def test_memory_is_predicted_although_the_first_picture_is_no_picture(open_loader, sources):
+    predicted = open_loader().predicted_ram()
+    real = sources[0].example
+    sources[0].example = lambda i, draw=0: (
+        dataclasses.replace(real(i, draw), images={"primary": (b"no picture",)})
+        if i == 0
+        else real(i, draw)
+    )
+    assert open_loader(on_corrupt="skip").predicted_ram() == predicted
+
+
 def test_the_loader_keeps_within_the_memory_it_predicts(open_loader):
     settings = {"batch_size": 200, "threads": 4, "prefetch": 3, "image_size": 160}
     tracemalloc.start()

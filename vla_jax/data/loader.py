@@ -23,6 +23,7 @@ _ENDLESS = 2**60  # batches
 _HELD_BY_CONSUMER = 2  # batches: one in use, one on its way to the device
 _FIXED = 24 * 2**20  # bytes: stacks of threads, freed memory that the allocator keeps
 _NAMES = 100  # skipped examples whose names are kept
+_LOOKED_AT = 16  # examples of a source, until one tells the size of its images
 _MIB = 2**20
 
 
@@ -231,7 +232,7 @@ class Loader:
         What the index maps is not counted: it is the system's to keep or to drop.
         """
         batches = self._config.prefetch + _HELD_BY_CONSUMER
-        largest = max((_pixels(source.example(0)) for source in self._sources), default=0)
+        largest = max(map(_pixels, self._sources), default=0)
         # In full, cropped and resized, at worst.
         decoding = self._config.threads * 3 * largest
         blocks = sum(source.ram for source in self._sources)
@@ -329,7 +330,14 @@ class _Reader(grain.transforms.Map):
             ) from error
 
 
-def _pixels(example: Example) -> int:
-    """Returns the bytes of the largest decoded image of an example."""
-    encoded = [data for window in example.images.values() for data in window if data is not None]
-    return max((3 * np.prod(images.size(data, example.name)).item() for data in encoded), default=0)
+def _pixels(source: Source) -> int:
+    """Returns the bytes of the largest decoded image of the first example that is not damaged."""
+    for i in range(min(len(source), _LOOKED_AT)):
+        example = source.example(i)
+        encoded = [data for window in example.images.values() for data in window if data]
+        try:
+            sizes = [images.size(data, example.name) for data in encoded]
+        except UserError:  # told with its place when it is drawn, or skipped
+            continue
+        return max((3 * height * width for height, width in sizes), default=0)
+    return 0
