@@ -11,15 +11,14 @@ from vla_jax.data.robots import table
 from vla_jax.data.robots.tabletop import TABLETOP
 
 
-def example(steps, text="go"):
-    picture = np.zeros((4, 4, 3), np.uint8)
-    step = {"image": picture, "action": np.ones(2, np.float32), "other": 1.0, "text": text}
+def example(steps, action=1.0):
+    picture, actions = np.zeros((4, 4, 3), np.uint8), np.array([1, action], np.float32)
+    step = {"image": picture, "action": actions, "other": 1.0, "text": "go"}
     return {"steps": [step] * steps}
 
 
-@pytest.fixture
-def toys(tmp_path):
-    """A parent of two datasets; the first has two splits."""
+def write(directory, name, splits):
+    """Writes one version; `splits` are lists of the arguments of `example`."""
     f = records.import_tfds().features
     steps = {
         "image": f.Image(shape=(4, 4, 3)),
@@ -27,20 +26,25 @@ def toys(tmp_path):
         "other": f.Scalar(np.float32),
         "text": f.Text(),
     }
-    features = f.FeaturesDict({"steps": f.Dataset(steps)})
-    splits = {"one": {"train": [3, 2], "val": [1]}, "two": {"train": [4]}}
-    for name, lengths in splits.items():
-        directory = tmp_path / "data" / name / "1.0.0"
-        directory.mkdir(parents=True)
-        records.write_dataset(
-            directory,
-            name=name,
-            features=features,
-            splits={split: (map(example, n), len(n)) for split, n in lengths.items()},
-            examples_per_shard=1,
-            version="1.0.0",
-            description="a toy",
-        )
+    directory.mkdir(parents=True)
+    records.write_dataset(
+        directory,
+        name=name,
+        features=f.FeaturesDict({"steps": f.Dataset(steps)}),
+        splits={split: ((example(*n) for n in made), len(made)) for split, made in splits.items()},
+        examples_per_shard=1,
+        version="1.0.0",
+        description="a toy",
+    )
+    return directory
+
+
+@pytest.fixture
+def toys(tmp_path):
+    """A parent of two datasets; the first has two splits."""
+    splits = {"one": {"train": [(3,), (2,)], "val": [(1,)]}, "two": {"train": [(4,)]}}
+    for name, made in splits.items():
+        write(tmp_path / "data" / name / "1.0.0", name, made)
     return tmp_path / "data"
 
 
@@ -62,6 +66,14 @@ def test_a_parent_of_several_datasets_is_indexed_and_told_in_a_table(vla_jax, to
     code, out, _ = vla_jax("index", toys / "one" / "1.0.0", toys / "two")
     assert code == 0
     assert "GB/s" not in out  # all of it is there
+
+
+def test_a_number_that_is_not_finite_is_told_with_its_place(vla_jax, tmp_path):
+    spoiled = write(tmp_path / "spoiled" / "1.0.0", "spoiled", {"train": [(3,), (2, np.nan)]})
+    code, out, _ = vla_jax("index", spoiled)
+    assert code == 0
+    assert "spoiled shard spoiled-train.tfrecord-00001-of-00002 episode 1 step 0: " in out
+    assert "steps/action[1] is not finite, the first of its feature. No statistics of it" in out
 
 
 def test_splits_and_the_place_are_chosen(vla_jax, toys, tmp_path):

@@ -41,6 +41,7 @@ def test_an_unknown_verb_is_told_the_nearest(refused):
         (UserError("thing", expected=1, found=2), 1, "vla-jax: thing: expected 1, found 2.\n"),
         (KeyboardInterrupt("stopped at step 3"), 130, "vla-jax: stopped at step 3\n"),
         (PermissionError(13, "Permission denied", "/x"), 1, "vla-jax: Permission denied: /x. "),
+        (NotADirectoryError(20, "Not a directory", "/f/x"), 1, "vla-jax: Not a directory: /f/x. "),
     ],
 )
 def test_what_a_verb_raises_becomes_one_line(vla_jax, monkeypatch, error, code, line):

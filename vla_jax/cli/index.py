@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> None:
             schema.read_split(directory, split)  # a wrong name is told before anything is read
         rows += [_index(directory, split, values) for split in values.split or present]
     header = ("dataset", "split", "episodes", "frames", "data MB", "index MB", "% of data", "index")
-    progress.table(f"{len(found)} datasets", header, rows)
+    progress.table(f"datasets: {len(found)}", header, rows)
 
 
 def _index(directory: str, split: str, values: absl_flags.FlagValues) -> tuple:
@@ -39,6 +39,9 @@ def _index(directory: str, split: str, values: absl_flags.FlagValues) -> tuple:
         except ChangedShardError as change:
             progress.note(str(change))
             index = indexing.build(directory, split, wanted, **options)
+    for name, (frame, dimension) in index.not_finite.items():
+        what = f"{index.place(frame)}: {name}[{dimension}] is not finite, the first of its feature"
+        progress.note(f"{what}. No statistics of it; vla-jax doctor counts such steps")
     size = sum(path.stat().st_size for path in index.folder.rglob("*") if path.is_file())
     data = sum(map(index.files.size, range(len(index.files))))
     counts = (index.name, split, index.episodes, len(index))
@@ -76,10 +79,10 @@ class _Bar:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         if self._bar is None:
-            self._bar = progress.Progress(f"{what}, MB", total=total // 10**6).__enter__()
+            self._bar = progress.Progress(f"{what}, MB", total=-(-total // 10**6)).__enter__()
             self._began = time.monotonic()
         seconds = max(time.monotonic() - self._began, 1e-9)
-        megabytes = done // 10**6
+        megabytes = -(-done // 10**6)
         self._bar.update(megabytes - self._done, **{"GB/s": f"{done / 1e9 / seconds:.2f}"})
         self._done = megabytes
 

@@ -14,7 +14,7 @@ _ROWS = 8
 def main(arguments: Sequence[str]) -> None:
     """Prints the mixture ledger, draws a batch as the model sees it, or both."""
     config, values = flags.parse_run("inspect", _with_config_flag(arguments), _define)
-    if not values.mixture and values.batch is None:
+    if not values.mixture and not values.batch:
         raise UserError("vla-jax inspect", expected="--mixture, --batch=FILE.png", found="neither")
     # Imported late, so that a typing error in a flag is told at once.
     from vla_jax.data import show
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     loader = parts.make_loader(config, data.sources, encoder, values.step)
     if values.mixture:
         parts.print_ledger(config, data, encoder, loader)
-    if values.batch is not None:
+    if values.batch:
         batch = next(loader)
         views = [
             f"{view} t-{back}" if back else view
@@ -53,4 +53,4 @@ def _define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string(
         "batch", None, "PNG file: a batch as the model sees it.", flag_values=values
     )
-    absl_flags.DEFINE_integer("step", 0, "Which batch.", flag_values=values)
+    absl_flags.DEFINE_integer("step", 0, "Which batch.", lower_bound=0, flag_values=values)

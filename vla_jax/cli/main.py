@@ -19,6 +19,11 @@ VERBS = {
     "ingest": "convert HDF5 (LIBERO, robomimic) or LeRobot data to RLDS",
 }
 _MODULES = {"eval": "evaluate"}
+# A full disk, no permission, a file where a folder should be or the other way round.
+_OF_THE_PLACE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+)
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -44,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt as stop:
         _fail(str(stop) or "interrupted; run the same command again to go on", _INTERRUPTED)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in _OF_THE_PLACE:
             raise
         _fail(f"{error.strerror}: {error.filename or os.getcwd()}. Nothing saved is lost.", 1)
 

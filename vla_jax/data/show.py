@@ -98,8 +98,9 @@ def picture(
 
 
 def save(image: UInt8[np.ndarray, "y x 3"], path: str | os.PathLike[str]) -> None:
-    """Writes a picture as PNG, whole or not at all."""
+    """Writes a picture as PNG, whole or not at all; makes its folder."""
     path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     Image.fromarray(image).save(partial, format="PNG")
     os.replace(partial, path)
