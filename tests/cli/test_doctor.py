@@ -106,6 +106,24 @@ def test_the_adapter_is_found_by_the_name_of_the_dataset(vla_jax, write, tmp_pat
     assert rows(out)["schema"] == "error"
 
 
+def test_a_question_set_is_examined_for_what_it_has(vla_jax, tmp_path):
+    f = import_tfds().features
+    picture = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
+    directory = tmp_path / "asked" / "1.0.0"
+    directory.mkdir(parents=True)
+    write_dataset(
+        directory,
+        name="asked",
+        features=f.FeaturesDict({"image": f.Image(shape=(16, 16, 3)), "question": f.Text()}),
+        splits={"train": (iter([{"image": picture, "question": "which"}]), 1)},
+        version="1.0.0",
+        description="for tests",
+    )
+    code, out, _ = vla_jax("doctor", directory, f"--out={tmp_path / 'out'}")
+    assert code == 0
+    assert rows(out) == {"schema": "note", "records": "ok", "pictures": "ok"}
+
+
 def test_without_an_adapter_it_says_so(vla_jax, healthy, tmp_path):
     code, out, _ = vla_jax("doctor", healthy, f"--out={tmp_path}", "--all")
     assert code == 0

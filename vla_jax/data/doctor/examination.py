@@ -27,6 +27,7 @@ _CHECKS: tuple[Callable[[Recording], Finding], ...] = (
     episodes.duplicates,
     episodes.control_rate,
 )
+_NO_STEPS = "records without steps, a question set: only records and pictures are examined"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,10 @@ def examine(
         found.append(conclude("index", [("error", str(error).rstrip("."))], "", score=0))
     else:
         recording, fits = recording_lib.read(index, None if unfit else robot)
-        found += [unfit or fits, *(check(recording) for check in _CHECKS)]
+        if any(column.feature.per_step for column in index.columns):
+            found += [unfit or fits, *(check(recording) for check in _CHECKS)]
+        else:
+            found.append(unfit or conclude("schema", [("note", _NO_STEPS)], ""))
         found.append(content.pictures(recording, everything=everything, on_progress=on_progress))
     worst_first = sorted(found, key=lambda finding: -COST[finding.severity])
     return Examination(
