@@ -73,14 +73,10 @@ def test_a_schedule_counts_over_the_whole_run():
 
 
 def test_what_is_left_out_is_counted_by_reason():
-    class Robot(Source):
-        dropped = {"not kept by the adapter": 1200, "without an instruction": 0}
-
-    class Whole(Source):
-        dropped = {"not kept by the adapter": 0}
-
-    robots = (Robot("bridge_orig", "robot", 3000, 100), Whole("tabletop", "robot", 1000, 50))
-    assert ledger.left_out(robots) == [
+    some, whole = Source("bridge_orig", "robot", 3000, 100), Source("tabletop", "robot", 1000, 50)
+    some.dropped = {"not kept by the adapter": 1200, "without an instruction": 0}
+    whole.dropped = {"not kept by the adapter": 0}
+    assert ledger.left_out([some, whole]) == [
         "bridge_orig: 1,200 of 4,200 steps are left out: 1,200 not kept by the adapter"
     ]
 

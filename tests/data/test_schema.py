@@ -157,6 +157,12 @@ def test_a_wrong_split_is_told_the_nearest(tmp_path):
         schema.read_split(tmp_path, "trian")
 
 
+def test_a_parent_instead_of_the_version_is_told(tmp_path):
+    (tmp_path / "1.0.0").mkdir()
+    with pytest.raises(UserError, match=r"found none\. Name the folder of the version"):
+        schema.read_split(tmp_path, "train")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

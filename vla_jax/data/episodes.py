@@ -202,6 +202,7 @@ class Episodes:
                 f"dataset {self._index.directory}: no step to train on",
                 expected="steps with an instruction that the adapter keeps",
                 found=", ".join(f"{count} {reason}" for reason, count in dropped.items()),
+                fix="Check `keep` and `instruction` of its adapter, or look with vla-jax doctor",
             )
         np.save(folder / "frames.npy", frames)
         values = {"action": self._standard.action, "state": self._standard.state}

@@ -28,6 +28,7 @@ _KINDS: dict[str, Kind] = {  # by the beginning of the dtype
     "string": "text",
     "object": "text",
 }
+_NOT_THE_VERSION = "Name the folder of the version, e.g. bridge_dataset/1.0.0"
 _DEEPEST = 3  # parent / name / config / version
 
 
@@ -140,7 +141,8 @@ def read_split(directory: Directory, name: str) -> Split:
         raise UserError(
             f"dataset {directory}: no split {name!r}",
             expected=f"one of {', '.join(splits)}" if splits else "shards *-SPLIT.tfrecord-*",
-            fix=nearest(name, list(splits)),
+            found=None if splits else "none",
+            fix=nearest(name, list(splits)) if splits else _NOT_THE_VERSION,
         )
     return splits[name]
 
@@ -278,12 +280,12 @@ def _read_json(directory: Directory, name: str) -> dict[str, Any]:
             f"dataset {directory}",
             expected=f"a TFDS version directory with {name}",
             found="no such file",
-            fix="Name the folder of the version, e.g. bridge_dataset/1.0.0",
+            fix=_NOT_THE_VERSION,
         )
     try:
         value = json.loads(storage.contents(path))
     except ValueError as error:
-        raise UserError(f"file {path}: not JSON ({error})") from error
+        raise UserError(f"file {path}: not JSON ({error})", fix="Download it again") from error
     if not isinstance(value, dict):
         raise UserError(f"file {path}", expected="a JSON object", found=type(value).__name__)
     return value

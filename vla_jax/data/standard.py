@@ -173,8 +173,8 @@ def _not_finite(
     return UserError(
         f"{index.place(start + row)}: {field} {names[dimension]!r}",
         expected="a finite number",
-        found=f"{values[row, dimension]}, and {int(bad.sum())} such steps in this piece",
-        fix="Leave these steps out in the adapter's `keep`, or mend the data",
+        found=f"{values[row, dimension]} (in {int(bad.sum())} steps here)",
+        fix="Leave such steps out in the adapter's `keep`, or mend the data",
     )
 
 
