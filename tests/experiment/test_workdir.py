@@ -68,6 +68,17 @@ def test_another_run_is_refused_with_what_differs(workdir):
     assert workdir.config() == CONFIG
 
 
+def test_a_run_may_go_on_with_other_threads_and_skip_what_is_damaged(workdir):
+    workdir.claim(CONFIG)
+    loader = dataclasses.replace(CONFIG.loader, threads=1, prefetch=1, on_corrupt="skip")
+    other = dataclasses.replace(CONFIG, loader=loader)
+    workdir.claim(other)
+    assert workdir.config() == other
+    with pytest.raises(UserError, match=r"another run: config\.seed: 3 -> 4\. Take"):
+        workdir.claim(dataclasses.replace(CONFIG, seed=4))
+    assert workdir.config() == other
+
+
 def test_a_directory_of_something_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(UserError, match=r"expected a new or empty directory.*Take another"):

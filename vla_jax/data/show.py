@@ -1,6 +1,7 @@
 """Exactly what the model sees of a batch, as one picture: images, tokens, loss mask, actions."""
 
 import dataclasses
+import io
 import os
 import pathlib
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vla_jax.core import files
 from vla_jax.core.arrays import UInt8
 from vla_jax.core.batch import Batch
 from vla_jax.core.errors import UserError
@@ -99,11 +101,9 @@ def picture(
 
 def save(image: UInt8[np.ndarray, "y x 3"], path: str | os.PathLike[str]) -> None:
     """Writes a picture as PNG, whole or not at all; makes its folder."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    Image.fromarray(image).save(partial, format="PNG")
-    os.replace(partial, path)
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, format="PNG")
+    files.write_whole(path, encoded.getvalue())
 
 
 def _check(batch: Batch, encoder: Encoder, rows: int, sources: Sequence[str]) -> None:

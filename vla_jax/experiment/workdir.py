@@ -17,6 +17,7 @@ from typing import Any
 from vla_jax.actions.spec import ActionSpec
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core import config as config_lib
+from vla_jax.core import files
 from vla_jax.core.errors import UserError
 from vla_jax.experiment.config import RunConfig
 from vla_jax.tokens.action_tokens import ActionTokens
@@ -24,6 +25,13 @@ from vla_jax.tokens.encoder import Encoder
 from vla_jax.tokens.prompts import PromptsConfig
 from vla_jax.tokens.sequence import SequenceConfig
 from vla_jax.tokens.tokenizer import Tokenizer
+
+# What batches do not depend on, but for images that would have stopped the run.
+_FREE = (
+    "config.cache_dir",
+    *(f"config.loader.{field}" for field in ("threads", "prefetch", "ram_budget")),
+    *(f"config.loader.{field}" for field in ("on_corrupt", "max_skipped")),
+)
 
 
 class Workdir:
@@ -46,17 +54,23 @@ class Workdir:
     def claim(self, config: RunConfig) -> None:
         """Makes the directory this run's, or finds that it already is.
 
+        A run that goes on may do so on other hosts, with more patience for damaged images: the
+        fields that its sound batches do not depend on may change.
+
         Raises:
           UserError: it holds another run, or things that are no run.
         """
         wanted = config_lib.to_json(config)
         if self._config.exists():
             changes = config_lib.differences(read_json(self._config), wanted)
-            if changes:
+            others = [change for change in changes if change.partition(":")[0] not in _FREE]
+            if others:
                 raise UserError(
-                    f"workdir {self.path} holds another run: {'; '.join(changes)}",
+                    f"workdir {self.path} holds another run: {'; '.join(others)}",
                     fix="Take another --workdir, or give the flags that this run began with",
                 )
+            if changes:
+                write_json(self._config, wanted)
             return
         if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
             raise UserError(
@@ -139,10 +153,4 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
     """Writes a JSON object, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(json.dumps(values, indent=2) + "\n")
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    files.write_whole(path, f"{json.dumps(values, indent=2)}\n".encode())

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from vla_jax.core import files
 from vla_jax.data.doctor import plots
 from vla_jax.data.doctor.examination import Examination
 from vla_jax.data.doctor.finding import COST
@@ -36,13 +37,10 @@ _PLOTS = {"actions.png": "Actions", "episodes.png": "Episodes", "frames.png": "F
 def write(examination: Examination, directory: str | os.PathLike[str]) -> pathlib.Path:
     """Writes `report.html` and its plots, each whole or not at all; returns the HTML's path."""
     folder = pathlib.Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
     pictures = plots.draw(examination.recording) if examination.recording else {}
     page = _page(examination, pictures)
     for name, data in (pictures | {"report.html": page.encode()}).items():
-        partial = folder / f"{name}.partial"
-        partial.write_bytes(data)
-        os.replace(partial, folder / name)
+        files.write_whole(folder / name, data)
     return folder / "report.html"
 
 

@@ -1,0 +1,25 @@
+"""Small files written whole or not at all."""
+
+import contextlib
+import os
+import pathlib
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes a file under another name beside `path` and then renames it; makes its folder.
+
+    Raises:
+      OSError: the file system refuses; names the path, and nothing is left behind.
+    """
+    path = pathlib.Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:
+        # That the disk is full comes without a name.
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
