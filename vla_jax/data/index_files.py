@@ -78,7 +78,7 @@ def replacing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     except OSError as error:
         if error.errno not in _REFUSED + _FULL:
             raise
-        raise _unwritable(folder, error, "") from error
+        raise _unwritable(folder, error, "Pass") from error
     try:
         yield fresh
         _swap(fresh, folder)
@@ -86,7 +86,7 @@ def replacing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         # numpy does not pass on the number of the error when an array does not fit.
         if error.errno not in (*_FULL, None):
             raise
-        raise _unwritable(folder, error, "Make room there. ") from error
+        raise _unwritable(folder, error, "Make room there, or pass") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         for parent in made:
@@ -230,10 +230,10 @@ def shorten_constant(path: pathlib.Path) -> None:
         np.save(path, first)
 
 
-def _unwritable(folder: pathlib.Path, error: OSError, fix: str) -> UserError:
+def _unwritable(folder: pathlib.Path, error: OSError, begin: str) -> UserError:
     return UserError(
         f"index {folder}: cannot be written ({error.strerror or error})",
-        fix=f"{fix}Pass --cache-dir=DIR (cache_dir in a config) to keep indexes elsewhere",
+        fix=f"{begin} --cache-dir=DIR (cache_dir in a config) to keep indexes elsewhere",
     )
 
 

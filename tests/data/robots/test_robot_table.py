@@ -54,3 +54,20 @@ def test_a_constant_that_is_not_there_is_named(lab):
 def test_something_that_is_no_robot_is_refused(lab):
     with pytest.raises(UserError, match=r"not an adapter.*expected a Robot.*found int"):
         table.find("lab_robots:number")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ARM = 1 / 0", r"import of mine failed \(ZeroDivisionError.*See \S+mine.py, line 1"),
+        ("def f(:", r"import of mine failed \(SyntaxError.*See \S+mine.py, line 1"),
+        ("import json\n\ndef ARM():\n    raise OSError('no')", r"call of ARM failed.*line 4"),
+    ],
+)
+def test_the_users_module_that_fails_is_named_with_the_line(tmp_path, monkeypatch, text, message):
+    (tmp_path / "mine.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    with pytest.raises(UserError, match=message):
+        table.find("mine:ARM")
+    sys.modules.pop("mine", None)

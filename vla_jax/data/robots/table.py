@@ -1,6 +1,7 @@
 """The explicit table of robot datasets: one file each, one line here."""
 
 import importlib
+import traceback
 
 from vla_jax.core.errors import UserError, nearest
 from vla_jax.data.robots import (
@@ -108,13 +109,18 @@ def _load(path: str) -> Robot:
             expected="a module that Python can import",
             fix="Install the package or add its folder to PYTHONPATH",
         ) from error
+    except Exception as error:
+        raise _broken(path, f"import of {module_name}", error) from error
     if not hasattr(module, attribute):
         raise UserError(
             f"robot {path!r}: the module {module_name} has no {attribute!r}",
             fix=nearest(attribute, dir(module)),
         )
     found = getattr(module, attribute)
-    robot = found() if callable(found) else found
+    try:
+        robot = found() if callable(found) else found
+    except Exception as error:
+        raise _broken(path, f"call of {attribute}", error) from error
     if not isinstance(robot, Robot):
         raise UserError(
             f"robot {path!r}: not an adapter",
@@ -122,3 +128,16 @@ def _load(path: str) -> Robot:
             found=type(robot).__name__,
         )
     return robot
+
+
+def _broken(path: str, what: str, error: Exception) -> UserError:
+    """Says where the user's own code failed."""
+    if isinstance(error, SyntaxError):
+        file, line = error.filename, error.lineno
+    else:
+        *_, last = traceback.extract_tb(error.__traceback__)
+        file, line = last.filename, last.lineno
+    return UserError(
+        f"robot {path!r}: the {what} failed ({type(error).__name__}: {error})",
+        fix=f"See {file}, line {line}",
+    )
