@@ -322,7 +322,7 @@ def test_an_index_that_is_not_whole_is_made_again(toy):
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
-@pytest.mark.parametrize("part", ["t.npy", "arrays/steps/x.npy"])
+@pytest.mark.parametrize("part", ["episode.npy", "arrays/steps/x.npy"])
 def test_a_file_of_the_index_that_is_gone_or_damaged_is_named(toy, part, damage):
     damage(indexing.ensure(toy).folder / part)
     with pytest.raises(
