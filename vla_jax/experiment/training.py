@@ -170,7 +170,7 @@ def _run(
             writer.write(n, values)
             return {"success": values["success/seen"]} if "success/seen" in values else {}
 
-        return loop.run(
+        state = loop.run(
             state,
             train_step,
             loader,
@@ -186,3 +186,6 @@ def _run(
             stop=stop,
             clock=clock,
         )
+        if loader.skipped_count:
+            progress.note(f"damaged examples that were skipped: {loader.skipped_count}")
+        return state
