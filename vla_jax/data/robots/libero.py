@@ -3,17 +3,10 @@
 The four directories share one schema: the suites as replayed for OpenVLA, 256 pixels, upright.
 """
 
-import numpy as np
-
-from vla_jax.data.robots.robot import Columns, Robot
-from vla_jax.data.robots.standardize import GRIPPER, end_effector_spec, join, open_fraction
+from vla_jax.data.robots.robot import Robot
+from vla_jax.data.robots.standardize import GRIPPER, closing_last, end_effector_spec, join
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
-
-
-def _action(columns: Columns) -> np.ndarray:
-    action = columns["steps/action"]
-    return join(action[:, :6], open_fraction(action[:, 6]))
 
 
 def _suite(name: str) -> Robot:
@@ -25,7 +18,7 @@ def _suite(name: str) -> Robot:
         },
         instruction=("steps/language_instruction",),
         arrays=("steps/action", "steps/observation/state"),
-        action=_action,
+        action=lambda columns: closing_last(columns["steps/action"]),
         state=lambda columns: join(columns["steps/observation/state"]),
         state_names=(
             *("x (m)", "y (m)", "z (m)"),
