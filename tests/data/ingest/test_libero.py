@@ -136,6 +136,19 @@ def test_a_file_without_instruction_is_named_after_it(tmp_path, name, given, exp
     assert set(episode.instructions) == {expected}
 
 
+def test_an_empty_episode_is_named_and_nothing_is_left(tmp_path):
+    def emptied(file):
+        for name in (*(f"obs/{key}" for key in file["data/demo_1/obs"]), "actions", "dones"):
+            values = file[f"data/demo_1/{name}"][:0]
+            del file[f"data/demo_1/{name}"]
+            file[f"data/demo_1/{name}"] = values
+
+    source = source_files.libero(tmp_path / "a.hdf5", change=emptied)
+    with pytest.raises(UserError, match=r"a\.hdf5 demo_1: no steps\. Remove the empty episode"):
+        formats.ingest(Libero(source, Options()), tmp_path / "out", name="a", description="")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.hdf5"]
+
+
 def refused(path, change, i=1):
     source_files.libero(path, change=change)
     with pytest.raises(UserError) as error:

@@ -7,6 +7,7 @@ Source: ARISE-Initiative/robomimic, docs/datasets/overview.md.
 
 import contextlib
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -117,7 +118,9 @@ class Demonstration:
             raise UserError(
                 f"{self.place}: {', '.join(names)}", expected="one length", found=lengths
             )
-        return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+        # Not -1: of an empty episode, which is told later, that size is unknown.
+        flat = [part.reshape(len(part), math.prod(part.shape[1:])) for part in parts]
+        return np.concatenate(flat, axis=1)
 
     def encode(self, name: str, orientation: Orientation) -> list[bytes]:
         """Reads pixels, uint8 [t, y, x, 3], turns them upright and encodes them.
