@@ -41,6 +41,8 @@ def test_every_key_is_an_example(directory):
         assert (example.prefix, example.suffix) == (row["question"], "many")
         assert source.answers(i) == row["answers"]
     assert source.place(4).endswith("vqa-train-000001.tar, example 4")
+    # The number is that of the split, of whichever part.
+    assert opened(directory, "train[60%:]").place(1) == source.place(4)
 
 
 def test_shards_belong_to_the_split_that_their_name_says(directory):

@@ -92,9 +92,10 @@ class Questions:
         )
 
     def place(self, i: int) -> str:
-        """Says where example `i` lies: dataset, shard and example."""
-        file, _ = self.index.locate(self._part[i])
-        return f"dataset {self.name}, shard {self.index.files.paths[file]}, example {i}"
+        """Says where example `i` lies: dataset, shard and its number in the whole split."""
+        number = self._part[i]
+        file, _ = self.index.locate(number)
+        return f"dataset {self.name}, shard {self.index.files.paths[file]}, example {number}"
 
     def answers(self, i: int) -> list[str]:
         """Returns all answers to question `i`, each as often as it was given."""
