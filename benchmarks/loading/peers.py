@@ -24,6 +24,7 @@ from loading.measure import BATCH, CHUNK, SIDE, Measured
 Marks = list[tuple[str, Hashable]]
 
 _COUNTED = 10  # batches whose episodes are counted
+_IMAGENET = ((123.7, 116.3, 103.5), (58.4, 57.1, 57.4))  # mean, standard deviation, 0..255
 _AUGMENT = {
     "random_resized_crop": {"scale": [0.8, 1.0], "ratio": [0.9, 1.1]},
     "random_brightness": [0.1],
@@ -125,6 +126,7 @@ def openvla() -> Peer:
     def open_batches(root: pathlib.Path, buffer: int) -> Iterator[Any]:
         _read_local_files(root)
         datasets, prompting, collate, actions, torch = (sys.modules[name] for name in modules)
+        torch.set_num_threads(1)  # it has small tensors; more threads burn time in waiting
         # It multiplies weights by sizes, and wants a weight of 1 somewhere.
         sizes = {each.name: each.lengths().sum() for each in DATASETS}
         weights = [(name, sizes[FRACTAL.name] / size) for name, size in sizes.items()]
@@ -281,11 +283,10 @@ class _Tokenizer:
 
 def _pixels(image: Any) -> Any:
     """Normalises an image twice, for DINOv2 and for SigLIP, as OpenVLA's vision backbone wants."""
-    torch = sys.modules["torch"]
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-    mean, deviation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    imagenet = [torch.tensor(values)[:, None, None] for values in (mean, deviation)]
-    return torch.vstack([(pixels - imagenet[0]) / imagenet[1], (pixels - 0.5) / 0.5])
+    pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32)
+    mean, deviation = (np.array(values, np.float32)[:, None, None] for values in _IMAGENET)
+    twice = np.concatenate([(pixels - mean) / deviation, pixels / 127.5 - 1])
+    return sys.modules["torch"].from_numpy(twice)
 
 
 PEERS = {

@@ -68,15 +68,16 @@ def _compare(loaders: Mapping[str, list[dict[str, float]]]) -> list[list[Any]]:
     if not all(map(np.isnan, floors)):
         floor = float(np.nanmedian(floors))
         title = "decode and resize alone: the floor"
-        rows.append([title, _round(floor), round(1000 / floor), 1.0, "", "", "", ""])
+        rows.append([title, _round(floor), round(1000 / floor), "1", "", "", "", ""])
     for name, runs in loaders.items():
         # Each run against the floor around it: the load changes both alike.
-        ratio = [run["cpu_ms"] / run["floor_ms"] for run in runs]
+        ratios = sorted(run["cpu_ms"] / run["floor_ms"] for run in runs)
+        middle, low, high = statistics.median(ratios), ratios[0], ratios[-1]
+        ratio = "" if np.isnan(ratios).any() else f"{middle:.2f} ({low:.2f} to {high:.2f})"
         cpu = _middle([run["cpu_ms"] for run in runs])
         wall = round(statistics.median(run["wall_fps"] for run in runs))
-        rows.append([name, cpu, round(1000 / cpu), "" if np.isnan(ratio).any() else _middle(ratio)])
+        rows.append([name, cpu, round(1000 / cpu), ratio, wall])
         rows[-1] += [
-            wall,
             _middle([run["first_batch"] for run in runs]),
             round(statistics.median(run["memory"] for run in runs) / 1e6),
             round(100 * statistics.median(run["distinct"] for run in runs), 1),
