@@ -41,6 +41,20 @@ def test_every_prefix_token_and_every_view_change_all_logits(build_model, build_
         assert (np.abs(inputs.logits(model, images=images) - before).max(axis=2) > 1e-5).all()
 
 
+@pytest.mark.parametrize("unroll", [1, 2])
+def test_an_absent_view_is_as_if_it_were_not_there(build_model, build_inputs, unroll):
+    model, inputs = build_model(unroll=unroll), build_inputs(views=2)
+    mask = jnp.array([[True, False], [False, True]])
+    arguments = (inputs.tokens, inputs.length, inputs.prefix)
+    found = model.logits(inputs.images, *arguments, mask)
+    for row, view in enumerate((0, 1)):
+        alone = model.logits(inputs.images[:, view : view + 1], *arguments)
+        np.testing.assert_allclose(found[row], alone[row], atol=1e-5)
+    both = model.logits(inputs.images, *arguments, jnp.ones((2, 2), bool))
+    assert np.abs(both - found).max() > 1e-3
+    np.testing.assert_array_equal(both, model.logits(inputs.images, *arguments))
+
+
 def test_more_padding_on_the_left_changes_nothing(model, inputs):
     tokens = jnp.pad(inputs.tokens, [(0, 0), (3, 0)])
     np.testing.assert_allclose(
@@ -78,7 +92,15 @@ def test_cached_logits_equal_teacher_forced_ones(
     assert int(cache.index) == 4 * views + 5 + 3
 
 
-@pytest.mark.parametrize("changes", [{"remat": "dots"}, {"remat": "full"}, {"unroll": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"remat": "dots"},
+        {"remat": "full"},
+        {"unroll": 2},  # of two layers: the last computes the suffix only
+        {"unroll": 2, "remat": "full"},
+    ],
+)
 def test_remat_and_unrolling_leave_losses_and_gradients_alone(build_model, inputs, changes):
     def measure(**options):
         graph, state = nnx.split(build_model(**options))

@@ -5,6 +5,7 @@ sqrt(width), tied output) as in big_vision:models/ppp/gemma.py.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -76,25 +77,32 @@ class GemmaBlock(nnx.Module):
         mask: Bool[Array, "b 1 q s"],
         cache: KeyValue | None = None,
         index: Array | int = 0,
+        *,
+        asking: int | None = None,
     ) -> tuple[Float[Array, "b q d"], KeyValue]:
         """Adds attention and feed-forward to the residual stream.
 
         Args:
-          x: residual stream of the asking tokens.
+          x: residual stream of the tokens.
           positions: their rotary positions.
           mask: which keys each may see.
           cache: keys and values [b, s, g, k] to write this call's into and attend over.
-          index: the cache slot of the first asking token.
+          index: the cache slot of the first token.
+          asking: how many of the last tokens go on; the others only give keys and values. None
+            for all.
 
         Returns:
-          The residual stream and the keys and values attended over.
+          The residual stream of the asking tokens, and the keys and values attended over.
         """
         y = layers.rms_norm(x, self.attention_norm[...])
+        asked = y if asking is None else y[:, -asking:]
         query, key, value = (
-            jnp.einsum("bqd,dhk->bqhk", y, kernel[...].astype(x.dtype))
-            for kernel in (self.query, self.key, self.value)
+            jnp.einsum("bqd,dhk->bqhk", part, kernel[...].astype(x.dtype))
+            for part, kernel in ((asked, self.query), (y, self.key), (y, self.value))
         )
-        query = attention.rope(query, positions, self.config.rope_base)
+        if asking is not None:
+            x, mask = x[:, -asking:], mask[:, :, -asking:]
+        query = attention.rope(query, positions[:, -query.shape[1] :], self.config.rope_base)
         key = attention.rope(key, positions, self.config.rope_base)
         if cache is not None:
             key = jax.lax.dynamic_update_slice_in_dim(cache[0], key, index, 1)
@@ -131,18 +139,41 @@ class Gemma(nnx.Module):
         remat: layers.Remat = "none",
         unroll: int = 1,
         keep_cache: bool = False,
-    ) -> tuple[Float[Array, "b s d"], KeyValue | None]:
+        asking: int | None = None,
+    ) -> tuple[Float[Array, "b q d"], KeyValue | None]:
         """Runs all layers over embeddings.
 
+        Args:
+          x: embeddings.
+          positions: rotary positions.
+          mask: which keys each may see.
+          remat: what the backward pass recomputes.
+          unroll: layers per loop iteration.
+          keep_cache: whether keys and values are wanted.
+          asking: how many of the last hidden states are wanted; None for all. Where the loop is
+            unrolled the last layer computes no others, which a loop over equal layers cannot.
+
         Returns:
-          Normalised hidden states, and keys and values [l, b, s, g, k] if `keep_cache`.
+          Normalised hidden states [b, asking, d], and keys and values [l, b, s, g, k] if
+          `keep_cache`.
         """
 
-        def call(block: GemmaBlock, x: Array, _: None) -> tuple[Array, KeyValue | None]:
-            x, key_value = block(x, positions, mask)
+        def call(
+            block: GemmaBlock, x: Array, _: None, asking: int | None = None
+        ) -> tuple[Array, KeyValue | None]:
+            x, key_value = block(x, positions, mask, asking=asking)
             return x, key_value if keep_cache else None
 
-        x, cache = layers.run_stack(self.blocks, call, x, remat=remat, unroll=unroll)
+        x, cache = layers.run_stack(
+            self.blocks,
+            call,
+            x,
+            remat=remat,
+            unroll=unroll,
+            last=functools.partial(call, asking=asking) if asking is not None else None,
+        )
+        if asking is not None:
+            x = x[:, -asking:]
         return layers.rms_norm(x, self.norm[...]), cache
 
     def step(

@@ -89,6 +89,7 @@ def run_stack(
     *,
     remat: Remat = "none",
     unroll: int = 1,
+    last: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None,
 ) -> tuple[Any, Any]:
     """Scans `call` over the layers of a stacked block.
 
@@ -99,17 +100,31 @@ def run_stack(
       xs: one slice per layer, on the leading axis, or None.
       remat: what the backward pass recomputes: nothing, all but matrix products, everything.
       unroll: layers per loop iteration; the depth unrolls the loop, which is faster for few layers.
+      last: takes the place of `call` in the last layer of an unrolled loop; it may change the shape
+        of the carry. A loop that is not unrolled would have to copy all other layers for it, and
+        calls `call`.
 
     Returns:
       The last carry and the stacked ys.
     """
     graph, state = nnx.split(blocks)
 
-    def body(carry: Any, layer: Any) -> tuple[Any, Any]:
-        layer_state, x = layer
-        return call(nnx.merge(graph, layer_state), carry, x)
+    def make_body(call: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Callable:
+        def body(carry: Any, layer: Any) -> tuple[Any, Any]:
+            layer_state, x = layer
+            return call(nnx.merge(graph, layer_state), carry, x)
 
-    if remat != "none":
+        if remat == "none":
+            return body
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        body = jax.checkpoint(body, policy=policy if remat == "dots" else None, prevent_cse=False)
-    return jax.lax.scan(body, carry, (state, xs), unroll=unroll)
+        return jax.checkpoint(body, policy=policy if remat == "dots" else None, prevent_cse=False)
+
+    depth = jax.tree.leaves(state)[0].shape[0]
+    if last is None or unroll < depth:
+        return jax.lax.scan(make_body(call), carry, (state, xs), unroll=unroll)
+    ys = []
+    for number in range(depth):
+        body = make_body(last if number == depth - 1 else call)
+        carry, y = body(carry, jax.tree.map(lambda leaf, n=number: leaf[n], (state, xs)))
+        ys.append(y)
+    return carry, jax.tree.map(lambda *parts: jnp.stack(parts), *ys)

@@ -112,8 +112,15 @@ class VLM(nnx.Module):
         x, valid, lead = self._embed(images, tokens[:, :-1], prefix_length, prefix, image_mask)
         positions = attention.valid_positions(valid)
         mask = attention.prefix_lm_mask(valid, lead)
-        x, _ = self.decoder(x, positions, mask, remat=self.config.remat, unroll=self.config.unroll)
-        return x[:, lead - 1 :]
+        x, _ = self.decoder(
+            x,
+            positions,
+            mask,
+            remat=self.config.remat,
+            unroll=self.config.unroll,
+            asking=x.shape[1] - lead + 1,
+        )
+        return x
 
     def logits(
         self,
