@@ -15,6 +15,14 @@ PARAMS = {
     },
     "vision": {"norm_scale": jnp.ones(3), "up_bias": jnp.ones(3), "stem0": jnp.ones((3, 3))},
 }
+AXES = {
+    "decoder": {
+        "embedding": ("vocab", "embed"),
+        "blocks": {"attention_norm": ("layers", "norm"), "query": ("layers", "embed", "mlp")},
+        "norm": ("norm",),
+    },
+    "vision": {"norm_scale": ("norm",), "up_bias": ("mlp",), "stem0": ("patch", "embed")},
+}
 
 
 def rates(steps, **changes):
@@ -48,9 +56,10 @@ def test_a_run_shorter_than_its_warm_up_reaches_the_peak():
     assert rates(4, warmup_steps=100, schedule="cosine")[-1] == pytest.approx(0.5)
 
 
-def test_weight_decay_skips_norms_and_biases():
-    config = OptimizerConfig(learning_rate=0.1, weight_decay=0.5)
-    optimizer = make_optimizer(config, 10, PARAMS)
+@pytest.mark.parametrize("rule", ["adamw", "muon"])
+def test_weight_decay_skips_norms_and_biases(rule):
+    config = OptimizerConfig(rule=rule, learning_rate=0.1, weight_decay=0.5)
+    optimizer = make_optimizer(config, 10, PARAMS, AXES)
     nothing = jax.tree.map(jnp.zeros_like, PARAMS)
     updates, _ = optimizer.update(nothing, optimizer.init(PARAMS), PARAMS)
     after = jax.tree.map(lambda x: float(x.ravel()[0]), optax.apply_updates(PARAMS, updates))
@@ -67,7 +76,7 @@ def test_weight_decay_skips_norms_and_biases():
 @pytest.mark.parametrize(("size", "scale"), [(10.0, 0.2), (0.01, 1.0)])
 def test_gradients_are_clipped_by_their_global_norm(size, scale):
     config = OptimizerConfig(clip_norm=2.0, b1=0.9)
-    optimizer = make_optimizer(config, 10, PARAMS)
+    optimizer = make_optimizer(config, 10, PARAMS, AXES)
     gradient = jax.tree.map(jnp.ones_like, PARAMS)
     gradient = jax.tree.map(lambda g: g * (size / optax.tree.norm(gradient)), gradient)
     _, state = optimizer.update(gradient, optimizer.init(PARAMS), PARAMS)
@@ -77,10 +86,59 @@ def test_gradients_are_clipped_by_their_global_norm(size, scale):
 
 def test_the_first_update_has_the_size_of_the_rate():
     config = OptimizerConfig(learning_rate=0.1, warmup_steps=4)
-    optimizer = make_optimizer(config, 10, PARAMS)
+    optimizer = make_optimizer(config, 10, PARAMS, AXES)
     gradient = jax.tree.map(lambda p: -jnp.ones_like(p), PARAMS)
     updates, _ = optimizer.update(gradient, optimizer.init(PARAMS), PARAMS)
     np.testing.assert_allclose(updates["decoder"]["norm"], [0.025] * 3, rtol=1e-4)
+
+
+def first_update(params, axes, gradient):
+    config = OptimizerConfig(rule="muon", learning_rate=1.0, clip_norm=1e9)
+    optimizer = make_optimizer(config, 10, params, axes)
+    return optimizer.update(gradient, optimizer.init(params), params)[0]
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        ("embed", "mlp"),
+        ("patch", "embed"),
+        ("embed", "heads", "head_dim"),
+        ("embed", "kv", "head_dim"),
+        ("heads", "head_dim", "embed"),
+    ],
+)
+def test_muon_makes_every_matrix_orthogonal_at_the_size_of_adamw(axes):
+    sizes = {"embed": 12, "mlp": 20, "patch": 7, "heads": 3, "kv": 3, "head_dim": 5}
+    shape = (2, *(sizes[axis] for axis in axes))  # two layers
+    gradient = {"blocks": {"kernel": jax.random.normal(jax.random.key(0), shape)}}
+    gradient |= {"embedding": jnp.ones((4, 3)), "norm": jnp.ones(3)}
+    names = {"blocks": {"kernel": ("layers", *axes)}}
+    names |= {"embedding": ("vocab", "embed"), "norm": ("norm",)}
+    found = first_update(gradient, names, gradient)["blocks"]["kernel"]
+    heads = [axis + 1 for axis, name in enumerate(axes) if name in ("heads", "kv")]
+    matrices = np.moveaxis(found, heads, range(1, 1 + len(heads)))
+    values = np.linalg.svd(matrices, compute_uv=False)
+    # Five steps of Newton-Schulz bring singular values near 1, not to it.
+    size = 0.2 * np.sqrt(max(matrices.shape[-2:]))
+    assert (values > 0.5 * size).all()
+    assert (values < 1.4 * size).all()
+
+
+def test_muon_leaves_what_is_not_a_matrix_to_adam():
+    gradient = jax.tree.map(lambda p: jnp.linspace(1.0, 2.0, p.size).reshape(p.shape), PARAMS)
+    adam = optax.nadam(1.0, 0.9, 0.95)
+    expected, _ = adam.update(gradient, adam.init(PARAMS), PARAMS)
+    found = first_update(PARAMS, AXES, gradient)
+    equal = jax.tree.map(lambda a, b: bool(jnp.allclose(a, b, rtol=1e-5)), found, expected)
+    assert equal == {
+        "decoder": {
+            "embedding": True,
+            "blocks": {"attention_norm": True, "query": False},
+            "norm": True,
+        },
+        "vision": {"norm_scale": True, "up_bias": True, "stem0": False},
+    }
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from vla_jax.core import trees
 from vla_jax.core.batch import Batch
 from vla_jax.experiment import parts
 from vla_jax.experiment.config import RunConfig
@@ -56,17 +57,22 @@ def make_batch(seed):
 
 
 @functools.cache
-def first_state():
+def first_state(rule):
     """The first training state, made once on one device: its program takes long to compile."""
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
-    return jax.device_get(parts.Model(CONFIG, VOCABULARY, mesh).create(ENCODER))
+    return jax.device_get(make_model(mesh, rule).create(ENCODER))
 
 
-def train(mesh, batches):
+def make_model(mesh, rule):
+    optimizer = dataclasses.replace(CONFIG.optimizer, rule=rule)
+    return parts.Model(dataclasses.replace(CONFIG, optimizer=optimizer), VOCABULARY, mesh)
+
+
+def train(mesh, batches, rule="adamw"):
     """Returns losses, gradient norms and summed sums of one step per batch."""
-    model = parts.Model(CONFIG, VOCABULARY, mesh)
+    model = make_model(mesh, rule)
     places = jax.tree.map(lambda leaf: leaf.sharding, model.abstract_state())
-    state = jax.device_put(first_state(), places)
+    state = jax.device_put(first_state(rule), places)
     measure = step.make_loss(model.graph, prefix=PREFIX, sources=2, config=LossConfig())
     update = jax.jit(step.make_train_step(measure, model.optimizer), donate_argnums=0)
     losses, norms, sums = [], [], []
@@ -110,6 +116,20 @@ def test_the_losses_of_twenty_steps_are_those_of_one_device(alone, sizes):
     assert len(query.sharding.device_set) == 8
     shard = query.addressable_shards[0].data.shape
     assert shard == (2, 16 // sizes[1], 4 // sizes[2], 8)
+
+
+def test_the_losses_of_muon_are_those_of_one_device():
+    mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    alone = train(mesh, map(make_batch, range(STEPS)), "muon")
+    spread = train(make_mesh(2, 2, 2), map(make_batch, range(STEPS)), "muon")
+    np.testing.assert_allclose(spread.losses, alone.losses, rtol=0, atol=1e-5)
+    placed = {
+        name: leaf.sharding.spec
+        for name, leaf in trees.named_leaves(spread.state.optimizer).items()
+        if name.endswith("decoder/blocks/query")
+    }
+    assert len(placed) == 1  # a momentum, no second moment
+    assert set(placed.values()) == {spread.state.params["decoder"]["blocks"]["query"].sharding.spec}
 
 
 def test_a_step_counts_and_reports(alone):

@@ -95,7 +95,7 @@ class Model:
         axes = vlm.logical_axes(abstract)
         self.shardings = sharding.shardings(self._abstract, axes, mesh)
         self.fallbacks = sharding.fallbacks(self._abstract, axes, mesh)
-        self.optimizer = make_optimizer(config.optimizer, config.loop.steps, self._abstract)
+        self.optimizer = make_optimizer(config.optimizer, config.loop.steps, self._abstract, axes)
 
     @property
     def size(self) -> int:

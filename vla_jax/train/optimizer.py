@@ -1,13 +1,20 @@
-"""AdamW with a schedule and gradient clipping, all from optax."""
+"""AdamW or Muon with a schedule and gradient clipping, all from optax."""
 
 import dataclasses
 from typing import Any, Literal
 
 import jax
 import optax
+from optax.contrib import MuonDimensionNumbers, muon
 
 from vla_jax.core import trees
 from vla_jax.core.errors import UserError
+
+_ADAMW_RMS = 0.2  # of an update over its rate: Liu et al. 2025, section 2.2
+
+# Logical axes that number matrices, and those whose rows are looked up, not multiplied.
+_STACKING = frozenset({"layers", "heads", "kv"})
+_LOOKED_UP = frozenset({"vocab", "position"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,12 +22,16 @@ class OptimizerConfig:
     """The update rule.
 
     Attributes:
+      rule: adamw, or muon: momentum made orthogonal for every matrix inside the model, one matrix
+        per layer and head (Jordan 2024), scaled to the size of AdamW's updates so that the same
+        rates serve (Liu et al. 2025, arXiv:2502.16982, section 2.2); AdamW with Nesterov's
+        momentum for embeddings, norms and biases. From scratch it needs far fewer steps.
       learning_rate: peak learning rate.
       warmup_steps: linear warm-up from 0.
       schedule: what follows the warm-up: constant, or cosine or linear decay to `final_fraction`.
       final_fraction: last learning rate over the peak, at the last step.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
+      b1: decay of AdamW's first moment; Muon's momentum decays by 0.95.
+      b2: decay of AdamW's second moment.
       weight_decay: decoupled decay of matrices; norms and biases are left alone.
       clip_norm: largest global gradient norm.
       embedding_rate: factor on the learning rate of the token embeddings. Gemma multiplies them
@@ -30,6 +41,7 @@ class OptimizerConfig:
       UserError: a value is out of range.
     """
 
+    rule: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 2e-5
     warmup_steps: int = 0
     schedule: Literal["constant", "cosine", "linear"] = "constant"
@@ -68,18 +80,40 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(
-    config: OptimizerConfig, steps: int, params: Any
+    config: OptimizerConfig, steps: int, params: Any, axes: Any
 ) -> optax.GradientTransformation:
-    """Returns clip -> AdamW -> schedule for a pytree shaped like `params`."""
+    """Returns clip -> AdamW or Muon -> schedule.
+
+    Args:
+      config: the update rule.
+      steps: length of the run, for the schedule.
+      params: a pytree of arrays or `jax.ShapeDtypeStruct`.
+      axes: the same structure with a tuple of logical axis names in place of each leaf.
+    """
+    if config.rule == "muon":
+        matrices = trees.map_with_name(lambda _, leaf, names: _matrices(names), params, axes)
+        rule = muon(
+            -1.0,  # the direction alone: decay and rate are applied below
+            consistent_rms=_ADAMW_RMS,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            muon_weight_dimension_numbers=matrices,
+        )
+    else:
+        rule = optax.scale_by_adam(config.b1, config.b2)
     decay = jax.tree.map(lambda skip: not skip, trees.mask(params, r".*(norm\w*|bias)"))
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            make_schedule(config, steps),
-            b1=config.b1,
-            b2=config.b2,
-            weight_decay=config.weight_decay,
-            mask=decay,
-        ),
+        rule,
+        optax.add_decayed_weights(config.weight_decay, decay),
+        optax.scale_by_learning_rate(make_schedule(config, steps)),
         optax.masked(optax.scale(config.embedding_rate), trees.mask(params, r".*embedding")),
     )
+
+
+def _matrices(axes: tuple[str | None, ...]) -> MuonDimensionNumbers | None:
+    """Returns which axes of a parameter are the two of a matrix; None where it holds none."""
+    rest = [axis for axis, name in enumerate(axes) if name not in _STACKING]
+    if len(rest) != 2 or not _LOOKED_UP.isdisjoint(axes):
+        return None
+    return MuonDimensionNumbers(reduction_axis=rest[0], output_axis=rest[1])
