@@ -28,8 +28,9 @@ class Measured:
       memory: most bytes resident above those after the imports.
       distinct: share of the episodes that a uniform draw would bring into a batch, mean; NaN
         where it was not counted.
-      floor_ms: CPU time per frame of decoding and resizing alone, the mean of before and after;
-        NaN where it was not measured.
+      floor_ms: CPU time per frame of decoding and resizing alone in as many threads, the mean of
+        before and after; NaN where it was not measured.
+      floor_ms_of_one: the same in one thread, other cores idle.
     """
 
     cpu_ms: float
@@ -38,6 +39,7 @@ class Measured:
     memory: float
     distinct: float = float("nan")
     floor_ms: float = float("nan")
+    floor_ms_of_one: float = float("nan")
 
 
 class Meter:

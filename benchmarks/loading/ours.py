@@ -1,5 +1,6 @@
 """This package's loader on the two datasets, and the floor: decoding and resizing alone."""
 
+import concurrent.futures
 import dataclasses
 import itertools
 import os
@@ -37,6 +38,7 @@ VARIANTS = {
     "crop, colour on the device": dataclasses.replace(AUGMENTED, on_device=True),
 }
 _BINS = 256
+_THREADS = os.cpu_count() or 1
 _COUNTED = 40  # batches whose episodes are counted
 _SAMPLE = 512  # images that the floor decodes
 _ROUNDS = 12  # of one source and many, by turns
@@ -48,10 +50,11 @@ def prepare(root: pathlib.Path) -> None:
     _slices(root, 25)
 
 
-def floor(root: pathlib.Path, seconds: float = 2.0) -> float:
-    """Returns CPU milliseconds per frame of decoding and resizing, in this thread.
+def floor(root: pathlib.Path, threads: int, seconds: float = 2.0) -> float:
+    """Returns CPU milliseconds per frame of decoding and resizing in threads of this process.
 
-    Half of the images are of each dataset, drawn at random; their bytes are in memory.
+    Half of the images are of each dataset, drawn at random; their bytes are in memory. Busy cores
+    slow each other down, so a loader is held against a floor of as many threads as it has.
     """
     rng = np.random.default_rng(0)
     images = []
@@ -60,15 +63,21 @@ def floor(root: pathlib.Path, seconds: float = 2.0) -> float:
         camera = dataset.robot.images["primary"]
         frames = rng.integers(len(index), size=_SAMPLE // 2)
         images.append([index.image_bytes(camera, int(i)) for i in frames])
-    mixed = itertools.cycle(itertools.chain.from_iterable(zip(*images, strict=True)))
-    out = np.zeros((BATCH, SIDE, SIDE, 3), np.uint8)
-    count, began, cpu = 0, time.perf_counter(), time.thread_time()
-    while time.perf_counter() - began < seconds:
-        for row in out:
-            image = simplejpeg.decode_jpeg(next(mixed), "RGB")
-            cv2.resize(image, (SIDE, SIDE), dst=row, interpolation=cv2.INTER_LINEAR)
-        count += BATCH
-    return 1000 * (time.thread_time() - cpu) / count
+    mixed = list(itertools.chain.from_iterable(zip(*images, strict=True)))
+
+    def work(_: int) -> tuple[float, int]:
+        endless, out = itertools.cycle(mixed), np.zeros((BATCH, SIDE, SIDE, 3), np.uint8)
+        count, began, cpu = 0, time.perf_counter(), time.thread_time()
+        while time.perf_counter() - began < seconds:
+            for row in out:
+                image = simplejpeg.decode_jpeg(next(endless), "RGB")
+                cv2.resize(image, (SIDE, SIDE), dst=row, interpolation=cv2.INTER_LINEAR)
+            count += BATCH
+        return time.thread_time() - cpu, count
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        cpu, frames = map(sum, zip(*pool.map(work, range(threads)), strict=True))
+    return 1000 * cpu / frames
 
 
 def run(root: pathlib.Path, variant: str, *, blocks: bool, seconds: float) -> Measured:
@@ -83,11 +92,14 @@ def run(root: pathlib.Path, variant: str, *, blocks: bool, seconds: float) -> Me
         opened = _open(root, BlocksConfig() if blocks else None)
         return _loader(opened, encoder, VARIANTS[variant])
 
-    before = floor(root)
+    before = floor(root, _THREADS)
     measured = measure.run(open_batches, _rows, meter, seconds=seconds, warm_up=0)
-    after = floor(root)
+    after = floor(root, _THREADS)
     return dataclasses.replace(
-        measured, distinct=_distinct(root, encoder, blocks=blocks), floor_ms=(before + after) / 2
+        measured,
+        distinct=_distinct(root, encoder, blocks=blocks),
+        floor_ms=(before + after) / 2,
+        floor_ms_of_one=floor(root, 1),
     )
 
 
@@ -131,6 +143,9 @@ def index(root: pathlib.Path) -> list[dict[str, float | str]]:
     for dataset in DATASETS:
         directory = dataset.directory(root)
         cache = pathlib.Path(tempfile.mkdtemp(prefix="index-", dir=root))
+        for path in directory.iterdir():  # into memory, whatever the system has dropped meanwhile
+            if path.is_file():
+                path.read_bytes()
         try:
             cpu, wall = time.process_time(), time.perf_counter()
             made = indexing.build(directory, "train", _wanted(dataset), cache_dir=cache)
@@ -223,7 +238,7 @@ def _loader(
     mixture = MixtureConfig(name=None, robots=weights, web={}, robot_share=1.0, weights="absolute")
     config = loader.LoaderConfig(
         batch_size=BATCH,
-        threads=os.cpu_count() or 1,
+        threads=_THREADS,
         prefetch=prefetch,
         chunk=CHUNK,
         augment=augment,

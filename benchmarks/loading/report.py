@@ -40,6 +40,12 @@ class Table(NamedTuple):
         return f"### {self.title}\n\n{grid}\n"
 
 
+_FLOORS = {
+    "floor_ms": "decode and resize alone in as many threads: the floor",
+    "floor_ms_of_one": "decode and resize alone in one thread, other cores idle",
+}
+
+
 def show(results: Mapping[str, list[Any]], loads: Sequence[float]) -> str:
     """Prints the tables and returns them as markdown.
 
@@ -63,12 +69,12 @@ def show(results: Mapping[str, list[Any]], loads: Sequence[float]) -> str:
 
 
 def _compare(loaders: Mapping[str, list[dict[str, float]]]) -> list[list[Any]]:
-    floors = [run["floor_ms"] for runs in loaders.values() for run in runs]
     rows = []
-    if not all(map(np.isnan, floors)):
-        floor = float(np.nanmedian(floors))
-        title = "decode and resize alone: the floor"
-        rows.append([title, _round(floor), round(1000 / floor), "1", "", "", "", ""])
+    for name, title in _FLOORS.items():
+        floors = [run[name] for runs in loaders.values() for run in runs]
+        if not all(map(np.isnan, floors)):
+            floor = float(np.nanmedian(floors))
+            rows.append([title, _round(floor), round(1000 / floor), *[""] * 5])
     for name, runs in loaders.items():
         # Each run against the floor around it: the load changes both alike.
         ratios = sorted(run["cpu_ms"] / run["floor_ms"] for run in runs)

@@ -44,6 +44,8 @@ def curves(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> N
         axis.grid(alpha=0.3)
         if bounds:
             axis.set_ylim(bounds[0] - 0.02, bounds[1] + 0.02)
+        else:
+            axis.set_yscale("log")
         if names:
             axis.legend(fontsize=8)
     figure.savefig(path, dpi=110)
