@@ -34,7 +34,7 @@ def fill(sources, make_encoder):
         rows = collator.start(np.array(numbers), DRAWS[: len(numbers)])
         for row in reversed(range(len(examples))):  # in any order
             rows.decode(row, examples[row], f" of {examples[row].name}")
-            rows.write(row, examples[row])
+            rows.write([row], [examples[row]])
         return rows.finish()
 
     fill.encoder = encoder

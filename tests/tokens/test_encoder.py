@@ -140,3 +140,30 @@ def test_actions_beyond_the_episode_are_written_and_not_supervised(
 
 def test_memory_of_prompts_is_bounded(encoder):
     assert encoder._prefix.cache_info().maxsize == 50_000
+
+
+def test_many_are_written_as_each_alone(tokenizer, spec, statistics, actions):
+    _, ids = choose_ids(ActionTokensConfig(), tokenizer, 32)
+    arms = {
+        name: ActionTokens(spec, Statistics.of(actions * factor), ids)
+        for name, factor in (("arm", 1), ("wide", 3))
+    }
+    encoder = Encoder(tokenizer, arms, PromptsConfig(robot="plain"), LAYOUT)
+    targets = [
+        robot("pick up the red cube", actions[:1]),
+        web("what colour is the cube?", "red"),
+        dataclasses.replace(robot("pick up the cube", actions[1:2]), dataset="wide"),
+        dataclasses.replace(
+            robot("pick up the red cube", actions[2:3]), action_mask=np.array([False])
+        ),
+        web("where is the green moon?", "<loc0003><loc0012>"),
+        robot("pick up the cube", actions[3:4]),
+    ]
+    tokens, lengths, masks = encoder.encode_all(targets)
+    for row, target in enumerate(targets):
+        alone, length, mask = encoder.encode(target)
+        np.testing.assert_array_equal(tokens[row], alone)
+        np.testing.assert_array_equal(masks[row], mask)
+        assert lengths[row] == length
+    assert masks[3, 20:].tolist() == [False] * 4 + [True, False]
+    assert (tokens[0] != tokens[3]).any()

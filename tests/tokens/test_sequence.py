@@ -30,15 +30,17 @@ def test_a_longer_prefix_is_refused_with_the_field(tokenizer):
 
 
 def test_the_suffix_starts_at_the_left_and_ends_with_eos():
-    row, mask = suffix_tokens([7, 8, 9], SequenceConfig(prefix=4, suffix=6), "answer")
-    assert row.dtype == np.int32
-    assert row.tolist() == [7, 8, 9, EOS, PAD, PAD]
-    assert mask.tolist() == [True, True, True, True, False, False]
+    ids = np.array([[7, 8, 9], [4, 5, 6]])
+    rows, mask = suffix_tokens(ids, SequenceConfig(prefix=4, suffix=6), "answer")
+    assert rows.dtype == np.int32
+    assert rows.tolist() == [[7, 8, 9, EOS, PAD, PAD], [4, 5, 6, EOS, PAD, PAD]]
+    assert mask.tolist() == [[True, True, True, True, False, False]] * 2
 
 
 def test_a_suffix_that_just_fits_is_supervised_throughout():
-    row, mask = suffix_tokens([7, 8, 9], SequenceConfig(prefix=4, suffix=4), "answer")
-    assert row.tolist() == [7, 8, 9, EOS]
+    ids = np.array([[7, 8, 9]])
+    rows, mask = suffix_tokens(ids, SequenceConfig(prefix=4, suffix=4), "answer")
+    assert rows.tolist() == [[7, 8, 9, EOS]]
     assert mask.all()
 
 
@@ -48,7 +50,9 @@ def test_a_longer_suffix_is_refused_with_its_name():
         match=r"answer of web 3 is too long: expected at most 4 tokens with <eos> "
         r"\(config\.sequence\.suffix\), found 5",
     ):
-        suffix_tokens([7, 8, 9, 10], SequenceConfig(prefix=4, suffix=4), "answer of web 3")
+        suffix_tokens(
+            np.array([[7, 8, 9, 10]]), SequenceConfig(prefix=4, suffix=4), "answer of web 3"
+        )
 
 
 @pytest.mark.parametrize("sizes", [{"prefix": 2}, {"suffix": 1}])

@@ -114,23 +114,16 @@ class Rows:
                 else:
                     self._place(row, slot, data, view + whose)
 
-    def write(self, row: int, example: Example) -> None:
-        """Writes the tokens and, where wanted, the numbers of an example into its row.
+    def write(self, rows: Sequence[int] | np.ndarray, examples: Sequence[Example]) -> None:
+        """Writes the tokens and, where wanted, the numbers of examples into their rows.
 
         Raises:
           UserError: a text or an action does not fit its slots.
         """
-        encoded = self._collator.encoder.encode(example)
-        self._tokens[row], self._prefix_length[row], self._loss_mask[row] = encoded
-        of_action, of_state = self._collator.normalizers[self._source[row]]
-        if example.action is not None and of_action is not None:
-            assert example.action_mask is not None
-            width = example.action.shape[1]
-            self._actions[row, :, :width] = of_action.normalize(example.action)
-            self._action_mask[row, :, :width] = example.action_mask[:, None]
-        if example.state is not None and of_state is not None:
-            self._state[row, : len(example.state)] = of_state.normalize(example.state)
-            self._state_mask[row, : len(example.state)] = True
+        encoded = self._collator.encoder.encode_all(examples)
+        self._tokens[rows], self._prefix_length[rows], self._loss_mask[rows] = encoded
+        for row, example in zip(rows, examples, strict=True):
+            self._write_numbers(row, example)
 
     def finish(self) -> Batch:
         """Returns the batch; every row has been decoded and written."""
@@ -148,6 +141,17 @@ class Rows:
             state_mask=self._state_mask if has_state else None,
             colour=self._colours if layout.augment.on_device else None,
         )
+
+    def _write_numbers(self, row: int, example: Example) -> None:
+        of_action, of_state = self._collator.normalizers[self._source[row]]
+        if example.action is not None and of_action is not None:
+            assert example.action_mask is not None
+            width = example.action.shape[1]
+            self._actions[row, :, :width] = of_action.normalize(example.action)
+            self._action_mask[row, :, :width] = example.action_mask[:, None]
+        if example.state is not None and of_state is not None:
+            self._state[row, : len(example.state)] = of_state.normalize(example.state)
+            self._state_mask[row, : len(example.state)] = True
 
     def _place(self, row: int, slot: int, data: bytes, name: str) -> None:
         layout, out = self._collator.layout, self._images[row, slot]

@@ -125,7 +125,7 @@ def collate(
     rows = collator.start(np.asarray(numbers, np.int64), np.zeros(len(examples), np.uint64))
     for row, example in enumerate(examples):
         rows.decode(row, example, f" of {example.name}")
-        rows.write(row, example)
+    rows.write(range(len(examples)), examples)
     return rows.finish()
 
 
@@ -276,9 +276,14 @@ class _Reader(grain.transforms.Map):
         parts = np.array_split(order, min(len(order), 4 * self._config.threads))
 
         def fill(part: np.ndarray) -> None:
-            for row in part.tolist():
-                example = self._read(rows, row, int(source[row]), int(number[row]), int(draws[row]))
-                rows.write(row, example)
+            drawn = [(row, int(source[row]), int(number[row]), int(draws[row])) for row in part]
+            # Step by step, not example by example: decoding leaves no cache warm for the rest.
+            read = [self._try(*which) for _, *which in drawn]
+            examples = [
+                self._sound(rows, *which, example)
+                for which, example in zip(drawn, read, strict=True)
+            ]
+            rows.write(part, examples)
 
         list(self._pool.map(fill, parts))
         return rows.finish()
@@ -296,12 +301,21 @@ class _Reader(grain.transforms.Map):
             draws[where] = stream.mix_bits(order, epoch, number[where])
         return plan.source, number, draws
 
-    def _read(self, rows: Rows, row: int, source: int, number: int, draw: int) -> Example:
-        """Reads and decodes an example, or the first sound one after it."""
+    def _try(self, source: int, number: int, draw: int) -> Example | None:
+        """Reads an example; None where that fails, which is told when it is asked for again."""
+        try:
+            return self._collator.sources[source].example(number, draw)
+        except UserError:
+            return None
+
+    def _sound(
+        self, rows: Rows, row: int, source: int, number: int, draw: int, read: Example | None
+    ) -> Example:
+        """Decodes an example, once `read`, or the first sound one after it, into its row."""
         opened = self._collator.sources[source]
         for _ in range(len(opened)):
             try:
-                example = opened.example(number, draw)
+                example = read or opened.example(number, draw)
                 rows.decode(row, example)
             except UserError as error:
                 if self._config.on_corrupt == "error":
@@ -310,7 +324,7 @@ class _Reader(grain.transforms.Map):
                         fix="Mend the file, or train without it: --config.loader.on_corrupt=skip",
                     ) from error
                 self._note(opened.place(number), error)
-                number = (number + 1) % len(opened)
+                number, read = (number + 1) % len(opened), None
             else:
                 return example
         raise UserError(f"dataset {opened.name}: no example of it can be read")

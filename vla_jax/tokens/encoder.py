@@ -1,7 +1,7 @@
 """One example -> its row of tokens: prompt and target, for training and for asking."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -81,30 +81,69 @@ class Encoder:
     def encode(self, target: Target) -> tuple[Int[np.ndarray, " t"], int, Bool[np.ndarray, " t"]]:
         """Returns tokens, prefix length and loss mask of a training example.
 
+        Raises:
+          UserError: instruction, answer or action does not fit its slots.
+        """
+        tokens, lengths, mask = self.encode_all([target])
+        return tokens[0], int(lengths[0]), mask[0]
+
+    def encode_all(
+        self, targets: Sequence[Target]
+    ) -> tuple[Int[np.ndarray, "b t"], Int[np.ndarray, " b"], Bool[np.ndarray, "b t"]]:
+        """Returns tokens, prefix lengths and loss masks of training examples.
+
         Actions beyond the end of the episode are written but not supervised.
+
+        Args:
+          targets: at least one; the actions of a dataset all have the same shape.
 
         Raises:
           UserError: instruction, answer or action does not fit its slots.
         """
-        prefix, length = self.prefix(
-            target.prefix, robot=target.action is not None, is_prompt=target.is_prompt
+        prefix, lengths = zip(
+            *(
+                self.prefix(t.prefix, robot=t.action is not None, is_prompt=t.is_prompt)
+                for t in targets
+            ),
+            strict=True,
         )
-        supervised = None
-        if target.action is not None:
-            ids = self.actions[target.dataset].encode(target.action).ravel().tolist()
-            if target.action_mask is not None:
-                supervised = np.repeat(target.action_mask, target.action.shape[1])
-        elif target.suffix:
-            ids = self.tokenizer.encode(target.suffix)
-        else:
-            raise UserError(
-                f"example {target.name}", expected="an action or an answer", found="neither"
-            )
-        suffix, mask = sequence.suffix_tokens(ids, self.layout, f"target of {target.name}")
-        if supervised is not None:
-            mask[: len(ids)] &= supervised
-        tokens = np.concatenate([prefix, suffix])
-        return tokens, length, np.concatenate([np.zeros(len(prefix), bool), mask])
+        suffix = np.empty((len(targets), self.layout.suffix), np.int32)
+        mask = np.zeros((len(targets), self.layout.prefix + self.layout.suffix), bool)
+        supervised = mask[:, self.layout.prefix :]
+        for rows, ids, wanted in self._suffixes(targets):
+            name = f"target of {targets[rows[0]].name}"
+            suffix[rows], used = sequence.suffix_tokens(ids, self.layout, name)
+            used[:, : ids.shape[1]] &= wanted
+            supervised[rows] = used
+        tokens = np.concatenate([np.stack(prefix), suffix], axis=1)
+        return tokens, np.array(lengths, np.int32), mask
+
+    def _suffixes(
+        self, targets: Sequence[Target]
+    ) -> Iterator[tuple[list[int], Int[np.ndarray, "n w"], Bool[np.ndarray, "n w"]]]:
+        """Yields rows, the ids of their targets and which of these are supervised.
+
+        All actions of a dataset come at once: one by one they cost a tenth of decoding an image.
+        """
+        robots: dict[str, list[int]] = {}
+        for row, target in enumerate(targets):
+            if target.action is not None:
+                robots.setdefault(target.dataset, []).append(row)
+            elif target.suffix:
+                ids = np.array([self.tokenizer.encode(target.suffix)], np.int32)
+                yield [row], ids, np.ones(ids.shape, bool)
+            else:
+                raise UserError(
+                    f"example {target.name}", expected="an action or an answer", found="neither"
+                )
+        for name, rows in robots.items():
+            actions = np.array([targets[row].action for row in rows])
+            steps = np.ones(actions.shape[:2], bool)
+            for number, row in enumerate(rows):
+                if (inside := targets[row].action_mask) is not None:
+                    steps[number] = inside
+            ids = self.actions[name].encode(actions).reshape(len(rows), -1)
+            yield rows, ids, np.repeat(steps, actions.shape[2], axis=1)
 
     def _lay_out(
         self, text: str, robot: bool, is_prompt: bool

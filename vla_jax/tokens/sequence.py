@@ -6,7 +6,6 @@ prefix slot, the loss is a slice and never a gather.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -61,28 +60,31 @@ def prefix_tokens(
 
 
 def suffix_tokens(
-    ids: Sequence[int], config: SequenceConfig, name: str
-) -> tuple[Int[np.ndarray, " t"], Bool[np.ndarray, " t"]]:
-    """Lays out a target: `ids` and `<eos>`, padded on the right.
+    ids: Int[np.ndarray, "n w"], config: SequenceConfig, name: str
+) -> tuple[Int[np.ndarray, "n t"], Bool[np.ndarray, "n t"]]:
+    """Lays out targets of equal length: `ids` and `<eos>`, padded on the right.
 
     Args:
-      ids: token ids of the answer or the action.
+      ids: token ids of answers or actions.
       config: the slots.
-      name: what the target is, for the error.
+      name: what the first target is, for the error.
 
     Returns:
-      int32 [suffix] and its loss mask, bool [suffix].
+      int32 [n, suffix] and their loss masks, bool [n, suffix].
 
     Raises:
-      UserError: the target needs more slots than there are.
+      UserError: a target needs more slots than there are.
     """
-    if len(ids) + 1 > config.suffix:
+    length = ids.shape[1]
+    if length + 1 > config.suffix:
         raise UserError(
             f"{name} is too long",
             expected=f"at most {config.suffix} tokens with <eos> (config.sequence.suffix)",
-            found=f"{len(ids) + 1} tokens",
+            found=f"{length + 1} tokens",
             fix="Raise config.sequence.suffix",
         )
-    row = np.full(config.suffix, PAD, np.int32)
-    row[: len(ids) + 1] = [*ids, EOS]
-    return row, np.arange(config.suffix) <= len(ids)
+    rows = np.full((len(ids), config.suffix), PAD, np.int32)
+    rows[:, :length], rows[:, length] = ids, EOS
+    mask = np.zeros(rows.shape, bool)
+    mask[:, : length + 1] = True
+    return rows, mask
