@@ -103,7 +103,7 @@ def test_a_new_state_is_placed_as_announced(created):
         assert leaf.sharding.is_equivalent_to(expected.sharding, leaf.ndim), name
     assert model.size == sum(leaf.size for leaf in jax.tree.leaves(state.params))
     assert model.abstract_params().keys() == state.params.keys()
-    moments = leaves["optimizer/1/0/mu/decoder/blocks/query"]
+    moments = leaves["optimizer/1/mu/decoder/blocks/query"]
     assert moments.addressable_shards[0].data.shape == (1, 8, 2, 4)
 
 
