@@ -16,8 +16,8 @@ from vla_jax.envs.tabletop.questions import QuestionsConfig
 from vla_jax.experiment import parts
 from vla_jax.experiment.config import EvaluationConfig, RunConfig
 from vla_jax.experiment.workdir import Workdir
-from vla_jax.models.gemma import GemmaConfig
-from vla_jax.models.siglip import SiglipConfig
+from vla_jax.models.decoder import DecoderConfig
+from vla_jax.models.vit import ViTConfig
 from vla_jax.models.vlm import VLMConfig
 from vla_jax.runtime import mesh
 from vla_jax.runtime.checkpoint import CheckpointConfig, Checkpoints
@@ -38,8 +38,8 @@ def run_config(data_dir):
             questions=QuestionsConfig(train=10, validation=10),
         ),
         model=VLMConfig(
-            vision=SiglipConfig(image_size=64, patch_size=16, width=16, depth=1, heads=2, mlp=16),
-            decoder=GemmaConfig(width=16, depth=1, mlp=16, heads=2, key_heads=1, head_dim=8),
+            vision=ViTConfig(image_size=64, patch_size=16, width=16, depth=1, heads=2, mlp=16),
+            decoder=DecoderConfig(width=16, depth=1, mlp=16, heads=2, key_heads=1, head_dim=8),
             dtype="bfloat16",
             remat="none",
         ),

@@ -12,8 +12,8 @@ from vla_jax.core.errors import UserError
 from vla_jax.data.robots.tabletop import TABLETOP
 from vla_jax.experiment import parts
 from vla_jax.experiment.config import RunConfig
-from vla_jax.models.gemma import GemmaConfig
-from vla_jax.models.siglip import SiglipConfig
+from vla_jax.models.decoder import DecoderConfig
+from vla_jax.models.vit import ViTConfig
 from vla_jax.models.vlm import VLMConfig
 from vla_jax.runtime import mesh as mesh_lib
 from vla_jax.tokens.action_tokens import ActionTokensConfig, smooth_rows
@@ -24,8 +24,8 @@ CONFIG = RunConfig(
     bins=BinsConfig(count=16),
     tokenizer=TokenizerConfig(size=300, locations=16),
     model=VLMConfig(
-        vision=SiglipConfig(image_size=8, patch_size=4, width=8, depth=1, heads=2, mlp=8),
-        decoder=GemmaConfig(width=16, depth=1, mlp=8, heads=2, key_heads=1, head_dim=4),
+        vision=ViTConfig(image_size=8, patch_size=4, width=8, depth=1, heads=2, mlp=8),
+        decoder=DecoderConfig(width=16, depth=1, mlp=8, heads=2, key_heads=1, head_dim=4),
         dtype="float32",
     ),
 )

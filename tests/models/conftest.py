@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from vla_jax.core import trees
-from vla_jax.models.gemma import GemmaConfig
-from vla_jax.models.siglip import SiglipConfig
+from vla_jax.models.decoder import DecoderConfig
+from vla_jax.models.vit import ViTConfig
 from vla_jax.models.vlm import VLM, VLMConfig
 
 VOCABULARY = 40
@@ -19,8 +19,8 @@ VOCABULARY = 40
 def make_config(*, key_heads=4, unroll=1, **changes):
     return VLMConfig(
         **{
-            "vision": SiglipConfig(image_size=8, patch_size=4, width=8, depth=2, heads=2, mlp=16),
-            "decoder": GemmaConfig(
+            "vision": ViTConfig(image_size=8, patch_size=4, width=8, depth=2, heads=2, mlp=16),
+            "decoder": DecoderConfig(
                 width=16, depth=2, mlp=32, heads=4, key_heads=key_heads, head_dim=8
             ),
             "dtype": "float32",

@@ -23,7 +23,7 @@ class Affine(nnx.Module):
 def test_rms_norm_is_the_published_formula():
     scale = np.linspace(-0.5, 0.5, 8).astype(np.float32)
     expected = X / np.sqrt((X**2).mean(-1, keepdims=True) + 1e-6) * (1 + scale)
-    np.testing.assert_allclose(layers.rms_norm(X, scale), expected, rtol=1e-5)
+    np.testing.assert_allclose(layers.rms_norm(X, 1 + scale), expected, rtol=1e-5)
 
 
 def test_layer_norm_is_the_published_formula():
@@ -37,7 +37,7 @@ def test_norms_work_in_float32_and_return_the_dtype_of_their_input():
     ones = jnp.ones(8)
     # The squares of these overflow in float16.
     large = jnp.asarray(X * 1000, jnp.float16)
-    for y in (layers.rms_norm(large, 0 * ones), layers.layer_norm(large, ones, 0 * ones)):
+    for y in (layers.rms_norm(large, ones), layers.layer_norm(large, ones, 0 * ones)):
         assert y.dtype == jnp.float16
         assert np.abs(np.asarray(y, np.float32)).max() < 4
         np.testing.assert_allclose(np.square(np.asarray(y, np.float32)).mean(), 1, rtol=0.3)

@@ -13,8 +13,8 @@ from flax import nnx
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core import trees
 from vla_jax.data.robots.tabletop import TABLETOP
-from vla_jax.models.gemma import GemmaConfig
-from vla_jax.models.siglip import SiglipConfig
+from vla_jax.models.decoder import DecoderConfig
+from vla_jax.models.vit import ViTConfig
 from vla_jax.models.vlm import VLM, VLMConfig
 from vla_jax.policy.policy import Policy
 from vla_jax.tokens import action_tokens
@@ -42,8 +42,8 @@ def vlm_config(vision=None, decoder=None, **fields):
     towers = {"image_size": 32, "patch_size": 8, "width": 32, "depth": 2, "heads": 2, "mlp": 48}
     decoders = {"width": 48, "depth": 2, "mlp": 64, "heads": 4, "key_heads": 2, "head_dim": 8}
     return VLMConfig(
-        vision=SiglipConfig(**{**towers, **(vision or {})}),
-        decoder=GemmaConfig(**{**decoders, **(decoder or {})}),
+        vision=ViTConfig(**{**towers, **(vision or {})}),
+        decoder=DecoderConfig(**{**decoders, **(decoder or {})}),
         **{"dtype": "float32", "remat": "none", **fields},
     )
 

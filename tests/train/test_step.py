@@ -13,8 +13,8 @@ from vla_jax.core import trees
 from vla_jax.core.batch import Batch
 from vla_jax.experiment import parts
 from vla_jax.experiment.config import RunConfig
-from vla_jax.models.gemma import GemmaConfig
-from vla_jax.models.siglip import SiglipConfig
+from vla_jax.models.decoder import DecoderConfig
+from vla_jax.models.vit import ViTConfig
 from vla_jax.models.vlm import VLMConfig
 from vla_jax.runtime import mesh as mesh_lib
 from vla_jax.runtime import sharding
@@ -27,8 +27,8 @@ from vla_jax.train.optimizer import OptimizerConfig
 STEPS, VOCABULARY, PREFIX = 20, 48, 6
 CONFIG = RunConfig(
     model=VLMConfig(
-        vision=SiglipConfig(image_size=8, patch_size=4, width=16, depth=1, heads=2, mlp=32),
-        decoder=GemmaConfig(width=16, depth=2, mlp=32, heads=4, key_heads=2, head_dim=8),
+        vision=ViTConfig(image_size=8, patch_size=4, width=16, depth=1, heads=2, mlp=32),
+        decoder=DecoderConfig(width=16, depth=2, mlp=32, heads=4, key_heads=2, head_dim=8),
         dtype="float32",
         remat="dots",
     ),

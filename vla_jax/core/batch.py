@@ -9,6 +9,10 @@ import numpy as np
 
 from vla_jax.core.arrays import Array, Bool, Float, Int, UInt8
 
+# Prefix ids in whose place the model puts its image tokens and its state token, where these stand
+# inside the text. No vocabulary has negative ids.
+IMAGE_TOKEN, STATE_TOKEN = -1, -2
+
 
 @typing.no_type_check
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Masks, positions, rotary embedding and the attention product."""
 
+import einops
 import jax
 import jax.numpy as jnp
 
@@ -48,6 +49,35 @@ def attend(
     key: Float[Array, "b s g k"],
     value: Float[Array, "b s g k"],
     mask: Bool[Array, "b 1 q s"] | None,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
 ) -> Float[Array, "b q h k"]:
-    """Returns softmax(query key' / sqrt(k)) value; h is a multiple of the key heads g."""
-    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="xla")
+    """Returns softmax(cap(scale query key')) value; h is a multiple of the key heads g.
+
+    Args:
+      query: of the tokens that ask.
+      key: of all tokens.
+      value: of all tokens.
+      mask: True where a query may see a key; None for everywhere.
+      scale: of the logits; None is k**-0.5.
+      softcap: bound of the logits; None for none.
+    """
+    if softcap is None:
+        return jax.nn.dot_product_attention(
+            query, key, value, mask=mask, scale=scale, implementation="xla"
+        )
+    groups = key.shape[2]
+    query = einops.rearrange(query, "b q (g n) k -> b q g n k", g=groups)
+    logits = jnp.einsum("bqgnk,bsgk->bgnqs", query, key, preferred_element_type=jnp.float32)
+    logits = cap(logits * (query.shape[-1] ** -0.5 if scale is None else scale), softcap)
+    if mask is not None:
+        logits = jnp.where(mask[:, :, None], logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+    out = jnp.einsum("bgnqs,bsgk->bqgnk", weights, value)
+    return einops.rearrange(out, "b q g n k -> b q (g n) k")
+
+
+def cap(x: Float[Array, "..."], bound: float | None) -> Float[Array, "..."]:
+    """Returns bound tanh(x / bound), which Gemma 2 applies to logits; x itself where None."""
+    return x if bound is None else jnp.tanh(x / bound) * bound

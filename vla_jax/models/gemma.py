@@ -1,204 +1,34 @@
-"""The language model: Gemma's decoder, used with the prefix mask that PaliGemma gives it.
+"""Gemma's decoders, by name.
 
-Source: Gemma (grouped-query attention, RoPE, GeGLU, RMSNorm with 1 + scale, embeddings times
-sqrt(width), tied output) as in big_vision:models/ppp/gemma.py.
+Sources: big_vision:models/ppp/gemma.py and gemma2.py; transformers:models/gemma2 (soft-caps,
+query_pre_attn_scalar). Gemma 2 limits every second layer to a window of 4096 tokens, which no
+sequence here reaches. PaliGemma 2 was trained without the cap on the output logits, and fine-tuning
+from it leaves it out too (big_vision:configs/proj/paligemma/README.md), so it is None here; an
+imported checkpoint says for itself.
 """
 
-import dataclasses
-import functools
+from vla_jax.models.decoder import DecoderConfig
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
-
-from vla_jax.core.arrays import Array, Bool, Float, Int
-from vla_jax.core.errors import UserError
-from vla_jax.models import attention, layers
+GEMMA_2B = DecoderConfig()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GemmaConfig:
-    """Sizes of the decoder; the defaults are Gemma 2B.
-
-    Attributes:
-      width: residual width d.
-      depth: number of layers.
-      mlp: hidden size of the gated feed-forward layer.
-      heads: query heads h.
-      key_heads: key and value heads; divides `heads`.
-      head_dim: size k of one head, even.
-      activation: of the gate.
-      rope_base: wavelength base of the rotary embedding.
-    """
-
-    width: int = 2048
-    depth: int = 18
-    mlp: int = 16384
-    heads: int = 8
-    key_heads: int = 1
-    head_dim: int = 256
-    activation: layers.Activation = "gelu"
-    rope_base: float = 10_000.0
-
-    def __post_init__(self) -> None:
-        if self.heads % self.key_heads or self.head_dim % 2:
-            raise UserError(
-                "config.model.decoder",
-                expected="key_heads divides heads and head_dim is even",
-                found=f"heads {self.heads}, key_heads {self.key_heads}, head_dim {self.head_dim}",
-            )
+def _gemma2(
+    width: int, depth: int, mlp: int, heads: int, key_heads: int, head_dim: int, scalar: float
+) -> DecoderConfig:
+    return DecoderConfig(
+        width=width,
+        depth=depth,
+        mlp=mlp,
+        heads=heads,
+        key_heads=key_heads,
+        head_dim=head_dim,
+        post_norms=True,
+        query_scale=scalar**-0.5,
+        attention_softcap=50.0,
+        window=4096,
+    )
 
 
-KeyValue = tuple[Array, Array]
-
-
-class GemmaBlock(nnx.Module):
-    """One layer; parameters carry the leading `layers` axis when `init` stacks."""
-
-    def __init__(self, config: GemmaConfig, init: layers.Initializer):
-        d, h, g, k = config.width, config.heads, config.key_heads, config.head_dim
-        m = config.mlp
-        out = (2 * config.depth) ** -0.5
-        self.config = config
-        self.attention_norm = init.constant((d,), ("norm",), 0)
-        self.query = init.normal((d, h, k), ("embed", "heads", "head_dim"), d**-0.5)
-        self.key = init.normal((d, g, k), ("embed", "kv", "head_dim"), d**-0.5)
-        self.value = init.normal((d, g, k), ("embed", "kv", "head_dim"), d**-0.5)
-        self.out = init.normal((h, k, d), ("heads", "head_dim", "embed"), out * (h * k) ** -0.5)
-        self.mlp_norm = init.constant((d,), ("norm",), 0)
-        self.gate = init.normal((d, m), ("embed", "mlp"), d**-0.5)
-        self.up = init.normal((d, m), ("embed", "mlp"), d**-0.5)
-        self.down = init.normal((m, d), ("mlp", "embed"), out * m**-0.5)
-
-    def __call__(
-        self,
-        x: Float[Array, "b q d"],
-        positions: Int[Array, "b q"],
-        mask: Bool[Array, "b 1 q s"],
-        cache: KeyValue | None = None,
-        index: Array | int = 0,
-        *,
-        asking: int | None = None,
-    ) -> tuple[Float[Array, "b q d"], KeyValue]:
-        """Adds attention and feed-forward to the residual stream.
-
-        Args:
-          x: residual stream of the tokens.
-          positions: their rotary positions.
-          mask: which keys each may see.
-          cache: keys and values [b, s, g, k] to write this call's into and attend over.
-          index: the cache slot of the first token.
-          asking: how many of the last tokens go on; the others only give keys and values. None
-            for all.
-
-        Returns:
-          The residual stream of the asking tokens, and the keys and values attended over.
-        """
-        y = layers.rms_norm(x, self.attention_norm[...])
-        asked = y if asking is None else y[:, -asking:]
-        query, key, value = (
-            jnp.einsum("bqd,dhk->bqhk", part, kernel[...].astype(x.dtype))
-            for part, kernel in ((asked, self.query), (y, self.key), (y, self.value))
-        )
-        if asking is not None:
-            x, mask = x[:, -asking:], mask[:, :, -asking:]
-        query = attention.rope(query, positions[:, -query.shape[1] :], self.config.rope_base)
-        key = attention.rope(key, positions, self.config.rope_base)
-        if cache is not None:
-            key = jax.lax.dynamic_update_slice_in_dim(cache[0], key, index, 1)
-            value = jax.lax.dynamic_update_slice_in_dim(cache[1], value, index, 1)
-        y = attention.attend(query, key, value, mask)
-        x = x + jnp.einsum("bqhk,hkd->bqd", y, self.out[...].astype(x.dtype))
-        y = layers.rms_norm(x, self.mlp_norm[...])
-        gate = layers.activate(layers.dense(y, self.gate), self.config.activation)
-        return x + layers.dense(gate * layers.dense(y, self.up), self.down), (key, value)
-
-
-class Gemma(nnx.Module):
-    """Token ids and embeddings -> hidden states -> logits."""
-
-    def __init__(self, config: GemmaConfig, vocabulary: int, rngs: nnx.Rngs, dtype: jnp.dtype):
-        init = layers.Initializer(rngs, dtype)
-        shape = (vocabulary, config.width)
-        self.config = config
-        self.embedding = init.normal(shape, ("vocab", "embed"), config.width**-0.5)
-        self.blocks = GemmaBlock(config, layers.Initializer(rngs, dtype, config.depth))
-        self.norm = init.constant((config.width,), ("norm",), 0)
-
-    def embed(self, tokens: Int[Array, "b t"], dtype: jnp.dtype) -> Float[Array, "b t d"]:
-        """Returns the embeddings of token ids, times sqrt(d)."""
-        rows = self.embedding[...][tokens].astype(dtype)
-        return rows * jnp.asarray(self.config.width**0.5, dtype)
-
-    def __call__(
-        self,
-        x: Float[Array, "b s d"],
-        positions: Int[Array, "b s"],
-        mask: Bool[Array, "b 1 s s"],
-        *,
-        remat: layers.Remat = "none",
-        unroll: int = 1,
-        keep_cache: bool = False,
-        asking: int | None = None,
-    ) -> tuple[Float[Array, "b q d"], KeyValue | None]:
-        """Runs all layers over embeddings.
-
-        Args:
-          x: embeddings.
-          positions: rotary positions.
-          mask: which keys each may see.
-          remat: what the backward pass recomputes.
-          unroll: layers per loop iteration.
-          keep_cache: whether keys and values are wanted.
-          asking: how many of the last hidden states are wanted; None for all. Where the loop is
-            unrolled the last layer computes no others, which a loop over equal layers cannot.
-
-        Returns:
-          Normalised hidden states [b, asking, d], and keys and values [l, b, s, g, k] if
-          `keep_cache`.
-        """
-
-        def call(
-            block: GemmaBlock, x: Array, _: None, asking: int | None = None
-        ) -> tuple[Array, KeyValue | None]:
-            x, key_value = block(x, positions, mask, asking=asking)
-            return x, key_value if keep_cache else None
-
-        x, cache = layers.run_stack(
-            self.blocks,
-            call,
-            x,
-            remat=remat,
-            unroll=unroll,
-            last=functools.partial(call, asking=asking) if asking is not None else None,
-        )
-        if asking is not None:
-            x = x[:, -asking:]
-        return layers.rms_norm(x, self.norm[...]), cache
-
-    def step(
-        self,
-        x: Float[Array, "b 1 d"],
-        positions: Int[Array, "b 1"],
-        mask: Bool[Array, "b 1 1 s"],
-        cache: KeyValue,
-        index: Array | int,
-        *,
-        unroll: int = 1,
-    ) -> tuple[Float[Array, "b 1 d"], KeyValue]:
-        """Runs all layers for one token, written into slot `index` of the cache."""
-
-        def call(block: GemmaBlock, x: Array, layer: KeyValue) -> tuple[Array, KeyValue]:
-            return block(x, positions, mask, layer, index)
-
-        x, cache = layers.run_stack(self.blocks, call, x, cache, unroll=unroll)
-        return layers.rms_norm(x, self.norm[...]), cache
-
-    def logits(self, hidden: Float[Array, "b s d"]) -> Float[Array, "b s v"]:
-        """Returns float32 logits over the vocabulary by the tied embedding."""
-        return jnp.einsum(
-            "bsd,vd->bsv",
-            hidden,
-            self.embedding[...].astype(hidden.dtype),
-            preferred_element_type=jnp.float32,
-        )
+GEMMA2_2B = _gemma2(2304, 26, 9216, 8, 4, 256, 256)
+GEMMA2_9B = _gemma2(3584, 42, 14336, 16, 8, 256, 256)
+GEMMA2_27B = _gemma2(4608, 46, 36864, 32, 16, 128, 144)

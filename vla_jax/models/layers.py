@@ -14,7 +14,7 @@ from flax import nnx
 from vla_jax.core.arrays import Array, Float
 
 Remat = Literal["none", "dots", "full"]
-Activation = Literal["gelu", "relu"]
+Activation = Literal["gelu", "gelu_exact", "silu", "relu"]
 
 
 class Initializer:
@@ -48,11 +48,13 @@ class Initializer:
         return self._param(jnp.full(self._shape(shape), value, self._dtype), axes)
 
 
-def rms_norm(x: Float[Array, "... d"], scale: Float[Array, " d"]) -> Float[Array, "... d"]:
-    """Normalises by the root mean square in float32, times 1 + scale. Source: Gemma."""
+def rms_norm(
+    x: Float[Array, "... d"], scale: Float[Array, " d"], epsilon: float = 1e-6
+) -> Float[Array, "... d"]:
+    """Normalises by the root mean square in float32, times `scale`."""
     y = x.astype(jnp.float32)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + 1e-6)
-    return (y * (1 + jnp.expand_dims(scale, range(x.ndim - 1)))).astype(x.dtype)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + epsilon)
+    return (y * jnp.expand_dims(scale, range(x.ndim - 1))).astype(x.dtype)
 
 
 def layer_norm(
@@ -67,8 +69,26 @@ def layer_norm(
 
 
 def activate(x: Float[Array, "..."], name: Activation) -> Float[Array, "..."]:
-    """Applies GELU (tanh form, as SigLIP and Gemma) or ReLU, which costs a CPU a fraction of it."""
-    return jax.nn.gelu(x, approximate=True) if name == "gelu" else jax.nn.relu(x)
+    """Applies GELU (`gelu`: tanh form, as big_vision; `gelu_exact`: as timm), SiLU or ReLU.
+
+    ReLU costs a CPU a fraction of the others.
+    """
+    if name in ("gelu", "gelu_exact"):
+        return jax.nn.gelu(x, approximate=name == "gelu")
+    return jax.nn.silu(x) if name == "silu" else jax.nn.relu(x)
+
+
+def scale(x: Float[Array, "... d"], factor: nnx.Param) -> Float[Array, "... d"]:
+    """Returns x times a factor per feature (LayerScale), in the dtype of `x`."""
+    return x * jnp.expand_dims(factor[...].astype(x.dtype), range(x.ndim - 1))
+
+
+def heads(
+    x: Float[Array, "b s d"], kernel: nnx.Param, bias: nnx.Param | None = None
+) -> Float[Array, "b s h k"]:
+    """Projects features to attention heads, in the dtype of `x`."""
+    y = jnp.einsum("bsd,dhk->bshk", x, kernel[...].astype(x.dtype))
+    return y if bias is None else y + bias[...].astype(x.dtype)[None, None]
 
 
 def dense(

@@ -1,187 +1,23 @@
-"""The vision tower: SigLIP's Vision Transformer, images -> patch features.
+"""SigLIP's towers and the larger Vision Transformers of the PaLI family, by name.
 
-Source: big_vision:models/vit.py (pre-norm, tanh GELU, no class token, final norm, no pooling).
-The stem is one projection of a patch; with `stem_strides` it becomes a pyramid of non-overlapping
-projections, which a small model trained from scratch needs to tell shapes apart.
+Sources: big_vision:models/vit.py (`decode_variant`: B, L, So400m, g, G, e), Dehghani et al. 2023
+(ViT-22B, table 1). ViT-22B's parallel layers and query-key norms are left out: the tower is as wide
+and as deep, and has the same number of parameters to a tenth of a percent.
 """
 
 import dataclasses
-import math
-from typing import Literal
 
-import einops
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
+from vla_jax.models.vit import ViTConfig
 
-from vla_jax.core.arrays import Array, Float
-from vla_jax.core.errors import UserError
-from vla_jax.models import attention, layers
+SO400M_14 = ViTConfig()
+B_16 = ViTConfig(patch_size=16, width=768, depth=12, heads=12, mlp=3072)
+L_16 = ViTConfig(patch_size=16, width=1024, depth=24, heads=16, mlp=4096)
+BIG_G_14 = ViTConfig(width=1664, depth=48, heads=16, mlp=8192)
+E_14 = ViTConfig(width=1792, depth=56, heads=16, mlp=15360)
+VIT_22B_14 = ViTConfig(width=6144, depth=48, heads=48, mlp=24576)
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SiglipConfig:
-    """Sizes of the tower; the defaults are SigLIP So400m/14 at 224 pixels.
-
-    Attributes:
-      image_size: height and width of the input, pixels.
-      patch_size: pixels per patch side; its square is what one token sees.
-      width: feature size d.
-      depth: number of layers; 0 hands the stem's patches straight to the decoder.
-      heads: attention heads.
-      mlp: hidden size of the feed-forward layer.
-      activation: of the stem and the feed-forward layers.
-      positions: learned position table, or fixed two-dimensional sines (`sincos2d`).
-      stem_strides: merging factors of the stem's stages, product = patch_size; () is one stage.
-      stem_widths: feature sizes between the stages, one fewer than strides.
-    """
-
-    image_size: int = 224
-    patch_size: int = 14
-    width: int = 1152
-    depth: int = 27
-    heads: int = 16
-    mlp: int = 4304
-    activation: layers.Activation = "gelu"
-    positions: Literal["learned", "sincos2d"] = "learned"
-    stem_strides: tuple[int, ...] = ()
-    stem_widths: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.image_size % self.patch_size or self.width % self.heads:
-            raise UserError(
-                "config.model.vision",
-                expected="patch_size divides image_size and heads divides width",
-                found=f"image_size {self.image_size}, patch_size {self.patch_size}, "
-                f"width {self.width}, heads {self.heads}",
-            )
-        if self.positions == "sincos2d" and self.width % 4:
-            raise UserError(
-                "config.model.vision.width",
-                expected="a multiple of 4 for positions=sincos2d",
-                found=self.width,
-            )
-        if math.prod(self.strides) != self.patch_size or (
-            len(self.stem_widths) != len(self.strides) - 1
-        ):
-            raise UserError(
-                "config.model.vision.stem_strides",
-                expected=f"a product of {self.patch_size} and one stem_width between two stages",
-                found=f"strides {self.stem_strides}, widths {self.stem_widths}",
-            )
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """The merging factors, one stage of `patch_size` by default."""
-        return self.stem_strides or (self.patch_size,)
-
-    @property
-    def grid(self) -> int:
-        """Patches per image side."""
-        return self.image_size // self.patch_size
-
-    @property
-    def patches(self) -> int:
-        """Image tokens, p."""
-        return self.grid**2
-
-
-class SiglipBlock(nnx.Module):
-    """One layer; parameters carry the leading `layers` axis when `init` stacks."""
-
-    def __init__(self, config: SiglipConfig, init: layers.Initializer):
-        d, h, k, m = config.width, config.heads, config.width // config.heads, config.mlp
-        out = (2 * config.depth) ** -0.5  # keeps the residual stream's variance with depth
-        self.config = config
-        self.attention_norm_scale = init.constant((d,), ("norm",), 1)
-        self.attention_norm_bias = init.constant((d,), ("norm",), 0)
-        self.query = init.normal((d, h, k), ("embed", "heads", "head_dim"), d**-0.5)
-        self.query_bias = init.constant((h, k), ("heads", "head_dim"), 0)
-        self.key = init.normal((d, h, k), ("embed", "heads", "head_dim"), d**-0.5)
-        self.key_bias = init.constant((h, k), ("heads", "head_dim"), 0)
-        self.value = init.normal((d, h, k), ("embed", "heads", "head_dim"), d**-0.5)
-        self.value_bias = init.constant((h, k), ("heads", "head_dim"), 0)
-        self.out = init.normal((h, k, d), ("heads", "head_dim", "embed"), out * d**-0.5)
-        self.out_bias = init.constant((d,), ("norm",), 0)
-        self.mlp_norm_scale = init.constant((d,), ("norm",), 1)
-        self.mlp_norm_bias = init.constant((d,), ("norm",), 0)
-        self.up = init.normal((d, m), ("embed", "mlp"), d**-0.5)
-        self.up_bias = init.constant((m,), ("mlp",), 0)
-        self.down = init.normal((m, d), ("mlp", "embed"), out * m**-0.5)
-        self.down_bias = init.constant((d,), ("norm",), 0)
-
-    def __call__(self, x: Float[Array, "b p d"]) -> Float[Array, "b p d"]:
-        """Adds attention and feed-forward to the residual stream."""
-        y = layers.layer_norm(x, self.attention_norm_scale[...], self.attention_norm_bias[...])
-        query, key, value = (
-            jnp.einsum("bpd,dhk->bphk", y, kernel[...].astype(x.dtype))
-            + bias[...].astype(x.dtype)[None, None]
-            for kernel, bias in (
-                (self.query, self.query_bias),
-                (self.key, self.key_bias),
-                (self.value, self.value_bias),
-            )
-        )
-        y = attention.attend(query, key, value, None)
-        y = jnp.einsum("bphk,hkd->bpd", y, self.out[...].astype(x.dtype))
-        x = x + y + self.out_bias[...].astype(x.dtype)[None, None]
-        y = layers.layer_norm(x, self.mlp_norm_scale[...], self.mlp_norm_bias[...])
-        y = layers.activate(layers.dense(y, self.up, self.up_bias), self.config.activation)
-        return x + layers.dense(y, self.down, self.down_bias)
-
-
-class Siglip(nnx.Module):
-    """Images in [-1, 1] -> patch features."""
-
-    def __init__(self, config: SiglipConfig, rngs: nnx.Rngs, dtype: jnp.dtype):
-        init = layers.Initializer(rngs, dtype)
-        widths = (3, *config.stem_widths, config.width)
-        self.config = config
-        for i, stride in enumerate(config.strides):
-            fan_in = stride * stride * widths[i]
-            last = i == len(config.strides) - 1
-            std = fan_in**-0.5 if last else (2 / fan_in) ** 0.5
-            kernel = init.normal((fan_in, widths[i + 1]), ("patch", "embed"), std)
-            setattr(self, f"stem{i}", kernel)
-            setattr(self, f"stem{i}_bias", init.constant((widths[i + 1],), ("norm",), 0))
-        if config.positions == "learned":
-            shape = (config.patches, config.width)
-            self.position = init.normal(shape, ("position", "embed"), config.width**-0.5)
-        if config.depth:
-            self.blocks = SiglipBlock(config, layers.Initializer(rngs, dtype, config.depth))
-        self.norm_scale = init.constant((config.width,), ("norm",), 1)
-        self.norm_bias = init.constant((config.width,), ("norm",), 0)
-
-    def __call__(
-        self, images: Float[Array, "b y x 3"], *, remat: layers.Remat = "none", unroll: int = 1
-    ) -> Float[Array, "b p d"]:
-        """Returns features of `images` (values in [-1, 1]), row by row."""
-        x = images
-        for i, stride in enumerate(self.config.strides):
-            if i:
-                x = layers.activate(x, self.config.activation)
-            x = einops.rearrange(x, "b (y i) (x j) c -> b y x (i j c)", i=stride, j=stride)
-            x = layers.dense(x, getattr(self, f"stem{i}"), getattr(self, f"stem{i}_bias"))
-        x = einops.rearrange(x, "b y x d -> b (y x) d")
-        if self.config.positions == "learned":
-            position = self.position[...]
-        else:
-            position = sincos2d(self.config.grid, self.config.width)
-        x = x + jnp.asarray(position).astype(x.dtype)[None]
-        if self.config.depth:
-            x, _ = layers.run_stack(
-                self.blocks, lambda block, x, _: (block(x), None), x, remat=remat, unroll=unroll
-            )
-        return layers.layer_norm(x, self.norm_scale[...], self.norm_bias[...])
-
-
-def sincos2d(grid: int, width: int) -> Float[np.ndarray, "p d"]:
-    """Fixed position table: sines and cosines of row and column, float32, octave frequencies."""
-    rows, columns = np.mgrid[0:grid, 0:grid] / grid
-    frequency = np.pi * 2.0 ** np.linspace(0, 5, width // 4)
-    waves = [
-        wave(einops.rearrange(place, "y x -> (y x) 1") * frequency[None])
-        for place in (columns, rows)
-        for wave in (np.sin, np.cos)
-    ]
-    return np.concatenate(waves, axis=1).astype(np.float32)
+# timm's vit_so400m_patch14_siglip_224 as OpenVLA uses it: exact GELU, the layer before the last,
+# with the pooling head that nobody asks.
+OPENVLA_SO400M_14 = dataclasses.replace(
+    SO400M_14, activation="gelu_exact", features="penultimate", pool=True
+)

@@ -1,11 +1,12 @@
-"""The vision-language model: tower -> projector -> prefix-LM decoder over `[images | text]`.
+"""The vision-language model: tower(s) -> projector -> decoder over `[images | text]`.
 
-Source: PaliGemma (big_vision:models/proj/paligemma/paligemma.py). Every size, the tabletop's
-included, is this module with other numbers.
+Sources: PaliGemma (big_vision:models/proj/paligemma/paligemma.py), OpenVLA
+(openvla:prismatic/extern/hf/modeling_prismatic.py), PaLM-E (section 3, multimodal sentences).
+Every size, the tabletop's included, is this module with other values.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import einops
 import jax
@@ -13,9 +14,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vla_jax.core.arrays import Array, Bool, Float, Int, UInt8
+from vla_jax.core.batch import IMAGE_TOKEN, STATE_TOKEN
+from vla_jax.core.errors import UserError
 from vla_jax.models import attention, layers
-from vla_jax.models.gemma import Gemma, GemmaConfig, KeyValue
-from vla_jax.models.siglip import Siglip, SiglipConfig
+from vla_jax.models.decoder import Decoder, DecoderConfig, KeyValue
+from vla_jax.models.projector import Projector, StateProjector
+from vla_jax.models.vit import ViT, ViTConfig
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -26,19 +30,62 @@ class VLMConfig:
 
     Attributes:
       vision: the tower.
+      fused_vision: a second tower over the same patches, whose features are joined to those of the
+        first (OpenVLA); None for none.
+      shuffle: side of the squares of patches whose features are joined into one image token
+        (SmolVLM's pixel shuffle); 1 for none.
+      projector: from features to the decoder's width: `linear` (PaliGemma), two layers `mlp2`
+        (OpenVLA with one tower) or three `mlp3` (with two).
       decoder: the language model.
+      attention: who sees whom: images and prefix each other and the suffix its past (`prefix_lm`),
+        everyone the past (`causal`), or the past and all images (`image_only`).
+      images: where image tokens stand: `first`, `after_bos` (OpenVLA), or `inline`: anywhere in the
+        prefix, in place of tokens IMAGE_TOKEN (PaLM-E's multimodal sentences).
+      state: dimensions of the proprioceptive state; it becomes one token behind the images, or in
+        place of STATE_TOKEN where images are inline. 0 for none.
       dtype: dtype of the computation.
       param_dtype: dtype in which parameters are kept.
       remat: what the backward pass recomputes.
-      unroll: layers per loop iteration of both stacks.
+      unroll: layers per loop iteration of the stacks.
     """
 
-    vision: SiglipConfig = SiglipConfig()
-    decoder: GemmaConfig = GemmaConfig()
+    vision: ViTConfig = ViTConfig()
+    fused_vision: ViTConfig | None = None
+    shuffle: int = 1
+    projector: Literal["linear", "mlp2", "mlp3"] = "linear"
+    decoder: DecoderConfig = DecoderConfig()
+    attention: Literal["prefix_lm", "causal", "image_only"] = "prefix_lm"
+    images: Literal["first", "after_bos", "inline"] = "first"
+    state: int = 0
     dtype: Dtype = "bfloat16"
     param_dtype: Dtype = "float32"
     remat: layers.Remat = "full"
     unroll: int = 1
+
+    def __post_init__(self) -> None:
+        if self.attention == "image_only" and self.images != "first":
+            raise UserError(
+                "config.model.images",
+                expected="first, for attention=image_only",
+                found=self.images,
+            )
+        if self.shuffle < 1 or self.vision.grid % self.shuffle:
+            raise UserError(
+                "config.model.shuffle",
+                expected=f"a divisor of {self.vision.grid} patches per side",
+                found=self.shuffle,
+            )
+        fused = self.fused_vision
+        same = fused is None or (fused.image_size, fused.patches) == (
+            self.vision.image_size,
+            self.vision.patches,
+        )
+        if not same:
+            raise UserError(
+                "config.model.fused_vision",
+                expected="image_size and number of patches of config.model.vision",
+                found=f"{fused.image_size} and {fused.patches}" if fused else "none",
+            )
 
 
 class VLM(nnx.Module):
@@ -52,22 +99,38 @@ class VLM(nnx.Module):
 
     def __init__(self, config: VLMConfig, vocabulary: int, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.param_dtype)
-        width = config.vision.width
         self.config = config
-        self.vision = Siglip(config.vision, rngs, dtype)
+        self.vision = ViT(config.vision, rngs, dtype)
+        features = config.vision.width
+        if config.fused_vision is not None:
+            self.fused_vision = ViT(config.fused_vision, rngs, dtype)
+            features += config.fused_vision.width
+        features *= config.shuffle**2
         init = layers.Initializer(rngs, dtype)
-        shape = (width, config.decoder.width)
-        self.projector = init.normal(shape, ("patch", "embed"), width**-0.5)
-        self.projector_bias = init.constant(shape[1:], ("norm",), 0)
-        self.decoder = Gemma(config.decoder, vocabulary, rngs, dtype)
+        self.projector = Projector(config.projector, features, config.decoder.width, init)
+        if config.state:
+            self.state = StateProjector(config.state, config.decoder.width, init)
+        self.decoder = Decoder(config.decoder, vocabulary, rngs, dtype)
+
+    def features(self, images: UInt8[Array, "n y x 3"]) -> Float[Array, "n p d"]:
+        """Returns what the tower(s) say of single images, 0..255."""
+        parts = []
+        for tower in (self.vision, *((self.fused_vision,) if self.config.fused_vision else ())):
+            pixels = tower.normalize(images.astype(jnp.dtype(self.config.dtype)))
+            parts.append(tower(pixels, remat=self.config.remat, unroll=self.config.unroll))
+        x = jnp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+        side = self.config.shuffle
+        if side == 1:
+            return x
+        rows = self.config.vision.grid // side
+        return einops.rearrange(
+            x, "n (y i x j) d -> n (y x) (i j d)", y=rows, x=rows, i=side, j=side
+        )
 
     def encode(self, images: UInt8[Array, "b w y x 3"]) -> Float[Array, "b p d"]:
-        """Returns the image tokens of all views, uint8 0..255 mapped to [-1, 1] first."""
-        pixels = images.astype(jnp.dtype(self.config.dtype)) / 127.5 - 1
-        pixels = einops.rearrange(pixels, "b w y x c -> (b w) y x c")
-        x = self.vision(pixels, remat=self.config.remat, unroll=self.config.unroll)
-        x = layers.dense(x, self.projector, self.projector_bias)
-        return einops.rearrange(x, "(b w) p d -> b (w p) d", w=images.shape[1])
+        """Returns the image tokens of all views."""
+        x = self.features(einops.rearrange(images, "b w y x c -> (b w) y x c"))
+        return einops.rearrange(self.projector(x), "(b w) p d -> b (w p) d", w=images.shape[1])
 
     def _embed(
         self,
@@ -75,18 +138,58 @@ class VLM(nnx.Module):
         tokens: Int[Array, "b t"],
         prefix_length: Int[Array, " b"],
         prefix: int,
-        image_mask: Bool[Array, "b w"] | None = None,
-    ) -> tuple[Float[Array, "b s d"], Bool[Array, "b s"], int]:
-        """Embeds images and text; also tells valid slots and the number of leading prefix slots."""
+        image_mask: Bool[Array, "b w"] | None,
+        state: Float[Array, "b s"] | None,
+        state_mask: Bool[Array, "b s"] | None,
+    ) -> tuple[Float[Array, "b s d"], Bool[Array, "b s"], "_Spans"]:
+        """Embeds images, state and text; also tells the valid slots, and how far each part goes."""
         x = self.encode(images)
-        patches = x.shape[1]
-        x = jnp.concatenate([x, self.decoder.embed(tokens, x.dtype)], axis=1)
-        slot = jnp.arange(x.shape[1])[None, :]
-        padding = (slot >= patches) & (slot < patches + prefix - prefix_length[:, None])
-        if image_mask is not None:
-            absent = jnp.repeat(~image_mask, patches // images.shape[1], axis=1)
-            padding |= jnp.pad(absent, [(0, 0), (0, x.shape[1] - patches)])
-        return x, ~padding, patches + prefix
+        patches = x.shape[1] // images.shape[1]
+        if image_mask is None:
+            image_mask = jnp.ones(images.shape[:2], bool)
+        seen = jnp.repeat(image_mask, patches, axis=1)
+        said = self._state(state, state_mask, x.dtype)
+        text = self.decoder.embed(jnp.maximum(tokens, 0), x.dtype)
+        slot = jnp.arange(tokens.shape[1])[None, :]
+        written = slot >= prefix - prefix_length[:, None]
+        if self.config.images == "inline":
+            text, written = _replace(text, written, tokens, IMAGE_TOKEN, x, seen)
+            if said is not None:
+                text, written = _replace(text, written, tokens, STATE_TOKEN, *said)
+            return text, written, _Spans(images=0, prefix=prefix)
+        parts = [(x, seen)]
+        if said is not None:
+            parts.append(said)
+        if self.config.images == "after_bos":
+            bos = slot == prefix - prefix_length[:, None]
+            first = jnp.sum(jnp.where(bos[..., None], text, 0), axis=1, keepdims=True)
+            parts.insert(0, (first, jnp.ones_like(written[:, :1])))
+            written &= ~bos
+        lead = sum(part.shape[1] for part, _ in parts)
+        x, valid = (jnp.concatenate(p, axis=1) for p in zip(*parts, (text, written), strict=True))
+        return x, valid, _Spans(images=lead, prefix=lead + prefix)
+
+    def _state(
+        self, state: Array | None, mask: Array | None, dtype: jnp.dtype
+    ) -> tuple[Float[Array, "b 1 d"], Bool[Array, "b 1"]] | None:
+        """Returns the state's token and where there is one; None for a model without."""
+        if not self.config.state:
+            return None
+        if state is None or state.shape[1] != self.config.state:
+            raise UserError(
+                "state",
+                expected=f"{self.config.state} numbers (config.model.state)",
+                found="none" if state is None else f"{state.shape[1]}",
+            )
+        if mask is None:
+            mask = jnp.ones(state.shape, bool)
+        token = self.state(jnp.where(mask, state, 0).astype(dtype))
+        return token, jnp.any(mask, axis=1, keepdims=True)
+
+    def _mask(self, valid: Bool[Array, "b s"], spans: "_Spans") -> Bool[Array, "b 1 s s"]:
+        """Returns who sees whom."""
+        everyone = {"prefix_lm": spans.prefix, "causal": 0, "image_only": spans.images}
+        return attention.prefix_lm_mask(valid, everyone[self.config.attention])
 
     def hidden(
         self,
@@ -95,6 +198,8 @@ class VLM(nnx.Module):
         prefix_length: Int[Array, " b"],
         prefix: int,
         image_mask: Bool[Array, "b w"] | None = None,
+        state: Float[Array, "b s"] | None = None,
+        state_mask: Bool[Array, "b s"] | None = None,
     ) -> Float[Array, "b n d"]:
         """Returns the hidden states that predict the suffix, teacher-forced.
 
@@ -104,34 +209,32 @@ class VLM(nnx.Module):
           prefix_length: valid prefix tokens, at the right end of the prefix slots.
           prefix: number of prefix slots (static).
           image_mask: False where a view is absent: nobody sees it, and it takes no position.
+          state: proprioception in [-1, 1], for a model that takes it.
+          state_mask: False where a robot has no such dimension, or an example no state at all.
 
         Returns:
           [b, suffix slots, d]: state n predicts suffix token n, state 0 being that of the last
           prefix token.
+
+        Raises:
+          UserError: the state is missing or of another size.
         """
-        x, valid, lead = self._embed(images, tokens[:, :-1], prefix_length, prefix, image_mask)
-        positions = attention.valid_positions(valid)
-        mask = attention.prefix_lm_mask(valid, lead)
+        x, valid, spans = self._embed(
+            images, tokens[:, :-1], prefix_length, prefix, image_mask, state, state_mask
+        )
         x, _ = self.decoder(
             x,
-            positions,
-            mask,
+            attention.valid_positions(valid),
+            self._mask(valid, spans),
             remat=self.config.remat,
             unroll=self.config.unroll,
-            asking=x.shape[1] - lead + 1,
+            asking=x.shape[1] - spans.prefix + 1,
         )
         return x
 
-    def logits(
-        self,
-        images: UInt8[Array, "b w y x 3"],
-        tokens: Int[Array, "b t"],
-        prefix_length: Int[Array, " b"],
-        prefix: int,
-        image_mask: Bool[Array, "b w"] | None = None,
-    ) -> Float[Array, "b n v"]:
-        """Returns float32 logits of every suffix slot, teacher-forced; see `hidden`."""
-        return self.decoder.logits(self.hidden(images, tokens, prefix_length, prefix, image_mask))
+    def logits(self, *inputs: Any, **named: Any) -> Float[Array, "b n v"]:
+        """Returns float32 logits of every suffix slot, teacher-forced; takes what `hidden` does."""
+        return self.decoder.logits(self.hidden(*inputs, **named))
 
     def prefill(
         self,
@@ -139,28 +242,36 @@ class VLM(nnx.Module):
         tokens: Int[Array, "b t"],
         prefix_length: Int[Array, " b"],
         slots: int,
+        image_mask: Bool[Array, "b w"] | None = None,
+        state: Float[Array, "b s"] | None = None,
+        state_mask: Bool[Array, "b s"] | None = None,
     ) -> tuple[Float[Array, "b 1 v"], "Cache"]:
-        """Runs images and prefix once.
+        """Runs images, state and prefix once.
 
         Args:
           images: 0..255.
           tokens: prefix slots only.
           prefix_length: valid prefix tokens.
           slots: suffix tokens that may be fed later.
+          image_mask: see `hidden`.
+          state: see `hidden`.
+          state_mask: see `hidden`.
 
         Returns:
           Logits of the first suffix token, and the cache to `step` on.
         """
-        x, valid, lead = self._embed(images, tokens, prefix_length, tokens.shape[1])
+        x, valid, spans = self._embed(
+            images, tokens, prefix_length, tokens.shape[1], image_mask, state, state_mask
+        )
         positions = attention.valid_positions(valid)
-        mask = attention.prefix_lm_mask(valid, lead)
+        mask = self._mask(valid, spans)
         x, key_value = self.decoder(x, positions, mask, unroll=self.config.unroll, keep_cache=True)
         room = [(0, 0), (0, 0), (0, slots), (0, 0), (0, 0)]
         cache = Cache(
             key_value=jax.tree.map(lambda a: jnp.pad(a, room), key_value),
             valid=jnp.pad(valid, [(0, 0), (0, slots)]),
             position=positions[:, -1:],
-            index=jnp.asarray(lead, jnp.int32),
+            index=jnp.asarray(spans.prefix, jnp.int32),
         )
         return self.decoder.logits(x[:, -1:]), cache
 
@@ -180,6 +291,34 @@ class VLM(nnx.Module):
         )
         cache = Cache(key_value=key_value, valid=valid, position=position, index=cache.index + 1)
         return self.decoder.logits(x), cache
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Spans:
+    """Where parts of the sequence end: its leading images (and state), and images with prefix."""
+
+    images: int
+    prefix: int
+
+
+def _replace(
+    x: Float[Array, "b t d"],
+    valid: Bool[Array, "b t"],
+    tokens: Int[Array, "b t"],
+    token: int,
+    embeddings: Float[Array, "b n d"],
+    present: Bool[Array, "b n"],
+) -> tuple[Float[Array, "b t d"], Bool[Array, "b t"]]:
+    """Puts the n-th embedding in place of the n-th occurrence of `token`; absent ones are padding.
+
+    Occurrences beyond n are padding too.
+    """
+    hit = tokens == token
+    order = jnp.cumsum(hit, axis=1) - 1
+    index = jnp.clip(order, 0, embeddings.shape[1] - 1)
+    found = jnp.take_along_axis(embeddings, index[..., None], axis=1)
+    there = jnp.take_along_axis(present, index, axis=1) & (order < embeddings.shape[1])
+    return jnp.where(hit[..., None], found, x), valid & (~hit | there)
 
 
 @jax.tree_util.register_dataclass

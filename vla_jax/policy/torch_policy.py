@@ -193,7 +193,7 @@ class VLM:
         for p in self._layers("vision"):
             x = self._vision_block(x, p)
         x = _layer_norm(x, top["vision/norm_scale"], top["vision/norm_bias"])
-        return (x @ top["projector"] + top["projector_bias"]).flatten(0, 1)
+        return (x @ top["projector/kernel0"] + top["projector/bias0"]).flatten(0, 1)
 
     def _vision_block(self, x: torch.Tensor, p: dict[str, torch.Tensor]) -> torch.Tensor:
         y = _layer_norm(x, p["attention_norm_scale"], p["attention_norm_bias"])

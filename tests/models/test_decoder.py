@@ -6,7 +6,7 @@ from flax import nnx
 
 from vla_jax.core.errors import UserError
 from vla_jax.models import attention
-from vla_jax.models.gemma import Gemma, GemmaConfig
+from vla_jax.models.decoder import Decoder, DecoderConfig
 
 SIZES = {"width": 16, "depth": 2, "mlp": 32, "heads": 4, "head_dim": 8}
 PREFIX, SLOTS = 3, 6
@@ -15,8 +15,8 @@ PREFIX, SLOTS = 3, 6
 @pytest.fixture
 def make(filled):
     def make(key_heads=4):
-        config = GemmaConfig(**SIZES, key_heads=key_heads)
-        return filled(lambda: Gemma(config, 20, nnx.Rngs(0), jnp.dtype("float32")))
+        config = DecoderConfig(**SIZES, key_heads=key_heads)
+        return filled(lambda: Decoder(config, 20, nnx.Rngs(0), jnp.dtype("float32")))
 
     return make
 
@@ -57,7 +57,7 @@ def test_shared_key_heads_equal_repeated_ones(make):
         attention.valid_positions(valid),
         attention.prefix_lm_mask(valid, PREFIX),
     )
-    call = nnx.jit(Gemma.__call__)
+    call = nnx.jit(Decoder.__call__)
     found, expected = (call(decoder, *arguments)[0] for decoder in (shared, full))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -79,4 +79,4 @@ def test_logits_are_float32_whatever_the_computation(make):
 @pytest.mark.parametrize("sizes", [{"heads": 4, "key_heads": 3}, {"head_dim": 7}])
 def test_heads_that_do_not_fit_are_refused(sizes):
     with pytest.raises(UserError, match=r"config\.model\.decoder: expected key_heads divides"):
-        GemmaConfig(**sizes)
+        DecoderConfig(**sizes)

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from vla_jax.core.errors import UserError
-from vla_jax.models.siglip import Siglip, SiglipConfig, sincos2d
+from vla_jax.models.vit import ViT, ViTConfig, sincos2d
 
 SMALL = {"image_size": 12, "patch_size": 4, "width": 8, "depth": 2, "heads": 2, "mlp": 16}
 STEMS = [{}, {"stem_strides": (2, 2), "stem_widths": (6,)}]
@@ -21,8 +21,8 @@ def call(tower, images, **options):
 @pytest.fixture
 def make(filled):
     def make(**changes):
-        config = SiglipConfig(**SMALL | changes)
-        return filled(lambda: Siglip(config, nnx.Rngs(0), jnp.dtype("float32")))
+        config = ViTConfig(**SMALL | changes)
+        return filled(lambda: ViT(config, nnx.Rngs(0), jnp.dtype("float32")))
 
     return make
 
@@ -108,4 +108,4 @@ def test_fixed_positions_tell_all_patches_apart():
 )
 def test_sizes_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
-        SiglipConfig(**SMALL | changes)
+        ViTConfig(**SMALL | changes)
