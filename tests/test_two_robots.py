@@ -135,17 +135,39 @@ def test_what_is_not_there_is_named_with_where_it_was_looked_for(config):
         sources.open_data(changed, lambda *_: None)
 
 
-def test_history_chunks_and_numbers_are_trained_on(config, tmp_path):
+@pytest.mark.parametrize("images", ["first", "inline"])
+def test_history_state_and_chunks_are_trained_on_and_acted_on(config, tmp_path, images):
     tree = config_lib.to_json(config)
-    tree["loader"].update(history=2, chunk=2, continuous=True)
+    tree["loader"].update(history=2, chunk=2)
+    tree["model"].update(state=9, images=images)
     tree["sequence"]["suffix"] = 15
     tree["loop"].update(steps=2, log_every=1, eval_every=1)
+    if images == "inline":
+        tree["prompts"] = {"robot": "palme", "web": "palme"}
+        tree["sequence"]["prefix"] = 100
     changed = config_lib.build(RunConfig, tree)
     workdir = Workdir(tmp_path / "run")
-    run = training.train(changed, workdir)
+    training.train(changed, workdir)
     rows = metrics.read(workdir.path)
     assert np.isfinite([row["loss"] for row in rows if "loss" in row]).all()
     assert any("held_out/loss/bridge_orig" in row for row in rows)
-    assert run.policies == {}
-    with pytest.raises(Exception, match=r"config\.loader\.history: acting from a history"):
-        load.open_run(workdir).policy("bridge_orig")
+    policy = load.open_run(workdir).policy("bridge_orig")
+    rng = np.random.default_rng(0)
+    views = {
+        view: list(rng.integers(0, 256, (2, 64, 64, 3), np.uint8))
+        for view in ("primary", "secondary")
+    }
+    middle = np.mean([policy.encoder.states["bridge_orig"].q01] * 2, axis=0)
+    first = policy.act(views, "pick up the can", middle)
+    assert first.values.shape == (2, 7)
+    with pytest.raises(Exception, match=r"observation state: expected \d+ numbers .* found none"):
+        policy.act(views, "pick up the can")
+    with pytest.raises(Exception, match="1 to 2 steps"):
+        policy.act({view: [*steps, *steps] for view, steps in views.items()}, "pick", middle)
+
+
+def test_prompts_must_fit_where_the_images_stand(config):
+    tree = config_lib.to_json(config)
+    tree["model"]["images"] = "inline"
+    with pytest.raises(Exception, match=r"config\.prompts\.robot.*palme.*found rt2"):
+        config_lib.build(RunConfig, tree)

@@ -18,7 +18,12 @@ EPISODES = [
 class Expert:
     """Knows which environment an image came from, and asks the expert about its scene."""
 
+    history = 1
     views = ("primary",)
+
+    @property
+    def observer(self):
+        return self
 
     def __init__(self, *, lazy=False):
         self.envs, self.sizes, self.lazy = [], [], lazy
@@ -28,8 +33,10 @@ class Expert:
         self.envs.append(TabletopEnv(config, render_mode="rgb_array"))
         return self.envs[-1]
 
-    def stack(self, views):
-        return np.stack([images_lib.check(views["primary"], "primary")])
+    def look(self, views, state):
+        assert state is None
+        (image,) = views["primary"]
+        return images_lib.check(image, "primary")
 
     def act_batch(self, images, instructions):
         self.sizes.append(len(images))
@@ -37,7 +44,7 @@ class Expert:
         for env, image, instruction in zip(self.envs, images, instructions, strict=True):
             observed = env._observe()
             assert observed["instruction"] == instruction
-            np.testing.assert_array_equal(observed["image"], image[0])
+            np.testing.assert_array_equal(observed["image"], image)
             action = expert_action(env)
             # Half a bin out of range, as a decoded command may be.
             actions.append([action * 1.001 if not self.lazy else 0 * action])

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 
 from vla_jax.core.batch import Example
@@ -58,13 +57,15 @@ class Policy:
     def __init__(self):
         self.batches = []
 
-    def observe(self, example):
-        return np.full((1, 4, 4, 3), example.images["primary"][0][0], np.uint8)
+    @property
+    def observer(self):
+        return self
 
-    def answer_batch(self, images, questions, *, are_prompts):
+    def read(self, example):
+        return example.images["primary"][0][0]
+
+    def answer_batch(self, values, questions, *, are_prompts):
         self.batches.append(len(questions))
-        assert images.shape == (len(questions), 1, 4, 4, 3)
-        values = images[:, 0, 0, 0, 0].tolist()
         assert questions == [f"which {value}" for value in values]
         assert are_prompts == [value % 3 == 0 for value in values]
         return ["?" if value == 3 else str(value) for value in values]

@@ -16,6 +16,7 @@ from vla_jax.data.robots.tabletop import TABLETOP
 from vla_jax.models.decoder import DecoderConfig
 from vla_jax.models.vit import ViTConfig
 from vla_jax.models.vlm import VLM, VLMConfig
+from vla_jax.policy.observation import Observation, Observer
 from vla_jax.policy.policy import Policy
 from vla_jax.tokens import action_tokens
 from vla_jax.tokens.encoder import Encoder
@@ -80,6 +81,16 @@ def random_params(abstract, seed):
     return jax.device_put(trees.map_with_name(draw, abstract), jax.devices()[0])
 
 
+def as_observations(images):
+    return [Observation(images=seen, image_mask=np.ones(len(seen), bool)) for seen in images]
+
+
+@pytest.fixture(scope="session")
+def observe():
+    """Makes observations of the present step from uint8 [b, w, y, x, 3]."""
+    return as_observations
+
+
 def build_policy(
     config, *, scheme="overwrite", prompt="plain", views=("primary",), seed=0, prefix=40
 ):
@@ -105,8 +116,7 @@ def build_policy(
         graph,
         random_params(nnx.to_pure_dict(abstract), seed),
         encoder,
-        views=views,
-        image_size=config.vision.image_size,
+        observer=Observer(views=views, image_size=config.vision.image_size),
     )
     return Built(policy, config, graph)
 
@@ -125,7 +135,7 @@ def observations():
     full = [np.repeat(np.repeat(x, 32 // x.shape[2], 2), 32 // x.shape[2], 3) for x in coarse]
     images = np.where(np.arange(64)[:, None, None, None, None] % 2, full[0], full[1])
     images = np.where(np.arange(64)[:, None, None, None, None] % 5, images, full[2])
-    return images, [INSTRUCTIONS[i % len(INSTRUCTIONS)] for i in range(64)]
+    return as_observations(images), [INSTRUCTIONS[i % len(INSTRUCTIONS)] for i in range(64)]
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 from vla_jax.policy.decode import make_decoder
+from vla_jax.policy.observation import stack
 from vla_jax.tokens import grammar
 
 
@@ -26,25 +27,25 @@ def decoders(tiny, mask):
 
 @pytest.fixture(scope="module")
 def asked(tiny, observations):
-    """Images, prefix slots and prefix lengths."""
-    images, instructions = observations
+    """Images by name, prefix slots and prefix lengths."""
+    seen, instructions = observations
     prefixes = [tiny.policy.encoder.prefix(text, robot=True) for text in instructions]
     length = np.array([length for _, length in prefixes], np.int32)
     assert len(set(length)) > 1  # There is padding to go wrong.
-    return images, np.stack([row for row, _ in prefixes]), length
+    return stack(seen), np.stack([row for row, _ in prefixes]), length
 
 
 @pytest.mark.parametrize("free", [False, True])
 def test_cached_greedy_is_the_argmax_of_teacher_forcing(tiny, decoders, asked, free):
     images, prefix, length = asked
     legal, decode = decoders[free]
-    decoded = np.asarray(decode(tiny.policy.params, *asked))
+    decoded = np.asarray(decode(tiny.policy.params, prefix, length, **images))
     assert len(np.unique(decoded)) > 10
 
     @jax.jit
     def force(params, tokens):
         model = nnx.merge(tiny.graph, params)
-        return model.logits(images, tokens, length, prefix.shape[1])
+        return model.logits(tokens=tokens, prefix_length=length, prefix=prefix.shape[1], **images)
 
     logits = force(tiny.policy.params, np.concatenate([prefix, decoded], axis=1))
     forced = np.where(legal, logits, -np.inf).argmax(axis=-1)

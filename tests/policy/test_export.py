@@ -25,9 +25,11 @@ def exported(tiny, observations, tmp_path_factory):
     return out
 
 
-def test_all_tokens_equal_those_of_jax(any_built, observations, tmp_path):
+def test_all_tokens_equal_those_of_jax(any_built, observe, observations, tmp_path):
     images, instructions = observations
-    stacked = np.concatenate([images, images[::-1]], axis=1)[:, : len(any_built.policy.views)]
+    pixels = np.stack([seen.images for seen in images])
+    both = np.concatenate([pixels, pixels[::-1]], axis=1)
+    stacked = observe(both[:, : len(any_built.policy.observer.views)])
     folder.write(tmp_path, any_built.policy, any_built.config, stacked, instructions)
     _, tokens = any_built.policy.act_batch(stacked, instructions)
     assert len(np.unique(tokens)) > 10  # Else equality says little.
@@ -71,9 +73,11 @@ def test_the_description_gives_back_what_it_describes(exported, tiny):
     assert found["format_version"] == 1
 
 
-def test_golden_frames_hold_what_jax_decoded(exported, tiny, observations):
+def test_golden_frames_hold_what_jax_decoded(exported, tiny, observe):
     with np.load(exported / "golden.npz") as golden:
-        values, tokens = tiny.policy.act_batch(golden["images"], golden["instructions"].tolist())
+        values, tokens = tiny.policy.act_batch(
+            observe(golden["images"]), golden["instructions"].tolist()
+        )
         np.testing.assert_array_equal(golden["tokens"], tokens)
         np.testing.assert_array_equal(golden["values"], values)
         for text, row, length in zip(

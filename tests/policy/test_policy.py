@@ -12,10 +12,10 @@ from vla_jax.tokens.tokenizer import EOS
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 60, 3), np.uint8)
 
 
-def test_acting_is_the_batch_of_one_after_the_resize_of_training(tiny):
+def test_acting_is_the_batch_of_one_after_the_resize_of_training(tiny, observe):
     action = tiny.policy.act({"primary": IMAGE}, "pick up the red cube")
     resized = images_lib.resize(IMAGE, 32)[None, None]
-    values, tokens = tiny.policy.act_batch(resized, ["pick up the red cube"])
+    values, tokens = tiny.policy.act_batch(observe(resized), ["pick up the red cube"])
     np.testing.assert_array_equal(action.values, values[0])
     np.testing.assert_array_equal(action.tokens, tokens[0])
     assert action.values.shape == (1, 8)
@@ -81,27 +81,27 @@ def test_other_parameters_decide_otherwise(tiny, observations):
     np.testing.assert_array_equal(before, after)
 
 
-def test_an_answer_ends_before_its_end_token(tiny, monkeypatch):
+def test_an_answer_ends_before_its_end_token(tiny, observe, monkeypatch):
     tokenizer = tiny.policy.encoder.tokenizer
     rows = [[*tokenizer.encode("red cube"), EOS, *tokenizer.encode("star")], [EOS] * 4]
     width = max(map(len, rows))
     padded = np.array([row + [EOS] * (width - len(row)) for row in rows])
-    monkeypatch.setattr(tiny.policy, "_decode_text", lambda *arguments: padded)
-    images = np.zeros((2, 1, 32, 32, 3), np.uint8)
+    monkeypatch.setattr(tiny.policy, "_decode_text", lambda *arguments, **named: padded)
+    images = observe(np.zeros((2, 1, 32, 32, 3), np.uint8))
     answers = tiny.policy.answer_batch(images, ["what is it?", "what is there"])
     assert answers == ["red cube", ""]
 
 
 @pytest.mark.parametrize("are_prompts", [None, [False, False], [True, False], [False, True]])
-def test_questions_are_worded_and_whole_prompts_are_not(tiny, monkeypatch, are_prompts):
+def test_questions_are_worded_and_whole_prompts_are_not(tiny, observe, monkeypatch, are_prompts):
     seen = []
 
-    def decode(params, images, rows, lengths):
+    def decode(params, rows, lengths, **images):
         seen.extend(zip(rows.tolist(), lengths.tolist(), strict=True))
         return np.full((2, 4), EOS)
 
     monkeypatch.setattr(tiny.policy, "_decode_text", decode)
-    images = np.zeros((2, 1, 32, 32, 3), np.uint8)
+    images = observe(np.zeros((2, 1, 32, 32, 3), np.uint8))
     tiny.policy.answer_batch(images, ["pick up"] * 2, are_prompts=are_prompts)
     encoder = tiny.policy.encoder
     for (row, length), is_prompt in zip(seen, are_prompts or [False] * 2, strict=True):

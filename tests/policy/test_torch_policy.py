@@ -51,12 +51,12 @@ def test_logits_equal_those_of_jax(tiny, loaded, observations):
     @jax.jit
     def prefill(params):
         model = nnx.merge(tiny.graph, params)
-        return model.prefill(images[1:2], row[None], np.array([length]), 0)[0]
+        return model.prefill(images[1].images[None], row[None], np.array([length]), 0)[0]
 
     wanted = prefill(tiny.policy.params)
     ids = loaded.prefix(instructions[1])
     assert ids == row[len(row) - length :].tolist()
-    found, _ = loaded.model.prefill(torch.from_numpy(images[1]), torch.tensor(ids))
+    found, _ = loaded.model.prefill(torch.from_numpy(images[1].images), torch.tensor(ids))
     np.testing.assert_allclose(found.numpy(), wanted[0, 0], atol=2e-4)
 
 
@@ -64,8 +64,8 @@ def test_bfloat16_decodes_nearly_the_same(exported, loaded, observations):
     half = torch_policy.TorchPolicy.load(exported, dtype=torch.bfloat16)
     images, instructions = observations
     prefix = torch.tensor(loaded.prefix(instructions[0]))
-    exact, _ = loaded.model.prefill(torch.from_numpy(images[0]), prefix)
-    rough, _ = half.model.prefill(torch.from_numpy(images[0]), prefix)
+    exact, _ = loaded.model.prefill(torch.from_numpy(images[0].images), prefix)
+    rough, _ = half.model.prefill(torch.from_numpy(images[0].images), prefix)
     assert 0 < (exact - rough).norm() / exact.norm() < 0.1
 
 

@@ -32,6 +32,11 @@ class Normalizer:
         self._alive = self._width > DEAD
         self._divisor = np.where(self._alive, self._width, 1)
 
+    @property
+    def size(self) -> int:
+        """How many numbers there are."""
+        return len(self._low)
+
     def normalize(self, values: Float[np.ndarray, "... a"]) -> Float[np.ndarray, "... a"]:
         """Maps robot units to [-1, 1], float32, clipped; a dead dimension (q01 = q99) maps to 0."""
         scaled = 2 * (values - self._low) / self._divisor - 1

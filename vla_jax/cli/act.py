@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     pictures = {view: read_image(file) for view, _, file in pairs}
     compilation.use_cache()
     policy = load.open_run(Workdir(path)).policy(values.robot)
-    named = {view or policy.views[0]: picture for view, picture in pictures.items()}
+    named = {view or policy.observer.views[0]: picture for view, picture in pictures.items()}
     first = policy.act(named, values.instruction)
     again = policy.act(named, values.instruction)  # the first call compiles
     spec = policy.action_tokens.spec

@@ -10,6 +10,7 @@ import numpy as np
 from vla_jax.actions.normalize import Normalizer
 from vla_jax.core.arrays import Int
 from vla_jax.core.batch import Batch, Example
+from vla_jax.core.errors import UserError
 from vla_jax.data import images
 from vla_jax.data.augment import AugmentConfig, box, colours, crops
 from vla_jax.data.source import Source
@@ -30,6 +31,7 @@ class Layout:
       image_size: side of the images, pixels.
       resize: how they get there.
       augment: how far they are changed at random.
+      state: size of the state that the model takes, 0 for none.
     """
 
     views: tuple[str, ...] = ("primary",)
@@ -39,6 +41,7 @@ class Layout:
     image_size: int
     resize: images.Resize = "linear"
     augment: AugmentConfig = AugmentConfig()
+    state: int = 0
 
 
 class Collator:
@@ -55,10 +58,17 @@ class Collator:
         self.slots = encoder.layout.prefix + encoder.layout.suffix
         widest = [source.spec.size for source in sources if source.spec is not None]
         self.actions = max(widest, default=0) if layout.continuous else 0
-        states = max((source.state_size for source in sources), default=0)
-        self.states = states if layout.continuous else 0
+        widest_state = max((source.state_size for source in sources), default=0)
+        self.states = layout.state or (widest_state if layout.continuous else 0)
+        if widest_state > self.states > 0:
+            raise UserError(
+                "config.model.state",
+                expected=f"at least {widest_state}, the state of a robot of the mixture, or 0",
+                found=self.states,
+            )
         self.normalizers = [
-            _normalizers(source) if layout.continuous else (None, None) for source in sources
+            _normalizers(source) if layout.continuous or layout.state else (None, None)
+            for source in sources
         ]
 
     def start(self, source: Int[np.ndarray, " b"], draws: Int[np.ndarray, " b"]) -> "Rows":
@@ -144,7 +154,8 @@ class Rows:
 
     def _write_numbers(self, row: int, example: Example) -> None:
         of_action, of_state = self._collator.normalizers[self._source[row]]
-        if example.action is not None and of_action is not None:
+        layout = self._collator.layout
+        if layout.continuous and example.action is not None and of_action is not None:
             assert example.action_mask is not None
             width = example.action.shape[1]
             self._actions[row, :, :width] = of_action.normalize(example.action)

@@ -81,11 +81,12 @@ class LoaderConfig:
                 "config.loader.views", expected="different names, at least one", found=self.views
             )
 
-    def layout(self, image_size: int, *, augmented: bool = True) -> Layout:
+    def layout(self, image_size: int, *, state: int = 0, augmented: bool = True) -> Layout:
         """Returns what a row of a batch holds.
 
         Args:
           image_size: side of the images, pixels.
+          state: size of the state that the model takes, 0 for none.
           augmented: False leaves the augmentation out, for measurements.
         """
         return Layout(
@@ -96,6 +97,7 @@ class LoaderConfig:
             image_size=image_size,
             resize=self.resize,
             augment=self.augment if augmented else AugmentConfig(),
+            state=state,
         )
 
 
@@ -107,6 +109,7 @@ def collate(
     config: LoaderConfig,
     *,
     image_size: int,
+    state: int = 0,
 ) -> Batch:
     """Returns a batch of given examples as training sees it, but for the augmentation.
 
@@ -117,11 +120,12 @@ def collate(
       encoder: writes the tokens.
       config: how batches are made.
       image_size: side of the images, pixels.
+      state: size of the state that the model takes, 0 for none.
 
     Raises:
       UserError: an image is damaged, or a text or action does not fit its slots.
     """
-    collator = Collator(sources, encoder, config.layout(image_size, augmented=False))
+    collator = Collator(sources, encoder, config.layout(image_size, state=state, augmented=False))
     rows = collator.start(np.asarray(numbers, np.int64), np.zeros(len(examples), np.uint64))
     for row, example in enumerate(examples):
         rows.decode(row, example, f" of {example.name}")
@@ -138,6 +142,7 @@ class Loader:
       encoder: writes the tokens.
       config: how batches are made.
       image_size: side of the images, pixels.
+      state: size of the state that the model takes, 0 for none.
       seed: of shuffles, augmentation and wordings.
       start: number of batches to skip, which costs nothing.
       process: index and count of the host processes; each gets its part of every global batch.
@@ -154,6 +159,7 @@ class Loader:
         config: LoaderConfig,
         *,
         image_size: int,
+        state: int = 0,
         seed: int,
         start: int = 0,
         process: tuple[int, int] = (0, 1),
@@ -166,7 +172,7 @@ class Loader:
             )
         self._config, self._rows = config, config.batch_size // process[1]
         self._sources = tuple(sources)
-        self._collator = Collator(sources, encoder, config.layout(image_size))
+        self._collator = Collator(sources, encoder, config.layout(image_size, state=state))
         self._check_budget()
         self._reader = _Reader(
             mixture.make_plan(mixture_config, sources, config.batch_size),

@@ -4,6 +4,7 @@ Environments share one batch. When an episode ends, the next one takes its slot,
 with it the compiled program) keeps its size; an episode's course does not depend on its slot.
 """
 
+import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -52,17 +53,25 @@ class Outcome:
 class _Slot:
     """One environment and the episode it is in."""
 
-    def __init__(self, env: gymnasium.Env):
+    def __init__(self, env: gymnasium.Env, history: int):
         self.env = env
         self.number = -1
         self.observation: dict[str, Any] = {}
+        self.seen: collections.deque[np.ndarray] = collections.deque(maxlen=history)
         self.steps = 0
         self.images: list[np.ndarray] = []
 
     def start(self, number: int, episode: Episode, *, film: bool) -> None:
         self.number, self.steps = number, 0
         self.observation, _ = self.env.reset(seed=episode.seed, options=dict(episode.options))
+        self.seen.clear()
+        self.seen.append(self.observation["image"])
         self.images = [self._picture()] if film else []
+
+    @property
+    def state(self) -> np.ndarray | None:
+        """Proprioception, where the environment tells it."""
+        return self.observation.get("state")
 
     def _picture(self) -> np.ndarray:
         picture = self.env.render()
@@ -74,6 +83,7 @@ class _Slot:
         # Bin centres may lie half a bin outside the box.
         command = np.clip(action, space.low, space.high).astype(np.float32)
         self.observation, _, terminated, truncated, info = self.env.step(command)
+        self.seen.append(self.observation["image"])
         self.steps += 1
         if self.images:
             self.images.append(self._picture())
@@ -93,8 +103,8 @@ def play(
 
     Args:
       policy: decides; its single view is the observation's `image`.
-      make_env: builds an environment whose observation has `image` and `instruction` and whose
-        action is the policy's, in robot units.
+      make_env: builds an environment whose observation has `image`, `instruction` and, for a policy
+        that wants it, `state`, and whose action is the policy's, in robot units.
       episodes: what to play.
       slots: environments stepped together.
       film: how many of the first episodes to render, every step.
@@ -105,15 +115,15 @@ def play(
     """
     waiting = list(range(len(episodes)))
     outcomes: dict[int, Outcome] = {}
-    active = [_Slot(make_env()) for _ in range(min(slots, len(episodes)))]
+    active = [_Slot(make_env(), policy.observer.history) for _ in range(min(slots, len(episodes)))]
     for slot in active:
         number = waiting.pop(0)
         slot.start(number, episodes[number], film=number < film)
-    view = policy.views[0]
+    view = policy.observer.views[0]
     while len(outcomes) < len(episodes):
-        images = np.stack([policy.stack({view: slot.observation["image"]}) for slot in active])
+        observations = [policy.observer.look({view: slot.seen}, slot.state) for slot in active]
         instructions = [slot.observation["instruction"] for slot in active]
-        actions, _ = policy.act_batch(images, instructions)
+        actions, _ = policy.act_batch(observations, instructions)
         for slot, action in zip(active, actions, strict=True):
             # A slot without a waiting episode repeats its last observation to keep the batch size.
             if slot.number in outcomes:

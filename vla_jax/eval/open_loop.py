@@ -20,8 +20,8 @@ def action_error(policy: Policy, examples: Sequence[Example]) -> dict[str, float
       episode, and
       `token_accuracy`: share of decoded action tokens that equal the demonstration's, 0..1.
     """
-    images = np.stack([policy.observe(example) for example in examples])
-    values, tokens = policy.act_batch(images, [example.prefix for example in examples])
+    observations = [policy.observer.read(example) for example in examples]
+    values, tokens = policy.act_batch(observations, [example.prefix for example in examples])
     truth = np.stack([e.action for e in examples if e.action is not None])
     mask = np.stack([e.action_mask for e in examples if e.action_mask is not None])
     error = np.abs(values - truth)[mask].mean(axis=0)

@@ -4,8 +4,6 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
-
 from vla_jax.core.batch import Example
 from vla_jax.eval.rate import Rate
 from vla_jax.policy.policy import Policy
@@ -66,9 +64,8 @@ def answer_all(
         # The last batch repeats its end, so that one compiled program serves all.
         padded = [*chosen, *[chosen[-1]] * (batch_size - len(chosen))]
         examples = [questions.example(i) for i in padded]
-        images = np.stack([policy.observe(example) for example in examples])
         answers = policy.answer_batch(
-            images,
+            [policy.observer.read(example) for example in examples],
             [example.prefix for example in examples],
             are_prompts=[example.is_prompt for example in examples],
         )

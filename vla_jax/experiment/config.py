@@ -117,6 +117,16 @@ class RunConfig:
                     f"{robot.spec.size} tokens, and <eos>)",
                     found=self.sequence.suffix,
                 )
+        inline = self.model.images == "inline"
+        for wanted, found in zip(("robot", "web"), self.prompts.inline, strict=True):
+            if inline != found:
+                raise UserError(
+                    f"config.prompts.{wanted}",
+                    expected="a prompt "
+                    + ("with its images inside (palme)" if inline else "without images inside")
+                    + f", as config.model.images={self.model.images}",
+                    found=getattr(self.prompts, wanted),
+                )
         for kind, entries in {"robots": robots, "web": self.mixture.web}.items():
             for name, settings in entries.items():
                 if (
@@ -129,6 +139,13 @@ class RunConfig:
                         expected="a dataset directory",
                         found="no such directory",
                     )
+
+    @property
+    def image_tokens(self) -> int:
+        """Slots that the images of an example take inside the prompt; 0 where they stand before."""
+        if self.model.images != "inline":
+            return 0
+        return self.model.image_tokens * len(self.loader.views) * self.loader.history
 
 
 def defaults():

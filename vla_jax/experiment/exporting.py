@@ -12,12 +12,12 @@ import jax
 import numpy as np
 from etils import epath
 
-from vla_jax.core.arrays import UInt8
 from vla_jax.envs.tabletop import scene
 from vla_jax.experiment import load, sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.workdir import Workdir
 from vla_jax.policy.export import folder
+from vla_jax.policy.observation import Observation
 from vla_jax.policy.policy import Policy
 
 GATE_FRAMES, _GOLDEN_FRAMES = 64, 4
@@ -61,12 +61,12 @@ def export(workdir: Workdir, out: str | os.PathLike[str], robot: str | None = No
     with jax.default_matmul_precision("highest"):
         run = load.open_run(workdir, dataclasses.replace(config, model=model))
         policy = run.policy(robot)
-        source, images, instructions = _observations(config, policy)
+        source, observations, instructions = _observations(config, policy)
         try:
             some = slice(_GOLDEN_FRAMES)
-            folder.write(out, policy, config.model, images[some], instructions[some])
-            tokens = _gate(out, policy, images, instructions)
-            report = Report(step=run.step, source=source, frames=len(images), tokens=tokens)
+            folder.write(out, policy, config.model, observations[some], instructions[some])
+            tokens = _gate(out, policy, observations, instructions)
+            report = Report(step=run.step, source=source, frames=len(observations), tokens=tokens)
             text = json.dumps(dataclasses.asdict(report), indent=2)
             (pathlib.Path(out) / "parity.json").write_text(text + "\n")
         except BaseException:
@@ -78,7 +78,7 @@ def export(workdir: Workdir, out: str | os.PathLike[str], robot: str | None = No
 def _gate(
     out: str | os.PathLike[str],
     policy: Policy,
-    images: UInt8[np.ndarray, "b w y x 3"],
+    observations: Sequence[Observation],
     instructions: Sequence[str],
 ) -> int:
     """Returns how many tokens were compared."""
@@ -86,14 +86,12 @@ def _gate(
         return 0
     from vla_jax.policy.export import parity  # noqa: PLC0415  (torch is optional)
 
-    _, tokens = policy.act_batch(images, instructions)
-    parity.check(out, images, instructions, tokens)
+    _, tokens = policy.act_batch(observations, instructions)
+    parity.check(out, observations, instructions, tokens)
     return tokens.size
 
 
-def _observations(
-    config: RunConfig, policy: Policy
-) -> tuple[str, UInt8[np.ndarray, "b w y x 3"], list[str]]:
+def _observations(config: RunConfig, policy: Policy) -> tuple[str, list[Observation], list[str]]:
     """Returns what to compare on: held-out frames if they are on disk, else random images."""
     name = policy.robot
     place = sources.directory(config, "robots", name)
@@ -105,15 +103,16 @@ def _observations(
     index = sources.open_index(config, name, adapter, place)
     held_out = sources.open_episodes(config, name, adapter, index, "held_out")
     chosen = [held_out.example(i * len(held_out) // GATE_FRAMES) for i in range(GATE_FRAMES)]
-    images = np.stack([policy.observe(example) for example in chosen])
-    return "held-out frames", images, [example.prefix for example in chosen]
+    observations = [policy.observer.read(example) for example in chosen]
+    return "held-out frames", observations, [example.prefix for example in chosen]
 
 
-def _random_observations(
-    config: RunConfig, policy: Policy
-) -> tuple[UInt8[np.ndarray, "b w y x 3"], list[str]]:
+def _random_observations(config: RunConfig, policy: Policy) -> tuple[list[Observation], list[str]]:
     rng = np.random.default_rng(config.seed)
     tasks = config.tabletop.demonstrations.tasks
     instructions = [scene.sample(rng, tasks=tasks).instruction for _ in range(GATE_FRAMES)]
-    shape = (GATE_FRAMES, len(policy.views), policy.image_size, policy.image_size, 3)
-    return rng.integers(0, 256, shape, np.uint8), instructions
+    observer = policy.observer
+    shape = (len(observer.views), observer.image_size, observer.image_size, 3)
+    pictures = rng.integers(0, 256, (GATE_FRAMES, *shape), np.uint8)
+    views = [dict(zip(observer.views, seen, strict=True)) for seen in pictures]
+    return [observer.look(images) for images in views], instructions

@@ -43,6 +43,7 @@ class HeldOut:
                 encoder,
                 config.loader,
                 image_size=config.model.vision.image_size,
+                state=config.model.state,
             )
             for name, source in data.held_out.items()
             for chosen in _spread(len(source), config.evaluation.frames, size)

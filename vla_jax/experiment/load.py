@@ -39,17 +39,9 @@ class Run:
         """Returns the policy of the only robot there is, or of the one named.
 
         Raises:
-          UserError: there is no such robot, or there are several and none is named,
-            or the run looks at a history of images.
+          UserError: there is no such robot, or there are several and none is named.
         """
-        name = self.encoder.robot(robot)
-        if name not in self.policies:
-            raise UserError(
-                "config.loader.history: acting from a history of images is not supported yet",
-                expected="1",
-                found=self.config.loader.history,
-            )
-        return self.policies[name]
+        return self.policies[self.encoder.robot(robot)]
 
 
 def open_run(workdir: Workdir, config: RunConfig | None = None) -> Run:

@@ -14,6 +14,7 @@ from vla_jax.experiment import sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.sources import Data
 from vla_jax.models import vlm
+from vla_jax.policy.observation import Observer
 from vla_jax.policy.policy import Policy
 from vla_jax.runtime import progress, sharding
 from vla_jax.tokens import action_tokens
@@ -43,7 +44,16 @@ def make_encoder(config: RunConfig, data: Data) -> Encoder:
         name: action_tokens.ActionTokens(robot.spec, robot.statistics(), ids)
         for name, robot in data.robots.items()
     }
-    return Encoder(tokenizer, actions, config.prompts, config.sequence, chunk=config.loader.chunk)
+    states = {name: robot.state_statistics() for name, robot in data.robots.items()}
+    return Encoder(
+        tokenizer,
+        actions,
+        config.prompts,
+        config.sequence,
+        chunk=config.loader.chunk,
+        states={name: statistics for name, statistics in states.items() if statistics is not None},
+        image_tokens=config.image_tokens,
+    )
 
 
 def make_loader(
@@ -56,6 +66,7 @@ def make_loader(
         encoder,
         config.loader,
         image_size=config.model.vision.image_size,
+        state=config.model.state,
         seed=config.seed,
         start=start,
         process=(jax.process_index(), jax.process_count()),
@@ -141,11 +152,8 @@ def make_policies(
 ) -> dict[str, Policy]:
     """Returns a policy per robot of the mixture; they share the parameters.
 
-    The parameters are put on one device if they are not split over several. A run that looks at a
-    history of images has no policy yet: it is measured by its held-out losses.
+    The parameters are put on one device if they are not split over several.
     """
-    if config.loader.history > 1:
-        return {}
     if model.mesh.shape["fsdp"] * model.mesh.shape["tensor"] == 1:
         params = jax.device_put(params, jax.local_devices()[0])
     return {
@@ -154,9 +162,14 @@ def make_policies(
             params,
             encoder,
             robot=name,
-            views=[view for view in config.loader.views if view in robot.images],
-            image_size=config.model.vision.image_size,
-            resize=config.loader.resize,
+            observer=Observer(
+                views=[view for view in config.loader.views if view in robot.images],
+                history=config.loader.history,
+                image_size=config.model.vision.image_size,
+                resize=config.loader.resize,
+                state=config.model.state,
+                statistics=encoder.states.get(name),
+            ),
         )
         for name, robot in sources.robots(config).items()
     }

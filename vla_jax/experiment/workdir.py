@@ -107,6 +107,9 @@ class Workdir:
                     name: {
                         "action_spec": tokens.spec.to_json(),
                         "statistics": tokens.statistics.to_json(),
+                        "state_statistics": encoder.states[name].to_json()
+                        if name in encoder.states
+                        else None,
                     }
                     for name, tokens in encoder.actions.items()
                 },
@@ -114,6 +117,7 @@ class Workdir:
                 "prompts": dataclasses.asdict(encoder.prompts),
                 "sequence": dataclasses.asdict(encoder.layout),
                 "chunk": encoder.chunk,
+                "image_tokens": encoder.image_tokens,
             },
         )
 
@@ -136,6 +140,12 @@ class Workdir:
             PromptsConfig(**policy["prompts"]),
             SequenceConfig(**policy["sequence"]),
             chunk=policy["chunk"],
+            states={
+                name: Statistics.from_json(robot["state_statistics"])
+                for name, robot in policy["robots"].items()
+                if robot["state_statistics"] is not None
+            },
+            image_tokens=policy["image_tokens"],
         )
 
 

@@ -87,6 +87,11 @@ class VLMConfig:
                 found=f"{fused.image_size} and {fused.patches}" if fused else "none",
             )
 
+    @property
+    def image_tokens(self) -> int:
+        """Image tokens of one view."""
+        return self.vision.patches // self.shuffle**2
+
 
 class VLM(nnx.Module):
     """Images and text in, suffix logits out.

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vla_jax.core.arrays import Array, Bool, Int, UInt8
+from vla_jax.core.arrays import Array, Bool, Int
 
-Decoder = Callable[[Any, Array, Array, Array], Array]
+Decoder = Callable[..., Array]
 
 
 def make_decoder(graph: nnx.GraphDef, mask: Bool[np.ndarray, "n v"]) -> Decoder:
@@ -24,8 +24,8 @@ def make_decoder(graph: nnx.GraphDef, mask: Bool[np.ndarray, "n v"]) -> Decoder:
       mask: legal tokens of each of the n positions (`tokens/grammar.py`); all True decodes freely.
 
     Returns:
-      A jitted function (params, images uint8 [b, w, y, x, 3], prefix tokens int32 [b, t], prefix
-      length int32 [b]) -> tokens int32 [b, n].
+      A jitted function (params, prefix tokens int32 [b, t], prefix length int32 [b], and by name
+      the observations that `VLM.prefill` takes) -> tokens int32 [b, n].
     """
     legal = jnp.asarray(mask)
 
@@ -35,12 +35,14 @@ def make_decoder(graph: nnx.GraphDef, mask: Bool[np.ndarray, "n v"]) -> Decoder:
 
     def decode(
         params: Any,
-        images: UInt8[Array, "b w y x 3"],
         tokens: Int[Array, "b t"],
         prefix_length: Int[Array, " b"],
+        **observations: Array,
     ) -> Int[Array, "b n"]:
         model = nnx.merge(graph, params)
-        logits, cache = model.prefill(images, tokens, prefix_length, len(mask) - 1)
+        logits, cache = model.prefill(
+            tokens=tokens, prefix_length=prefix_length, slots=len(mask) - 1, **observations
+        )
         first = choose(logits, legal[0])
 
         def step(carry: Any, allowed: Array) -> tuple[Any, Array]:

@@ -10,10 +10,8 @@ import numpy as np
 from flax import nnx
 
 from vla_jax.core.arrays import Float, Int, UInt8
-from vla_jax.core.batch import Example
-from vla_jax.core.errors import UserError
-from vla_jax.data import images as images_lib
-from vla_jax.policy.decode import make_decoder
+from vla_jax.policy.decode import Decoder, make_decoder
+from vla_jax.policy.observation import Observation, Observer, stack
 from vla_jax.tokens import grammar
 from vla_jax.tokens.encoder import Encoder
 from vla_jax.tokens.tokenizer import EOS
@@ -44,10 +42,7 @@ class Policy:
       params: its parameters.
       encoder: prompts, tokenizer, action tokens, layout.
       robot: the robot dataset whose actions are wanted; may be left out where there is one.
-      views: names of the camera views of that robot, in the order of training. A view that this
-        robot lacks is simply absent: padding does not count as a position.
-      image_size: side of the images the model takes, pixels.
-      resize: how images are resized, as in training.
+      observer: what the model looks at.
 
     Raises:
       UserError: there is no such robot, or there are several and none is named.
@@ -60,15 +55,11 @@ class Policy:
         encoder: Encoder,
         *,
         robot: str | None = None,
-        views: Sequence[str],
-        image_size: int,
-        resize: images_lib.Resize = "linear",
+        observer: Observer,
     ):
-        self.params, self.encoder = params, encoder
+        self.params, self.encoder, self.observer = params, encoder, observer
         self.robot = encoder.robot(robot)
         self.action_tokens = encoder.actions[self.robot]
-        self.views, self.image_size = tuple(views), image_size
-        self.resize: images_lib.Resize = resize
         vocabulary = encoder.tokenizer.size
         self._decode_action = make_decoder(
             graph, grammar.action_mask(self.action_tokens, vocabulary, encoder.chunk)
@@ -80,21 +71,27 @@ class Policy:
         places = jax.tree.map(lambda leaf: leaf.sharding, self.params)
         self.params = jax.device_put(params, places)
 
-    def act(self, images: Mapping[str, UInt8[np.ndarray, "y x 3"]], instruction: str) -> Action:
+    def act(
+        self,
+        images: Mapping[str, UInt8[np.ndarray, "y x 3"] | Sequence[UInt8[np.ndarray, "y x 3"]]],
+        instruction: str,
+        state: Float[np.ndarray, " s"] | None = None,
+    ) -> Action:
         """Decides on one observation.
 
         Args:
-          images: view name -> uint8 RGB, any size.
+          images: view name -> uint8 RGB, any size; for a model that looks back, the last of them,
+            oldest first (fewer at the beginning of an episode).
           instruction: what to do, in words.
+          state: proprioception in robot units, for a model that takes it.
 
         Raises:
-          UserError: a view is missing or unknown, an image is not RGB uint8, the instruction is
-            empty or too long.
+          UserError: see `Observer.look`; the instruction is empty or too long.
         """
         start = time.perf_counter()
-        stacked = self.stack(images)[None]
+        observation = self.observer.look(images, state)
         prepared = time.perf_counter()
-        values, tokens = self.act_batch(stacked, [instruction])
+        values, tokens = self.act_batch([observation], [instruction])
         done = time.perf_counter()
         return Action(
             values=values[0],
@@ -104,76 +101,40 @@ class Policy:
         )
 
     def act_batch(
-        self, images: UInt8[np.ndarray, "b w y x 3"], instructions: Sequence[str]
+        self, observations: Sequence[Observation], instructions: Sequence[str]
     ) -> tuple[Float[np.ndarray, "b n a"], Int[np.ndarray, "b t"]]:
-        """Decides on b observations of the model's image size; returns actions and tokens."""
-        tokens = np.asarray(
-            self._decode_action(self.params, images, *self._prefixes(instructions, robot=True))
-        )
+        """Decides on b observations; returns actions and tokens."""
+        prefixes = self._prefixes(instructions, robot=True)
+        tokens = self._run(self._decode_action, observations, prefixes)
         actions = tokens.reshape(len(tokens), -1, self.action_tokens.spec.size)
         return self.action_tokens.decode(actions), tokens
 
     def answer_batch(
         self,
-        images: UInt8[np.ndarray, "b w y x 3"],
+        observations: Sequence[Observation],
         questions: Sequence[str],
         *,
         are_prompts: Sequence[bool] | None = None,
     ) -> list[str]:
-        """Answers b questions, each about its image, in free text.
+        """Answers b questions, each about its observation, in free text.
 
         Args:
-          images: of the model's image size.
-          questions: one per image.
+          observations: what the questions are about.
+          questions: one per observation.
           are_prompts: which of them are whole prompts, as in Target; None for none.
         """
         prefixes = self._prefixes(questions, robot=False, are_prompts=are_prompts)
-        tokens = np.asarray(self._decode_text(self.params, images, *prefixes))
+        tokens = self._run(self._decode_text, observations, prefixes)
         answers = [row[: row.index(EOS)] if EOS in row else row for row in tokens.tolist()]
         return [self.encoder.tokenizer.decode(row) for row in answers]
 
-    def stack(
-        self, images: Mapping[str, UInt8[np.ndarray, "y x 3"]]
-    ) -> UInt8[np.ndarray, "w y x 3"]:
-        """Checks, resizes and stacks the views of one observation, as in training.
-
-        Raises:
-          UserError: see `act`.
-        """
-        if set(images) != set(self.views):
-            raise UserError(
-                "observation images",
-                expected=f"the views {', '.join(self.views)}",
-                found=", ".join(images) or "none",
-            )
-        return np.stack(
-            [
-                images_lib.resize(
-                    images_lib.check(images[view], view), self.image_size, self.resize
-                )
-                for view in self.views
-            ]
-        )
-
-    def observe(self, example: Example) -> UInt8[np.ndarray, "w y x 3"]:
-        """Decodes and resizes the present step of a stored example, as in training.
-
-        Raises:
-          UserError: an image is damaged.
-        """
-        at_least = self.image_size if self.resize == "linear" else None
-        stored = [example.images[view][-1] for view in self.views if view in example.images]
-        return np.stack(
-            [
-                images_lib.resize(
-                    images_lib.decode(data, example.name, at_least=at_least),
-                    self.image_size,
-                    self.resize,
-                )
-                for data in stored
-                if data is not None
-            ]
-        )
+    def _run(
+        self,
+        decode: Decoder,
+        observations: Sequence[Observation],
+        prefixes: tuple[Int[np.ndarray, "b t"], Int[np.ndarray, " b"]],
+    ) -> Int[np.ndarray, "b n"]:
+        return np.asarray(decode(self.params, *prefixes, **stack(observations)))
 
     def _prefixes(
         self, texts: Sequence[str], *, robot: bool, are_prompts: Sequence[bool] | None = None

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from vla_jax.actions.statistics import Statistics
 from vla_jax.core.arrays import Bool, Int
 from vla_jax.core.batch import Target
 from vla_jax.core.errors import UserError, nearest
@@ -25,6 +26,8 @@ class Encoder:
       prompts: the wording.
       layout: the slots.
       chunk: actions in one target.
+      states: robot dataset -> statistics of its proprioception, for a model that takes it.
+      image_tokens: slots of an example's images inside the prompt; 0 where they stand before it.
     """
 
     def __init__(
@@ -35,9 +38,12 @@ class Encoder:
         layout: sequence.SequenceConfig,
         *,
         chunk: int = 1,
+        states: Mapping[str, Statistics] | None = None,
+        image_tokens: int = 0,
     ):
         self.tokenizer, self.actions = tokenizer, dict(actions)
         self.prompts, self.layout, self.chunk = prompts, layout, chunk
+        self.states, self.image_tokens = dict(states or {}), image_tokens
         # Most datasets have few distinct instructions; each is laid out once.
         self._prefix = functools.lru_cache(maxsize=_REMEMBERED)(self._lay_out)
 
@@ -150,4 +156,4 @@ class Encoder:
     ) -> tuple[Int[np.ndarray, " t"], int]:
         wording = self.prompts.for_robot if robot else self.prompts.for_web
         wording = self.prompts.as_it_is if is_prompt else wording
-        return sequence.prefix_tokens(wording(text), self.tokenizer, self.layout)
+        return sequence.prefix_tokens(wording(text), self.tokenizer, self.layout, self.image_tokens)

@@ -12,6 +12,8 @@ ROBOT = {
     "openvla": "In: What action should the robot take to {text}?\nOut:",
     # PaliGemma style: nothing but the instruction
     "plain": "{text}",
+    # PaLM-E, section 3: a sentence with the image and the state in their places
+    "palme": "Given <image> and <state> Q: what action should the robot take to {text}? A:",
 }
 WEB = {
     # RT-2, appendix D (PaLI-X)
@@ -19,6 +21,7 @@ WEB = {
     # big_vision:big_vision/configs/proj/paligemma (VQAv2)
     "paligemma": "answer en {text}",
     "plain": "{text}",
+    "palme": "Given <image> Q: {text}? A:",
 }
 
 
@@ -31,8 +34,13 @@ class PromptsConfig:
       web: form of the prefix of a web example.
     """
 
-    robot: Literal["rt2", "openvla", "plain"] = "rt2"
-    web: Literal["rt2", "paligemma", "plain"] = "rt2"
+    robot: Literal["rt2", "openvla", "plain", "palme"] = "rt2"
+    web: Literal["rt2", "paligemma", "plain", "palme"] = "rt2"
+
+    @property
+    def inline(self) -> tuple[bool, bool]:
+        """Whether images stand inside the prompts of robots, and inside those of the web."""
+        return "<image>" in ROBOT[self.robot], "<image>" in WEB[self.web]
 
     def for_robot(self, instruction: str) -> str:
         """Returns the prefix text for an instruction such as "pick up the red cube".

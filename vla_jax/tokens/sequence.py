@@ -1,17 +1,22 @@
 r"""Prompt and target -> the static layout `[prefix slots | suffix slots]` of a Batch.
 
 `<bos> prompt "\n"` fills the prefix slots from the right, `target <eos>` the suffix slots from the
-left; the model puts the images in front. Because the last prefix token always stands in the last
-prefix slot, the loss is a slice and never a gather.
+left; the model puts the images in front, or in place of the marker `<image>` of a multimodal
+sentence (PaLM-E, section 3), which is as many slots as there are image tokens. Because the last
+prefix token always stands in the last prefix slot, the loss is a slice and never a gather.
 """
 
 import dataclasses
+import re
 
 import numpy as np
 
 from vla_jax.core.arrays import Bool, Int
+from vla_jax.core.batch import IMAGE_TOKEN, STATE_TOKEN
 from vla_jax.core.errors import UserError
 from vla_jax.tokens.tokenizer import BOS, EOS, PAD, Tokenizer
+
+_MARKER = re.compile("(<image>|<state>)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,9 +41,16 @@ class SequenceConfig:
 
 
 def prefix_tokens(
-    prompt: str, tokenizer: Tokenizer, config: SequenceConfig
+    prompt: str, tokenizer: Tokenizer, config: SequenceConfig, image_tokens: int = 0
 ) -> tuple[Int[np.ndarray, " t"], int]:
     """Lays out a prompt.
+
+    Args:
+      prompt: the text.
+      tokenizer: text to ids.
+      config: the slots.
+      image_tokens: slots for the images of an example where these stand in the prompt, at its
+        marker `<image>`; its marker `<state>` is one slot. 0 takes markers for text.
 
     Returns:
       int32 [prefix], left-padded, and the number of valid tokens at its right end.
@@ -46,7 +58,7 @@ def prefix_tokens(
     Raises:
       UserError: the prompt needs more slots than there are.
     """
-    ids = [BOS, *tokenizer.encode(prompt), tokenizer.newline]
+    ids = [BOS, *_sentence(prompt, tokenizer, image_tokens), tokenizer.newline]
     if len(ids) > config.prefix:
         raise UserError(
             f"prompt {prompt!r} is too long",
@@ -57,6 +69,19 @@ def prefix_tokens(
     row = np.full(config.prefix, PAD, np.int32)
     row[config.prefix - len(ids) :] = ids
     return row, len(ids)
+
+
+def _sentence(prompt: str, tokenizer: Tokenizer, image_tokens: int) -> list[int]:
+    if not image_tokens:
+        return tokenizer.encode(prompt)
+    placeholders = {"<image>": [IMAGE_TOKEN] * image_tokens, "<state>": [STATE_TOKEN]}
+    parts = [part.strip() for part in _MARKER.split(prompt)]
+    return [
+        token
+        for part in parts
+        if part
+        for token in placeholders.get(part) or tokenizer.encode(part)
+    ]
 
 
 def suffix_tokens(

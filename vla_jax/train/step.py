@@ -31,7 +31,10 @@ def make_loss(
     def loss(params: Any, batch: Batch) -> tuple[Array, Sums]:
         model = nnx.merge(graph, params)
         images = batch.images if batch.colour is None else recolour(batch.images, batch.colour)
-        logits = model.logits(images, batch.tokens, batch.prefix_length, prefix, batch.image_mask)
+        state = (batch.state, batch.state_mask) if model.config.state else ()
+        logits = model.logits(
+            images, batch.tokens, batch.prefix_length, prefix, batch.image_mask, *state
+        )
         return loss_lib.suffix_loss(
             logits,
             batch.tokens[:, prefix:],

@@ -20,9 +20,9 @@ from safetensors.numpy import save_file
 
 from vla_jax.core import config as config_lib
 from vla_jax.core import trees
-from vla_jax.core.arrays import UInt8
 from vla_jax.core.errors import UserError
 from vla_jax.models.vlm import VLMConfig
+from vla_jax.policy.observation import Observation, stack
 from vla_jax.policy.policy import Policy
 from vla_jax.tokens import prompts
 from vla_jax.tokens.tokenizer import BOS, EOS, PAD
@@ -51,7 +51,7 @@ def write(
     out: str | os.PathLike[str],
     policy: Policy,
     config: VLMConfig,
-    images: UInt8[np.ndarray, "b w y x 3"],
+    observations: Sequence[Observation],
     instructions: Sequence[str],
 ) -> None:
     """Writes the folder.
@@ -60,7 +60,7 @@ def write(
       out: a new or empty directory.
       policy: what to export.
       config: sizes of its model.
-      images: golden observations of the model's image size.
+      observations: golden ones.
       instructions: one for each of them.
 
     Raises:
@@ -79,7 +79,7 @@ def write(
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     policy.encoder.tokenizer.save(folder / "tokenizer.json")
     (folder / "policy.json").write_text(json.dumps(describe(policy, config), indent=2) + "\n")
-    _write_golden(folder / "golden.npz", policy, images, instructions)
+    _write_golden(folder / "golden.npz", policy, observations, instructions)
     # safetensors writes for the owner alone.
     shutil.copymode(folder / "policy.json", folder / "model.safetensors")
     shutil.copyfile(pathlib.Path(__file__).parents[1] / PROGRAM, folder / PROGRAM)
@@ -103,11 +103,11 @@ def describe(policy: Policy, config: VLMConfig) -> dict[str, Any]:
             "newline": encoder.tokenizer.newline,
         },
         "sequence": config_lib.to_json(encoder.layout),
-        "views": list(policy.views),
+        "views": list(policy.observer.views),
         "image": {
-            "size": policy.image_size,
+            "size": policy.observer.image_size,
             "channels": "RGB uint8",
-            "resize": policy.resize,  # to a square; `_resize` in torch_policy.py says how
+            "resize": policy.observer.resize,  # to a square; `_resize` in torch_policy.py says how
             "range": [-1, 1],
         },
         "model": config_lib.to_json(config) | {"vocabulary": encoder.tokenizer.size},
@@ -117,14 +117,14 @@ def describe(policy: Policy, config: VLMConfig) -> dict[str, Any]:
 def _write_golden(
     path: pathlib.Path,
     policy: Policy,
-    images: UInt8[np.ndarray, "b w y x 3"],
+    observations: Sequence[Observation],
     instructions: Sequence[str],
 ) -> None:
-    values, tokens = policy.act_batch(images, instructions)
+    values, tokens = policy.act_batch(observations, instructions)
     prefixes = [policy.encoder.prefix(text, robot=True) for text in instructions]
     np.savez_compressed(
         path,
-        images=images,
+        **stack(observations),
         instructions=np.array(instructions),
         prefix=np.stack([row for row, _ in prefixes]),
         prefix_length=np.array([length for _, length in prefixes], np.int32),

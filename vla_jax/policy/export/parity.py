@@ -9,9 +9,10 @@ from types import ModuleType
 
 import numpy as np
 
-from vla_jax.core.arrays import Int, UInt8
+from vla_jax.core.arrays import Int
 from vla_jax.core.errors import UserError
 from vla_jax.policy.export.folder import PROGRAM
+from vla_jax.policy.observation import Observation
 
 
 def load_program(folder: str | os.PathLike[str]) -> ModuleType:
@@ -28,7 +29,7 @@ def load_program(folder: str | os.PathLike[str]) -> ModuleType:
 
 def check(
     folder: str | os.PathLike[str],
-    images: UInt8[np.ndarray, "b w y x 3"],
+    observations: Sequence[Observation],
     instructions: Sequence[str],
     tokens: Int[np.ndarray, "b t"],
 ) -> None:
@@ -36,7 +37,7 @@ def check(
 
     Args:
       folder: an exported policy.
-      images: observations.
+      observations: of the present step.
       instructions: one for each.
       tokens: what JAX decoded.
 
@@ -46,8 +47,8 @@ def check(
     policy = load_program(folder).TorchPolicy.load(folder)
     found = np.stack(
         [
-            policy.act(dict(zip(policy.views, stacked, strict=True)), instruction).tokens
-            for stacked, instruction in zip(images, instructions, strict=True)
+            policy.act(dict(zip(policy.views, seen.images, strict=True)), instruction).tokens
+            for seen, instruction in zip(observations, instructions, strict=True)
         ]
     )
     wrong = np.argwhere(found != tokens)
