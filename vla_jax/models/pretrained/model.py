@@ -98,8 +98,9 @@ def load(
     source = Source(path, given)
     config = source.config
     if given is not None:
-        source.check(given, name=str(variant) if isinstance(variant, str) else "the model")
-        config = _own_numerics(given, config) if isinstance(variant, str) else given
+        is_named = isinstance(variant, str)
+        config = _own_numerics(given, config) if is_named else given
+        source.check(config, name=variant if is_named else "the model")
     model = _abstract(config, source.vocabulary)
     graph, state = nnx.split(model)
     abstract = nnx.to_pure_dict(state)

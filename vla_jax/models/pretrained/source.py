@@ -30,7 +30,7 @@ _PREFIXES = {
 _FREE = re.compile(
     r"config\.(dtype|param_dtype|remat|unroll|attention|images|state"
     r"|(fused_)?vision\.(image_size|pool|features)"
-    r"|decoder\.(final_softcap|norm_epsilon|window))"
+    r"|decoder\.(final_softcap|window))"
 )
 _SHOWN = 10
 
@@ -257,8 +257,8 @@ def resample(position: Float[np.ndarray, "p d"], patches: int) -> Float[np.ndarr
     """
     old, new = math.isqrt(len(position)), math.isqrt(patches)
     grid = np.asarray(position, np.float32).reshape(old, old, -1)
-    zoomed = scipy.ndimage.zoom(grid, (new / old, new / old, 1), order=1)
-    return np.reshape(zoomed, (patches, -1))
+    zoomed = np.asarray(scipy.ndimage.zoom(grid, (new / old, new / old, 1), order=1))
+    return zoomed.reshape(patches, -1)
 
 
 def _is_position(entry: Entry) -> bool:
