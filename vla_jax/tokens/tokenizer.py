@@ -159,8 +159,8 @@ class Tokenizer:
         return self._inner.token_to_id(token)
 
     def token(self, index: int) -> str:
-        """Returns the name of one token."""
-        return self._inner.id_to_token(index)
+        """Returns the name of one token, `#ID` where there is none."""
+        return self._inner.id_to_token(index) or f"#{index}"
 
     def extended(self, names: Sequence[str]) -> "Tokenizer":
         """Returns a tokenizer with one new token per name, ids following the present ones."""
