@@ -18,9 +18,9 @@ from grain.experimental import index_shuffle
 
 from vla_jax.core.arrays import Float, Int
 
-# Grain's cipher takes 16 bits or more, and is asked again and again until its answer is below the
-# size of the set: for one of 600 examples that costs as much as reading the example.
-_SMALL = 2**16
+# Grain's cipher has 16 bits or more, and is asked again until its answer is below the size of the
+# set: for one of 600 examples that costs more than reading an example.
+_SMALL = 2**15
 _ROUNDS = 4  # of the cipher under Grain's shuffle, as in grain.MapDataset.shuffle
 
 
@@ -84,7 +84,7 @@ def _epoch_seed(seed: int, epoch: int) -> int:
     return int(mix_bits(seed, epoch)) % 2**32
 
 
-@functools.lru_cache(maxsize=256)  # 64 MiB at most
+@functools.lru_cache(maxsize=256)  # 32 MiB at most
 def _order(size: int, seed: int, epoch: int) -> Int[np.ndarray, " size"]:
     """Returns the order of a small set in one epoch, by the hash of each number."""
     return np.argsort(mix_bits(seed, epoch, np.arange(size))).astype(np.int32)
