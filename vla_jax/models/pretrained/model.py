@@ -13,7 +13,7 @@ from vla_jax.core.arrays import Array, Float, Int, UInt8
 from vla_jax.core.errors import UserError, nearest
 from vla_jax.models import variants
 from vla_jax.models.decoder import Decoder
-from vla_jax.models.pretrained.source import Source
+from vla_jax.models.pretrained.weights import Weights
 from vla_jax.models.vit import ViT
 from vla_jax.models.vlm import VLM, VLMConfig, logical_axes
 from vla_jax.runtime import sharding
@@ -95,13 +95,13 @@ def load(
         are named.
     """
     given = _named(variant) if isinstance(variant, str) else variant
-    source = Source(path, given)
-    config = source.config
+    weights = Weights(path, given)
+    config = weights.config
     if given is not None:
         is_named = isinstance(variant, str)
         config = _own_numerics(given, config) if is_named else given
-        source.check(config, name=variant if is_named else "the model")
-    model = _abstract(config, source.vocabulary)
+        weights.check(config, name=variant if is_named else "the model")
+    model = _abstract(config, weights.vocabulary)
     graph, state = nnx.split(model)
     abstract = nnx.to_pure_dict(state)
     if mesh is not None:
@@ -111,9 +111,9 @@ def load(
             abstract,
             places,
         )
-    found = source.read(config, trees.named_leaves(abstract))
-    parts = source.architecture.parts
-    return Pretrained(config, source.vocabulary, parts, graph, trees.nest(found))
+    found = weights.read(config, trees.named_leaves(abstract))
+    parts = weights.architecture.parts
+    return Pretrained(config, weights.vocabulary, parts, graph, trees.nest(found))
 
 
 def _own_numerics(named: VLMConfig, own: VLMConfig) -> VLMConfig:

@@ -21,6 +21,21 @@ from vla_jax.models.vlm import VLMConfig
 
 Parts = Literal["all", "vision", "text"]
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainedConfig:
+    """What a model starts from.
+
+    Attributes:
+      path: a released checkpoint, see `files.open_files`; None starts from nothing.
+      parts: what is taken from it: `all`, the `vision` tower(s), or `text`, the language model with
+        its embedding. The rest starts from random values.
+    """
+
+    path: str | None = None
+    parts: Parts = "all"
+
+
 _PREFIXES = {
     "all": ("vision/", "fused_vision/", "projector/", "decoder/"),
     "vision": ("vision/", "fused_vision/"),
@@ -28,7 +43,7 @@ _PREFIXES = {
 }
 # What a model may choose for itself, whatever the checkpoint says.
 _FREE = re.compile(
-    r"config\.(dtype|param_dtype|remat|unroll|attention|images|state"
+    r"config\.(dtype|param_dtype|remat|unroll|backend|attention|images|state"
     r"|(fused_)?vision\.(image_size|pool|features)"
     r"|decoder\.(final_softcap|window))"
 )
@@ -61,7 +76,7 @@ class Problems:
         ]
 
 
-class Source:
+class Weights:
     """An opened checkpoint, of which only headers are read until `read`.
 
     Args:
@@ -166,6 +181,17 @@ class Source:
             unfilled=tuple(leaf for leaf in self._wanted(leaves, parts) if leaf not in filled),
         )
 
+    def require(self, config: VLMConfig, leaves: Mapping[str, Any], parts: Parts = "all") -> None:
+        """Refuses a model that the checkpoint cannot fill; see `problems`.
+
+        Raises:
+          UserError: names every tensor that is missing, unexpected or of another shape.
+        """
+        if lines := self.problems(config, leaves, parts).lines():
+            raise UserError(
+                f"checkpoint {self.path} ({self.family.name}) does not fit: {'; '.join(lines)}"
+            )
+
     def read(
         self, config: VLMConfig, abstract: Mapping[str, jax.ShapeDtypeStruct], parts: Parts = "all"
     ) -> dict[str, jax.Array]:
@@ -183,12 +209,9 @@ class Source:
           The wanted parameters by name.
 
         Raises:
-          UserError: names every tensor that is missing, unexpected or of another shape.
+          UserError: see `require`.
         """
-        if lines := self.problems(config, abstract, parts).lines():
-            raise UserError(
-                f"checkpoint {self.path} ({self.family.name}) does not fit: {'; '.join(lines)}"
-            )
+        self.require(config, abstract, parts)
         sources: dict[str, list[tuple[Entry, int]]] = {}
         for entry in self._entries(config, abstract, parts):
             for number, place in enumerate(entry.places):
