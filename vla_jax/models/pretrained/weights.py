@@ -9,15 +9,17 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import scipy.ndimage
+from flax import nnx
 
 from vla_jax.core import config as config_lib
+from vla_jax.core import trees
 from vla_jax.core.arrays import Float
 from vla_jax.core.errors import UserError
 from vla_jax.models.pretrained import table
 from vla_jax.models.pretrained.architecture import Architecture, infer
 from vla_jax.models.pretrained.files import Files, Tensor, open_files
 from vla_jax.models.pretrained.table import Entry, Family
-from vla_jax.models.vlm import VLMConfig
+from vla_jax.models.vlm import VLM, VLMConfig
 
 Parts = Literal["all", "vision", "text"]
 
@@ -48,6 +50,8 @@ _FREE = re.compile(
     r"|decoder\.(final_softcap|window))"
 )
 _SHOWN = 10
+
+_Key = tuple[tuple[int, int], ...]  # start and stop on every axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +121,12 @@ class Weights:
                     return names[name].shape[0]
         return 0
 
+    def leaves(self, config: VLMConfig) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the parameters of a model with as many rows of embedding, by name."""
+        rows = max(self.vocabulary, 1)
+        model = nnx.eval_shape(lambda: VLM(config, rows, nnx.Rngs(0)))
+        return trees.named_leaves(nnx.to_pure_dict(nnx.state(model)))
+
     def differences(self, config: VLMConfig, parts: Parts = "all") -> list[str]:
         """Lists the fields in which a model is of another size or kind than the checkpoint.
 
@@ -181,12 +191,23 @@ class Weights:
             unfilled=tuple(leaf for leaf in self._wanted(leaves, parts) if leaf not in filled),
         )
 
-    def require(self, config: VLMConfig, leaves: Mapping[str, Any], parts: Parts = "all") -> None:
+    def require(
+        self,
+        config: VLMConfig,
+        parts: Parts = "all",
+        leaves: Mapping[str, Any] | None = None,
+    ) -> None:
         """Refuses a model that the checkpoint cannot fill; see `problems`.
+
+        Args:
+          config: the model.
+          parts: which of it is wanted.
+          leaves: its parameters; None for a model with as many rows of embedding.
 
         Raises:
           UserError: names every tensor that is missing, unexpected or of another shape.
         """
+        leaves = self.leaves(config) if leaves is None else leaves
         if lines := self.problems(config, leaves, parts).lines():
             raise UserError(
                 f"checkpoint {self.path} ({self.family.name}) does not fit: {'; '.join(lines)}"
@@ -211,7 +232,7 @@ class Weights:
         Raises:
           UserError: see `require`.
         """
-        self.require(config, abstract, parts)
+        self.require(config, parts, abstract)
         sources: dict[str, list[tuple[Entry, int]]] = {}
         for entry in self._entries(config, abstract, parts):
             for number, place in enumerate(entry.places):
@@ -231,14 +252,20 @@ class Weights:
 
     def _unexpected(self, config: VLMConfig, named: set[str], parts: Parts) -> Iterable[str]:
         family, names = self.architecture.table(config), self.files.tensors
-        pieces = [piece for piece in family.pieces if piece.prefix in _PREFIXES[parts]]
-        roots = ("",) if parts == "all" else tuple(piece.root(names) for piece in pieces)
+        is_wanted = [piece.prefix in _PREFIXES[parts] for piece in family.pieces]
+        pieces = list(zip(family.pieces, is_wanted, strict=True))
+        roots = tuple(piece.root(names) for piece, wanted in pieces if wanted)
+        # Tensors of the other parts may stand behind the same root.
+        others = [
+            re.escape(piece.root(names) + row.theirs).replace(r"\{\}", r"\d+")
+            for piece, wanted in pieces
+            if not wanted
+            for row in piece.rows
+        ]
+        known = re.compile("|".join(["", *family.ignored, *others]))
         for name in sorted(names):
-            if (
-                name not in named
-                and name.startswith(roots)
-                and not any(re.fullmatch(pattern, name) for pattern in family.ignored)
-            ):
+            is_near = parts == "all" or name.startswith(roots)
+            if name not in named and is_near and not known.fullmatch(name):
                 yield name
 
     def _fill(self, leaf: jax.ShapeDtypeStruct, found: list[tuple[Entry, int]]) -> jax.Array:
@@ -248,14 +275,23 @@ class Weights:
             key: np.empty([stop - start for start, stop in key], leaf.dtype)
             for key in {_key(index or (), leaf.shape) for index in indices}
         }
-        # Each tensor is opened once, for all devices.
+        # Each tensor is opened once, for all devices, and let go before the next.
         for entry, number in found:
-            value = self._value(entry, number, leaf.shape)
-            for key, buffer in buffers.items():
-                _copy(value, entry.places[number].index, key, buffer)
+            self._copy(entry, number, leaf.shape, buffers)
         return jax.make_array_from_callback(
             leaf.shape, place, lambda index: buffers[_key(index or (), leaf.shape)]
         )
+
+    def _copy(
+        self,
+        entry: Entry,
+        number: int,
+        shape: tuple[int, ...],
+        buffers: Mapping[_Key, np.ndarray],
+    ) -> None:
+        value = self._value(entry, number, shape)
+        for key, buffer in buffers.items():
+            _copy(value, entry.places[number].index, key, buffer)
 
     def _value(self, entry: Entry, number: int, shape: tuple[int, ...]) -> np.ndarray:
         tensors = self.files.tensors
@@ -266,6 +302,16 @@ class Weights:
         if _is_position(entry) and len(value) != shape[0]:
             value = resample(value, shape[0])
         return value
+
+
+def with_own_numerics(named: VLMConfig, own: VLMConfig) -> VLMConfig:
+    """Takes from a checkpoint's config what a released size says nothing of."""
+    decoder = dataclasses.replace(
+        named.decoder,
+        final_softcap=own.decoder.final_softcap,
+        norm_epsilon=own.decoder.norm_epsilon,
+    )
+    return dataclasses.replace(named, decoder=decoder)
 
 
 def resample(position: Float[np.ndarray, "p d"], patches: int) -> Float[np.ndarray, "q d"]:
@@ -296,9 +342,6 @@ def _fits(entry: Entry, tensor: Tensor) -> bool:
         same = (*entry.shape[:-2], tensor.shape[-2], entry.shape[-1]) == tensor.shape
         return same and count > 0 and math.isqrt(count) ** 2 == count
     return tensor.shape == entry.shape
-
-
-_Key = tuple[tuple[int, int], ...]
 
 
 def _key(index: tuple[slice, ...], shape: tuple[int, ...]) -> _Key:
