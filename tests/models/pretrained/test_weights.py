@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from vla_jax.core import trees
 from vla_jax.core.errors import UserError
 from vla_jax.models import pretrained, variants
-from vla_jax.models.pretrained import files
+from vla_jax.models.pretrained import files, tensors
 from vla_jax.models.pretrained.weights import resample
 
 
@@ -170,8 +170,8 @@ def test_tensors_are_read_one_at_a_time_and_none_before_the_check(
         views.append(weakref.ref(value))
         return value
 
-    plain = files.Tensor.read
-    monkeypatch.setattr(files.Tensor, "read", counted)
+    plain = tensors.Tensor.read
+    monkeypatch.setattr(tensors.Tensor, "read", counted)
     weights = pretrained.Weights(golden("openvla")[0], openvla_config)
     abstract = weights.leaves(openvla_config)
     weights.require(openvla_config)

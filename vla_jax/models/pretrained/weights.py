@@ -17,8 +17,9 @@ from vla_jax.core.arrays import Float
 from vla_jax.core.errors import UserError
 from vla_jax.models.pretrained import table
 from vla_jax.models.pretrained.architecture import Architecture, infer
-from vla_jax.models.pretrained.files import Files, Tensor, open_files
+from vla_jax.models.pretrained.files import Files, open_files
 from vla_jax.models.pretrained.table import Entry, Family
+from vla_jax.models.pretrained.tensors import Tensor
 from vla_jax.models.vlm import VLM, VLMConfig
 
 Parts = Literal["all", "vision", "text"]
