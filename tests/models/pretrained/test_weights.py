@@ -14,7 +14,7 @@ from vla_jax.core import trees
 from vla_jax.core.errors import UserError
 from vla_jax.models import pretrained, variants
 from vla_jax.models.pretrained import files, tensors
-from vla_jax.models.pretrained.weights import resample
+from vla_jax.models.pretrained.filling import resample
 
 
 @pytest.fixture
