@@ -37,9 +37,11 @@ def fill(
     # Each tensor is opened once, for all devices, and let go before the next.
     for entry, number in found:
         _spread(entry, number, tensors, leaf.shape, buffers)
-    return jax.make_array_from_callback(
+    array = jax.make_array_from_callback(
         leaf.shape, place, lambda index: buffers[_key(index or (), leaf.shape)]
     )
+    # Copied now, so that the buffers of one parameter are gone before those of the next are made.
+    return array.block_until_ready()
 
 
 def fits(entry: Entry, tensor: Tensor) -> bool:
