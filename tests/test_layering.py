@@ -27,7 +27,7 @@ FORBIDDEN = {("train", "data")}
 HOMES = {
     "av": ("data/ingest",),
     "dlimp": (),  # a DLataset is handed over by the user
-    "fsspec": ("data", "models/pretrained/storage.py"),
+    "fsspec": ("runtime/storage.py",),
     "flax": ("models", "train", "policy", "experiment"),
     "grain": ("data",),
     "gymnasium": ("envs", "eval"),

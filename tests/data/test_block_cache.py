@@ -9,7 +9,7 @@ import pytest
 
 from vla_jax.core.errors import UserError
 from vla_jax.data.block_cache import BlockCache
-from vla_jax.data.storage import Files
+from vla_jax.runtime.storage import Files
 
 BLOCK = 100  # bytes
 

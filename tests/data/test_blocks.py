@@ -17,7 +17,7 @@ from vla_jax.data.blocks import BlockReader, Blocks, BlocksConfig
 from vla_jax.data.episodes import Episodes
 from vla_jax.data.records import import_tfds, write_dataset
 from vla_jax.data.robots.tabletop import TABLETOP
-from vla_jax.data.storage import Files
+from vla_jax.runtime.storage import Files
 
 CAMERAS = ("steps/observation/image", "steps/observation/wrist")
 LENGTHS = tuple(np.random.default_rng(0).integers(1, 60, 24).tolist())

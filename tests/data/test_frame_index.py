@@ -6,9 +6,10 @@ import pytest
 from small_rlds import STANDARD, feature, values, write
 
 from vla_jax.core.errors import UserError
-from vla_jax.data import indexing, records, schema, storage
+from vla_jax.data import indexing, records, schema
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.indexing import Wanted
+from vla_jax.runtime import storage
 
 IMAGE, ACTION, TEXT = "steps/observation/image", "steps/action", "steps/language_instruction"
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from vla_jax.core.errors import UserError
-from vla_jax.data.storage import Files
+from vla_jax.runtime.storage import Files
 
 Range = tuple[int, int, int]  # number of the file, first byte, end (exclusive)
 _UNPLANNED = -1  # the window of blocks that no window expects; always passed

@@ -17,7 +17,7 @@ from vla_jax.core.errors import UserError
 from vla_jax.data.block_cache import BlockCache, Range, size
 from vla_jax.data.block_order import BlockOrder, block_firsts, ranges
 from vla_jax.data.frame_index import FrameIndex
-from vla_jax.data.storage import Files
+from vla_jax.runtime.storage import Files
 
 # First and last items of blocks [b] -> file, first byte and end of each stream: int64 [b, s, 3].
 Cover = Callable[[np.ndarray, np.ndarray], np.ndarray]

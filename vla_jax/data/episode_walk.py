@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from vla_jax.core.errors import UserError
-from vla_jax.data import schema, storage, tfrecord
+from vla_jax.data import schema, tfrecord
 from vla_jax.data.shard_marks import ShardMark
 from vla_jax.data.steps import Column, Rows, read_steps
+from vla_jax.runtime import storage
 
 _SHARDS_AT_ONCE = 8  # remote; a local disk is read by one thread, which the parser outruns
 _REMOTE_CHUNK = 16 << 20

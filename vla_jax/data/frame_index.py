@@ -17,8 +17,9 @@ import numpy as np
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core.arrays import Int
 from vla_jax.core.errors import UserError, nearest
-from vla_jax.data import index_files, schema, shard_marks, storage
+from vla_jax.data import index_files, schema, shard_marks
 from vla_jax.data.steps import Column
+from vla_jax.runtime import storage
 
 FORMAT = 1  # raised when the files change their meaning; older indexes are made again
 

@@ -22,7 +22,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from vla_jax.core.errors import UserError
-from vla_jax.data import schema, storage
+from vla_jax.data import schema
+from vla_jax.runtime import storage
 
 MANIFEST = "index.json"
 BESIDE = ".vla_index"

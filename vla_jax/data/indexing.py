@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from vla_jax.core.errors import UserError, nearest
-from vla_jax.data import frame_index, index_files, schema, storage, tfrecord
+from vla_jax.data import frame_index, index_files, schema, tfrecord
 from vla_jax.data.episode_walk import Walk
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.index_writer import IndexWriter
 from vla_jax.data.schema import Feature
 from vla_jax.data.shard_marks import ShardMark
 from vla_jax.data.steps import Column
+from vla_jax.runtime import storage
 
 Role = Literal["image", "array", "text"]
 OnProgress = Callable[[str, int, int], None]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from vla_jax.core.errors import UserError, nearest
-from vla_jax.data import storage
+from vla_jax.runtime import storage
 
 Directory = str | os.PathLike[str]
 Kind = Literal["image", "float", "int", "text", "other"]

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from vla_jax.core.errors import UserError
-from vla_jax.data import storage
 from vla_jax.data.records import masked_crc32c
+from vla_jax.runtime import storage
 
 _ENDS = 4096  # bytes that are looked at, at either end
 _REQUESTS = 16  # at once, to remote storage

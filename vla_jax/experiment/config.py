@@ -7,13 +7,13 @@ from vla_jax.actions.bins import BinsConfig
 from vla_jax.core.config import to_config_dict
 from vla_jax.core.errors import UserError
 from vla_jax.data import mixture as mixture_lib
-from vla_jax.data import storage
 from vla_jax.data.loader import LoaderConfig
 from vla_jax.data.mixture import MixtureConfig
 from vla_jax.data.robots import table
 from vla_jax.envs.tabletop.datasets import DatasetsConfig
 from vla_jax.models.pretrained import PretrainedConfig
 from vla_jax.models.vlm import VLMConfig
+from vla_jax.runtime import storage
 from vla_jax.runtime.checkpoint import CheckpointConfig
 from vla_jax.runtime.mesh import MeshConfig
 from vla_jax.tokens.action_tokens import ActionTokensConfig

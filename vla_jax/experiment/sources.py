@@ -7,7 +7,7 @@ from typing import Literal
 from etils import epath
 
 from vla_jax.core.errors import UserError
-from vla_jax.data import indexing, mixture, splits, storage
+from vla_jax.data import indexing, mixture, splits
 from vla_jax.data.episodes import Episodes, Part
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.robots import table
@@ -17,6 +17,7 @@ from vla_jax.data.web.questions import Questions
 from vla_jax.data.web.table import FORMATS, open_web
 from vla_jax.envs.tabletop import datasets
 from vla_jax.experiment.config import RunConfig
+from vla_jax.runtime import storage
 
 OnProgress = Callable[[str, int, int], None]
 TABLETOP, QUESTIONS = "tabletop", "tabletop_questions"  # generated where no directory is named

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from vla_jax.core.errors import UserError
-from vla_jax.data import schema, storage, tfrecord
+from vla_jax.data import schema, tfrecord
 from vla_jax.data.doctor.finding import Finding, Symptom, conclude
+from vla_jax.runtime import storage
 
 BUDGET = 4 << 30  # bytes whose checksums are computed, unless all are asked for
 

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from vla_jax.core.errors import UserError
-from vla_jax.data import storage
-from vla_jax.data.storage import Files
+from vla_jax.runtime import storage
+from vla_jax.runtime.storage import Files
 
 _CHUNK = 1 << 20  # bytes read at once on the way through a file
 

@@ -18,10 +18,11 @@ import numpy as np
 
 from vla_jax.core.arrays import Int
 from vla_jax.core.errors import UserError
-from vla_jax.data import index_files, storage
-from vla_jax.data.storage import Files
+from vla_jax.data import index_files
 from vla_jax.data.web.formats import Format, Row
 from vla_jax.data.web.layouts import Layout
+from vla_jax.runtime import storage
+from vla_jax.runtime.storage import Files
 
 OnProgress = Callable[[str, int, int], None]
 

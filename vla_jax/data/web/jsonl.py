@@ -4,10 +4,10 @@ import os
 from collections.abc import Collection, Iterator
 
 from vla_jax.core.errors import UserError
-from vla_jax.data import storage
-from vla_jax.data.storage import Files
 from vla_jax.data.web import json_fields
 from vla_jax.data.web.formats import Fields, Format, Place, Row, stream
+from vla_jax.runtime import storage
+from vla_jax.runtime.storage import Files
 
 _IMAGE = "image"
 

@@ -3,10 +3,11 @@
 from collections.abc import Collection, Iterator
 
 from vla_jax.core.errors import UserError
-from vla_jax.data import schema, storage, tfrecord
-from vla_jax.data.storage import Files
+from vla_jax.data import schema, tfrecord
 from vla_jax.data.web import formats
 from vla_jax.data.web.formats import Fields, Format, Place, Row
+from vla_jax.runtime import storage
+from vla_jax.runtime.storage import Files
 
 _IMAGE = "image"
 

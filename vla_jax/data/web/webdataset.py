@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from vla_jax.core.errors import UserError
-from vla_jax.data.storage import Files
 from vla_jax.data.web import formats, json_fields
 from vla_jax.data.web.formats import Fields, Format, Place, Row
+from vla_jax.runtime.storage import Files
 
 _IMAGES = ("jpg", "jpeg", "png")
 _PLAIN = "txt"

@@ -1,30 +1,16 @@
 """Where released checkpoints lie: on this machine, on object storage, on the Hugging Face hub."""
 
-import functools
 import json
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import fsspec
-
 from vla_jax.core.errors import UserError
+from vla_jax.runtime.storage import filesystem
 
 T = TypeVar("T")
 
 AGAIN = "Download it again"
-
-_BACKENDS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "http": "aiohttp", "https": "aiohttp"}
-
-
-@functools.cache
-def _backend(scheme: str) -> Any:
-    try:
-        return fsspec.filesystem(scheme)
-    except (ImportError, ValueError) as error:  # not installed; a scheme that nobody knows
-        package = _BACKENDS.get(scheme)
-        fix = f"Install it with: pip install {package}" if package else None
-        raise UserError(f"{scheme}://: {error}", fix=fix) from error
 
 
 def system(path: str) -> tuple[Any, str]:
@@ -33,8 +19,7 @@ def system(path: str) -> tuple[Any, str]:
     Raises:
       UserError: its backend is not installed.
     """
-    scheme = path.partition("://")[0] if "://" in path else "file"
-    found = _backend(scheme)
+    found = filesystem(path)
     return found, found._strip_protocol(path)
 
 

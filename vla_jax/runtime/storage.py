@@ -1,4 +1,4 @@
-"""Ranges of bytes of a dataset's files, on this machine or on object storage.
+"""Files and ranges of their bytes, on this machine or on object storage.
 
 A path is remote when it has a scheme (`gs://`, `s3://`, `http(s)://`, `memory://`, ...); fsspec and
 its backend for that scheme then do the reading. Remote paths are handled as strings throughout:
@@ -183,15 +183,7 @@ def remotely(
       UserError: the backend is not installed, the file is missing or refused, or the last attempt
         failed.
     """
-    scheme = path.split("://", 1)[0]
-    try:
-        fs = fsspec.filesystem(scheme)
-    except (ImportError, ValueError) as error:  # not installed; a scheme that nobody knows
-        package = _PACKAGES.get(scheme)
-        raise UserError(
-            f"{what or path}: {error}",
-            fix=f"Install it with: pip install {package}" if package else None,
-        ) from error
+    fs = filesystem(path, what=what)
     for attempt in range(1, attempts + 1):
         try:
             return call(fs)
@@ -201,6 +193,27 @@ def remotely(
                 raise UserError(f"{what or path}: cannot be read ({reason})") from error
         time.sleep(delay * 2 ** (attempt - 1))
     raise ValueError(f"attempts must be at least 1, not {attempts}")
+
+
+def filesystem(path: str, *, what: str | None = None) -> Any:
+    """Returns the fsspec file system of a path or URL.
+
+    Args:
+      path: where a file is.
+      what: what is read, for messages; None names the path.
+
+    Raises:
+      UserError: its backend is not installed.
+    """
+    scheme = path.partition("://")[0] if is_remote(path) else "file"
+    try:
+        return fsspec.filesystem(scheme)
+    except (ImportError, ValueError) as error:  # not installed; a scheme that nobody knows
+        package = _PACKAGES.get(scheme)
+        raise UserError(
+            f"{what or path}: {error}",
+            fix=f"Install it with: pip install {package}" if package else None,
+        ) from error
 
 
 def _may_pass(error: Exception) -> bool:

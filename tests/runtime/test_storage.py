@@ -8,8 +8,8 @@ import pytest
 from object_store import serve
 
 from vla_jax.core.errors import UserError
-from vla_jax.data import storage
-from vla_jax.data.storage import Files
+from vla_jax.runtime import storage
+from vla_jax.runtime.storage import Files
 
 CONTENT = bytes(range(256)) * 4
 
