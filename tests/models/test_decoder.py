@@ -25,7 +25,7 @@ def influence(decoder, valid):
     """bool [q, k]: does embedding k change hidden state q, by the gradient."""
     valid = jnp.asarray([valid], bool)
     positions = attention.valid_positions(valid)
-    mask = attention.prefix_lm_mask(valid, PREFIX)
+    mask = attention.Mask(valid=valid, everyone=PREFIX)
     x = jax.random.normal(jax.random.key(0), (1, SLOTS, 16))
     jacobian = jax.jit(jax.jacrev(lambda x: decoder(x, positions, mask)[0]))(x)
     return np.abs(jacobian[0, :, :, 0]).max(axis=(1, 3)) > 1e-7
@@ -55,7 +55,7 @@ def test_shared_key_heads_equal_repeated_ones(make):
     arguments = (
         jax.random.normal(jax.random.key(1), (1, SLOTS, 16)),
         attention.valid_positions(valid),
-        attention.prefix_lm_mask(valid, PREFIX),
+        attention.Mask(valid=valid, everyone=PREFIX),
     )
     call = nnx.jit(Decoder.__call__)
     found, expected = (call(decoder, *arguments)[0] for decoder in (shared, full))

@@ -1,0 +1,125 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vla_jax.models import attention, splash
+from vla_jax.runtime import mesh as mesh_lib
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Runs the kernel on a CPU, slowly."""
+    make = functools.partial(splash.splash_attention.make_splash_mha, interpret=True)
+    monkeypatch.setattr(splash.splash_attention, "make_splash_mha", make)
+
+
+def draw(batch, queries, keys, heads, groups, size):
+    """Query, key, value, and which keys are valid: those that ask, and most others."""
+    rng = np.random.default_rng(0)
+    shapes = ((queries, heads), (keys, groups), (keys, groups))
+    arrays = [jnp.asarray(rng.normal(size=(batch, n, h, size)), jnp.float32) for n, h in shapes]
+    valid = rng.random((batch, keys)) < 0.8
+    valid[:, -queries:] |= queries < keys
+    valid[:, -1] = True
+    return arrays, jnp.asarray(valid)
+
+
+def compare(arrays, valid, everyone, wrap=lambda f: f, **options):
+    """Holds values and gradients against XLA's, but for what padding asks."""
+    asks = valid[:, -arrays[0].shape[1] :, None, None]
+    mask = attention.Mask(valid=valid, everyone=everyone)
+
+    def measure(backend):
+        def loss(query, key, value):
+            out = attention.attend(query, key, value, mask, backend=backend, **options)
+            out = jnp.where(asks, out, 0)
+            return jnp.sum(jnp.sin(out)), out
+
+        return jax.jit(wrap(jax.value_and_grad(loss, (0, 1, 2), has_aux=True)))(*arrays)
+
+    found, expected = measure("splash"), measure("xla")
+    assert np.abs(expected[0][1]).max() > 0.1
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "groups", "everyone", "options"),
+    [
+        (150, 150, 2, 120, {}),  # prefix-LM; neither length is a multiple of a block
+        (17, 150, 1, 134, {"softcap": 2.0, "scale": 0.5}),  # only the suffix asks
+        (256, 256, 4, 0, {}),  # causal
+    ],
+)
+def test_splash_equals_xla_in_values_and_gradients(
+    interpreted, queries, keys, groups, everyone, options
+):
+    arrays, valid = draw(2, queries, keys, 4, groups, 8)
+    compare(arrays, valid, everyone, **options)
+
+
+def test_splash_without_a_mask_sees_everything(interpreted):
+    (query, key, value), _ = draw(1, 130, 130, 2, 2, 8)
+    found, expected = (
+        attention.attend(query, key, value, None, backend=backend) for backend in ("splash", "xla")
+    )
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_splash_is_split_over_a_mesh(interpreted, groups):
+    mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2))
+    arrays, valid = draw(4, 20, 140, 4, groups, 8)
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
+    arrays, valid = jax.device_put((arrays, valid), place)
+    compare(arrays, valid, 120, wrap=functools.partial(mesh_lib.under, mesh))
+
+
+@pytest.mark.parametrize(
+    ("batch", "heads", "groups", "expected"),
+    [
+        (8, 8, 8, (("data", "fsdp"), "tensor", "tensor")),
+        (8, 8, 1, (("data", "fsdp"), "tensor", None)),
+        (8, 6, 2, (("data", "fsdp"), None, None)),
+        (8, 8, 2, (("data", "fsdp"), None, None)),
+        (3, 4, 4, (None, "tensor", "tensor")),
+    ],
+)
+def test_only_what_divides_is_split(batch, heads, groups, expected):
+    mesh = jax.sharding.AbstractMesh((1, 2, 4), ("data", "fsdp", "tensor"))
+    assert splash._places(mesh, batch, heads, groups) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("heads", "groups", "size", "queries", "keys"),
+    [(8, 1, 256, 4160, 4160), (16, 16, 72, 4096, 4096), (8, 4, 256, 65, 4160)],
+)
+def test_splash_compiles_for_a_tpu_and_needs_less_memory_than_xla(
+    heads, groups, size, queries, keys
+):
+    """PaliGemma 1 and SigLIP at 896 pixels, and PaliGemma 2's last layer; needs libtpu alone."""
+    pytest.importorskip("libtpu")
+    from jax.experimental import topologies
+
+    topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+    mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(fsdp=4), topology.devices)
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+
+    def bytes_of(backend):
+        def loss(query, key, value, valid):
+            mask = attention.Mask(valid=valid, everyone=keys - 64)
+            out = attention.attend(query, key, value, mask, backend=backend)
+            return jnp.sum(out.astype(jnp.float32) ** 2)
+
+        shapes = [(4, queries, heads, size), (4, keys, groups, size), (4, keys, groups, size)]
+        inputs = [jax.ShapeDtypeStruct(s, jnp.bfloat16, sharding=place) for s in shapes]
+        inputs.append(jax.ShapeDtypeStruct((4, keys), jnp.bool_, sharding=place))
+        step = jax.jit(mesh_lib.under(mesh, jax.grad(loss, (0, 1, 2))))
+        return step.lower(*inputs).compile().memory_analysis().temp_size_in_bytes
+
+    found, xla = bytes_of("splash"), bytes_of("xla")
+    print(f"temporary memory per chip: splash {found / 2**20:.0f} MiB, xla {xla / 2**20:.0f} MiB")
+    assert found < xla
