@@ -40,6 +40,7 @@ def make_data():
                 spec=TABLETOP.spec,
                 texts=lambda: ["pick up the red cube", "pick up the blue star"],
                 statistics=lambda: Statistics.of(actions),
+                state_statistics=lambda: None,
             )
         },
         web={"web": types.SimpleNamespace(written=written)},

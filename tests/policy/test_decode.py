@@ -65,8 +65,8 @@ def test_more_padding_changes_nothing(tiny, decoders, asked):
     _, decode = decoders[False]
     wider = np.pad(prefix, [(0, 0), (5, 0)])
     np.testing.assert_array_equal(
-        decode(tiny.policy.params, images, prefix, length),
-        decode(tiny.policy.params, images, wider, length),
+        decode(tiny.policy.params, prefix, length, **images),
+        decode(tiny.policy.params, wider, length, **images),
     )
 
 
@@ -78,7 +78,10 @@ def test_illegal_tokens_are_impossible_whatever_the_logits(tiny, mask, decoders,
     embedding[illegal] = 50 * noise[illegal]
     params = {**tiny.policy.params}
     params["decoder"] = {**params["decoder"], "embedding": embedding}
-    free, held = (np.asarray(decoders[free][1](params, *asked)) for free in (True, False))
+    images, *prefix = asked
+    free, held = (
+        np.asarray(decoders[free][1](params, *prefix, **images)) for free in (True, False)
+    )
     assert illegal[free].all()
     assert mask[np.arange(len(mask)), held].all()
 

@@ -39,7 +39,7 @@ def test_all_tokens_equal_those_of_jax(any_built, observe, observations, tmp_pat
 
 @pytest.mark.parametrize(
     "name",
-    ["vision/position", "vision/blocks/value_bias", "decoder/blocks/mlp_norm", "projector_bias"],
+    ["vision/position", "vision/blocks/value_bias", "decoder/blocks/mlp_norm", "projector/bias0"],
 )
 def test_one_changed_parameter_is_noticed(observations, tmp_path, multi_query, name):
     images, instructions = observations
