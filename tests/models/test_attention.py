@@ -103,16 +103,16 @@ def test_logits_are_capped_before_the_softmax():
 
 
 def test_one_query_and_short_sequences_take_xla():
-    assert attention.choose("splash", 1, 8192) == "xla"
-    assert attention.choose("cudnn", 1, 320) == "xla"
-    assert attention.choose("cudnn", 2, 320) == "cudnn"
-    assert attention.choose("auto", 8192, 8192) == "xla"  # not a TPU
+    assert attention.choose("splash", 1) == "xla"
+    assert attention.choose("cudnn", 1) == "xla"
+    assert attention.choose("cudnn", 2) == "cudnn"
+    assert attention.choose("auto", 8192) == "xla"  # not a TPU
 
 
 def test_long_sequences_take_splash_on_a_tpu(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert attention.choose("auto", 8192, 8192) == "splash"
-    assert attention.choose("auto", 1024, 1024) == "xla"
+    assert attention.choose("auto", 8192) == "splash"
+    assert attention.choose("auto", 1024) == "xla"
     attention.check("splash")
 
 
