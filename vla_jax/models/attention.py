@@ -77,7 +77,8 @@ def attend(
       softcap: bound of the logits; None for none.
       backend: what computes it. All agree, except for what padding asks.
     """
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    if scale is None:
+        scale = query.shape[-1] ** -0.5
     backend = choose(backend, query.shape[1])
     if backend == "xla":
         table = None if mask is None else mask.table(query.shape[1])

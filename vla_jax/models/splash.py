@@ -4,6 +4,8 @@ Source: jax:jax/experimental/pallas/ops/tpu/splash_attention. The kernel compute
 the positions, padding is a segment of its own, and lengths are padded to whole blocks here.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
@@ -134,11 +136,11 @@ def _attend(
         jnp.swapaxes(_pad(x, size), 1, 2)
         for x, size in ((query, asked), (key, length), (value, length))
     )
-    out = jax.vmap(kernel)(*parts, splash_attention.SegmentIds(q=rows, kv=columns))
+    out: Any = jax.vmap(kernel)(*parts, splash_attention.SegmentIds(q=rows, kv=columns))
     return jnp.swapaxes(out, 1, 2)[:, :asked]
 
 
-def _pad(x: Array, size: int) -> Array:
+def _pad(x: Array, size: int) -> jax.Array:
     """Pads axis 1, of length `size`, with zeros to a multiple of the least block."""
     room = -size % BLOCKS[-1]
     return jnp.pad(x, [(0, 0), (0, room)] + [(0, 0)] * (x.ndim - 2))
