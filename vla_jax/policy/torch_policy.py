@@ -107,7 +107,7 @@ class TorchPolicy:
         text = self.description["prompt"]["template"].format(text=words)
         special, room = self.description["special_tokens"], self.description["sequence"]["prefix"]
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
-        ids = [special["bos"], *ids, special["newline"]]
+        ids = [special["bos"], *ids, special["separator"]]
         if len(ids) > room:
             raise ValueError(f"prompt {text!r}: expected at most {room} tokens, found {len(ids)}")
         return ids

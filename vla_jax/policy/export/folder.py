@@ -7,6 +7,7 @@ golden.npz          a few images with their prefixes and the tokens decoded by J
 torch_policy.py     the program that runs them
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -25,7 +26,6 @@ from vla_jax.models.vlm import VLMConfig
 from vla_jax.policy.observation import Observation, stack
 from vla_jax.policy.policy import Policy
 from vla_jax.tokens import prompts
-from vla_jax.tokens.tokenizer import BOS, EOS, PAD
 
 FORMAT_VERSION = 1  # torch_policy.py reads this one
 PROGRAM = "torch_policy.py"
@@ -96,12 +96,7 @@ def describe(policy: Policy, config: VLMConfig) -> dict[str, Any]:
         "action_token_ids": list(policy.action_tokens.ids),
         "chunk": encoder.chunk,
         "prompt": {"name": wording, "template": prompts.ROBOT[wording]},
-        "special_tokens": {
-            "pad": PAD,
-            "eos": EOS,
-            "bos": BOS,
-            "newline": encoder.tokenizer.newline,
-        },
+        "special_tokens": dataclasses.asdict(encoder.tokenizer.special),
         "sequence": config_lib.to_json(encoder.layout),
         "views": list(policy.observer.views),
         "image": {
