@@ -1,6 +1,7 @@
 """Masks, positions, rotary embedding, and the attention product on three backends."""
 
 import dataclasses
+import math
 from typing import Literal
 
 import einops
@@ -78,7 +79,7 @@ def attend(
       backend: what computes it. All agree, except for what padding asks.
     """
     if scale is None:
-        scale = query.shape[-1] ** -0.5
+        scale = 1 / math.sqrt(query.shape[-1])
     backend = choose(backend, query.shape[1])
     if backend == "xla":
         table = None if mask is None else mask.table(query.shape[1])
