@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.experimental import topologies
 
 from vla_jax.models import attention, splash
@@ -67,6 +68,32 @@ def test_splash_without_a_mask_sees_everything(interpreted):
         attention.attend(query, key, value, None, backend=backend) for backend in ("splash", "xla")
     )
     np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_a_whole_model_trains_through_splash(interpreted, build_model, inputs):
+    def measure(backend):
+        graph, state = nnx.split(build_model(backend=backend, remat="full", key_heads=2))
+
+        def loss(params):
+            model = nnx.merge(graph, params)
+            logits = model.logits(inputs.images, inputs.tokens, inputs.length, inputs.prefix)
+            return jnp.mean(jax.nn.logsumexp(logits, -1) ** 2)
+
+        return jax.jit(jax.value_and_grad(loss))(nnx.to_pure_dict(state))
+
+    found, expected = measure("splash"), measure("xla")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found, expected
+    )
+
+
+def test_decoding_takes_xla_whatever_training_takes(build_model, inputs):
+    prefix = inputs.tokens[:, :5]
+    found, expected = (
+        build_model(backend=backend).prefill(inputs.images, prefix, inputs.length, slots=1)[0]
+        for backend in ("splash", "xla")
+    )
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
