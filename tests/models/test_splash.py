@@ -121,6 +121,7 @@ def test_only_what_divides_is_split(batch, heads, groups, expected):
 
 
 @pytest.mark.slow
+@pytest.mark.tpu
 @pytest.mark.parametrize(
     ("heads", "groups", "size", "queries", "keys", "saved"),
     [(8, 1, 256, 4160, 4160, 5), (16, 16, 72, 4096, 4096, 10), (8, 4, 256, 65, 4160, 0)],
