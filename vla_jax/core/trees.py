@@ -24,6 +24,18 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns `{"a/b": leaf}` into `{"a": {"b": leaf}}`: the names' tree in plain dicts."""
+    out: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *parents, last = name.split("/")
+        node = out
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return out
+
+
 def map_with_name(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     """Maps a function over a pytree, handing it the name of each leaf first.
 

@@ -8,7 +8,7 @@ from types import FrameType
 import jax
 
 from vla_jax.data.loader import Loader
-from vla_jax.experiment import parts, sources
+from vla_jax.experiment import parts, pretraining, sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.held_out import HeldOut
 from vla_jax.experiment.workdir import Workdir
@@ -77,17 +77,19 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
     mesh = mesh_lib.make_mesh(config.mesh)
     attention.check(config.model.backend)
     workdir.claim(config)
+    encoder = workdir.load_encoder()
+    # A wrong checkpoint is told before datasets are opened.
+    weights = pretraining.open_weights(config) if encoder is None else None
     with progress.Phases() as phases:
         data = sources.open_data(config, phases)
-    encoder = workdir.load_encoder()
     if encoder is None:
-        encoder = parts.make_encoder(config, data)
+        encoder = parts.make_encoder(config, data, weights)
         workdir.save_encoder(encoder)
-    model = parts.Model(config, encoder.tokenizer.size, mesh)
+    model = parts.Model(config, encoder.vocabulary, mesh)
     for line in model.fallbacks:
         progress.note(f"sharding: {line}")
     with Checkpoints(workdir.checkpoints, config.checkpoint) as checkpoints:
-        state, seconds = _start(model, encoder, data, checkpoints)
+        state, seconds = _start(config, model, encoder, data, checkpoints)
         clock = loop.Clock(seconds)
         _announce(config, data, encoder, model, int(state.step))
         state = _run(config, workdir, data, encoder, model, state, checkpoints, clock)
@@ -102,7 +104,11 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
 
 
 def _start(
-    model: parts.Model, encoder: Encoder, data: sources.Data, checkpoints: Checkpoints
+    config: RunConfig,
+    model: parts.Model,
+    encoder: Encoder,
+    data: sources.Data,
+    checkpoints: Checkpoints,
 ) -> tuple[TrainState, float]:
     """Returns the state to start from and the seconds of training behind it.
 
@@ -110,7 +116,7 @@ def _start(
       UserError: the datasets are not those that the run began with.
     """
     if checkpoints.latest_step() is None:
-        return model.create(encoder), 0.0
+        return model.create(encoder, pretraining.open_weights(config)), 0.0
     abstract = model.abstract_state()
     arrays = {"params": abstract.params, "optimizer": abstract.optimizer, "step": abstract.step}
     _, arrays, loader = checkpoints.restore(arrays)
