@@ -10,8 +10,9 @@ from vla_jax.tokens.action_tokens import (
     choose_ids,
     smooth_rows,
 )
-from vla_jax.tokens.tokenizer import UNK
+from vla_jax.tokens.tokenizer import Tokenizer
 
+UNK = 3  # of a trained tokenizer
 COUNTS = (2, 3, 16, 255, 256, 257, 4096)
 
 
@@ -31,7 +32,7 @@ def test_last_takes_the_end_of_the_vocabulary_and_no_special_token(tokenizer, co
     assert same is tokenizer
     assert len(set(ids)) == count
     assert min(ids) > UNK
-    assert tokenizer.newline not in ids
+    assert tokenizer.special.separator not in ids
     assert list(ids) == sorted(ids)
     assert ids[-1] == tokenizer.size - 1
     # 32 locations lie behind the newline; a longer row of ids skips it.
@@ -125,3 +126,35 @@ def test_smooth_rows_are_unit_distinct_and_ordered():
     assert (similarity[~np.eye(64, dtype=bool)] < 1 - 1e-4).all()
     np.testing.assert_array_equal(rows, smooth_rows(64, 32, seed=3))
     assert not np.array_equal(rows, smooth_rows(64, 32, seed=4))
+
+
+def test_integers_are_the_tokens_of_the_numbers():
+    tokenizer = Tokenizer.train([str(k) for k in range(64)], 512, 0)
+    same, ids = choose_ids(ActionTokensConfig(scheme="integers"), tokenizer, 64)
+    assert same is tokenizer
+    assert [tokenizer.decode([i]) for i in ids] == [str(k) for k in range(64)]
+
+
+def test_integers_that_the_tokenizer_splits_are_refused(tokenizer):
+    with pytest.raises(UserError, match=r"scheme=integers: \d+ .* expected one token for \d+"):
+        choose_ids(ActionTokensConfig(scheme="integers"), tokenizer, 64)
+
+
+def test_openvla_counts_its_rows_down_from_the_end_before_added_tokens(tokenizer):
+    config = ActionTokensConfig(rows="openvla")
+    _, ids = choose_ids(config, tokenizer.extended(["<more>"]), 8)
+    assert list(ids) == list(range(tokenizer.base_size - 1, tokenizer.base_size - 9, -1))
+
+
+def test_openvla_decodes_its_two_last_bins_alike_and_does_not_stretch_the_gripper(spec, statistics):
+    ids = tuple(range(300, 44, -1))
+    tokens = ActionTokens(spec, statistics, ids, "openvla")
+    low, high = np.array(statistics.q01), np.array(statistics.q99)
+    action = np.array([0, high[1], low[2], 0.7], np.float32)
+    found = tokens.encode(action)
+    assert found[1] == ids[255]  # +1 alone
+    centre = -1 + 2 * (254 + 0.5) / 255
+    expected = low[1] + (centre + 1) / 2 * (high[1] - low[1])
+    assert tokens.decode(found)[1] == pytest.approx(expected, abs=1e-7)
+    assert tokens.decode(found)[3] == pytest.approx(0.7, abs=1 / 255)
+    assert found[3] == ids[int((0.7 + 1) / 2 * 255)]

@@ -10,7 +10,8 @@ from vla_jax.tokens.action_tokens import ActionTokens, ActionTokensConfig, choos
 from vla_jax.tokens.encoder import Encoder
 from vla_jax.tokens.prompts import PromptsConfig
 from vla_jax.tokens.sequence import SequenceConfig
-from vla_jax.tokens.tokenizer import BOS, EOS, PAD
+
+PAD, EOS, BOS = 0, 1, 2  # of a trained tokenizer
 
 LAYOUT = SequenceConfig(prefix=20, suffix=6)
 
@@ -34,7 +35,7 @@ def test_a_robot_frame_becomes_instruction_and_action(encoder, tokenizer, action
     tokens, length, mask = encoder.encode(robot("pick up the red cube", actions[:1]))
     words = tokenizer.encode("pick up the red cube")
     assert length == len(words) + 2
-    assert tokens[:20].tolist() == [PAD] * 13 + [BOS, *words, tokenizer.newline]
+    assert tokens[:20].tolist() == [PAD] * 13 + [BOS, *words, tokenizer.special.separator]
     action = encoder.actions["arm"].encode(actions[0]).tolist()
     assert tokens[20:].tolist() == [*action, EOS, PAD]
     assert mask.tolist() == [False] * 20 + [True] * 5 + [False]
@@ -44,7 +45,7 @@ def test_a_web_frame_becomes_question_and_answer(encoder, tokenizer):
     tokens, length, mask = encoder.encode(web("where is the green moon?", "<loc0003><loc0012>"))
     words = tokenizer.encode("Q: where is the green moon? A:")
     assert length == len(words) + 2
-    assert tokens[20 - length : 20].tolist() == [BOS, *words, tokenizer.newline]
+    assert tokens[20 - length : 20].tolist() == [BOS, *words, tokenizer.special.separator]
     place = [tokenizer.id("<loc0003>"), tokenizer.id("<loc0012>")]
     assert tokens[20:].tolist() == [*place, EOS, PAD, PAD, PAD]
     assert mask.sum() == 3
@@ -77,7 +78,7 @@ def test_a_whole_prompt_is_not_worded_whatever_was_asked_before(encoder, tokeniz
         np.testing.assert_array_equal(row, tokens[:20])
         assert length == same
         words = tokenizer.encode(written)
-        assert row[20 - length :].tolist() == [BOS, *words, tokenizer.newline]
+        assert row[20 - length :].tolist() == [BOS, *words, tokenizer.special.separator]
 
 
 def test_writing_into_an_encoded_row_does_not_change_the_next(encoder, actions):

@@ -6,7 +6,9 @@ import tokenizers
 from tokenizers import models
 
 from vla_jax.core.errors import UserError
-from vla_jax.tokens.tokenizer import BOS, EOS, PAD, UNK, Tokenizer
+from vla_jax.tokens.tokenizer import Special, Tokenizer
+
+PAD, EOS, BOS, UNK = 0, 1, 2, 3  # of a trained tokenizer
 
 
 def test_special_tokens_stand_where_gemma_has_them(tokenizer):
@@ -16,9 +18,12 @@ def test_special_tokens_stand_where_gemma_has_them(tokenizer):
 
 
 def test_newline_is_a_token_of_its_own(tokenizer):
-    assert tokenizer.newline > UNK
-    assert tokenizer.encode("\n") == [tokenizer.newline]
-    assert tokenizer.encode("red cube\n") == [*tokenizer.encode("red cube"), tokenizer.newline]
+    assert tokenizer.special.separator > UNK
+    assert tokenizer.encode("\n") == [tokenizer.special.separator]
+    assert tokenizer.encode("red cube\n") == [
+        *tokenizer.encode("red cube"),
+        tokenizer.special.separator,
+    ]
 
 
 def test_every_location_is_one_token(tokenizer):
@@ -60,7 +65,7 @@ def test_a_character_outside_ascii_is_unknown_and_not_lost_silently(tokenizer):
 def test_saving_and_loading_changes_nothing(tokenizer, texts, tmp_path):
     tokenizer.save(tmp_path / "tokenizer.json")
     loaded = Tokenizer.load(tmp_path / "tokenizer.json")
-    assert (loaded.size, loaded.newline) == (tokenizer.size, tokenizer.newline)
+    assert (loaded.size, loaded.special) == (tokenizer.size, tokenizer.special)
     for text in (*texts, "An unseen Word, 42!\n<loc0031>"):
         assert loaded.encode(text) == tokenizer.encode(text)
 
@@ -91,6 +96,18 @@ def test_extending_appends_single_tokens_and_keeps_the_original(tokenizer):
     assert tokenizer.size == before
 
 
+def test_a_llama_tokenizer_is_known_by_its_special_tokens(tmp_path):
+    names = ["<unk>", "<s>", "</s>", "\u2581", "\u2581red"]
+    inner = tokenizers.Tokenizer(
+        models.BPE({name: i for i, name in enumerate(names)}, [], unk_token="<unk>")
+    )
+    inner.add_special_tokens(["<PAD>"])
+    inner.save(str(tmp_path / "tokenizer.json"))
+    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert loaded.special == Special(pad=5, eos=2, bos=1, unk=0, separator=3)
+    assert (loaded.base_size, loaded.size) == (5, 6)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"gone\.json: expected a tokenizer\.json, found no such"):
         Tokenizer.load(tmp_path / "gone.json")
@@ -105,12 +122,12 @@ def test_a_file_of_something_else_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("vocabulary", "message"),
     [
-        ({"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3}, r"'\\n'.*a token of its own"),
-        ({"<unk>": 0, "<pad>": 1, "<eos>": 2, "<bos>": 3, "\n": 4}, "'<pad>': expected id 0"),
-        ({"<pad>": 0, "<eos>": 1, "<unk>": 3, "\n": 4}, "'<bos>': expected id 2, found none"),
+        ({"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3}, r"Gemma.*found all but '\\n'"),
+        ({"<pad>": 0, "<eos>": 1, "<unk>": 3, "\n": 4}, "Gemma.*found all but '<bos>'"),
+        ({"<PAD>": 0, "</s>": 1, "<unk>": 3, "\u2581": 4}, "Llama.*found all but '<s>'"),
     ],
 )
-def test_missing_or_displaced_special_tokens_are_refused(tmp_path, vocabulary, message):
+def test_missing_special_tokens_are_refused(tmp_path, vocabulary, message):
     inner = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(UserError, match=message):

@@ -21,13 +21,17 @@ class Normalizer:
       statistics: of the numbers.
       spec: of actions: dimensions in 0..1 (gripper, terminate) take the spec's bounds, as the
         quantiles of a two-valued signal may coincide. None for proprioception.
+      stretch: whether these dimensions are mapped to [-1, 1]; OpenVLA leaves them as they are.
     """
 
-    def __init__(self, statistics: Statistics, spec: ActionSpec | None = None):
+    def __init__(
+        self, statistics: Statistics, spec: ActionSpec | None = None, *, stretch: bool = True
+    ):
         low, high = np.asarray(statistics.q01), np.asarray(statistics.q99)
         if spec is not None:
             fixed = np.array([unit == "0..1" for unit in spec.units])
-            low, high = np.where(fixed, spec.low, low), np.where(fixed, spec.high, high)
+            lowest, highest = (spec.low, spec.high) if stretch else (-1.0, 1.0)
+            low, high = np.where(fixed, lowest, low), np.where(fixed, highest, high)
         self._low, self._width = low, high - low
         self._alive = self._width > DEAD
         self._divisor = np.where(self._alive, self._width, 1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -12,14 +13,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vla_jax.core import files
 from vla_jax.core.arrays import UInt8
-from vla_jax.core.batch import Batch
+from vla_jax.core.batch import IMAGE_TOKEN, STATE_TOKEN, Batch
 from vla_jax.core.errors import UserError
 from vla_jax.tokens.encoder import Encoder
-from vla_jax.tokens.tokenizer import BOS, EOS, PAD, UNK
 
 _TILE, _GAP, _COLUMNS, _TEXT = 168, 8, 3, 900  # pixels; images side by side before a new line
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece and its kin spell a space
-_SPECIAL = {PAD: "<pad>", EOS: "<eos>", BOS: "<bos>", UNK: "<unk>"}
+_PLACEHOLDERS = {IMAGE_TOKEN: "<image>", STATE_TOKEN: "<state>"}
 _INK, _FAINT, _LINE = (30, 32, 36), (120, 124, 130), (214, 217, 221)
 _GREEN, _GREY, _BLUE = (190, 230, 198), (226, 228, 231), (221, 231, 245)
 # Matplotlib brings these along; they have letters beyond Latin-1, which Pillow's own lacks.
@@ -160,14 +160,18 @@ def _text(
     tokens, loss = np.asarray(batch.tokens[i]), np.asarray(batch.loss_mask[i])
     used = int(batch.prefix_length[i])
     prefix, suffix, mask = tokens[room - used : room], tokens[room:], loss[room:]
+    pad = encoder.tokenizer.special.pad
     title = (
-        f"{source}    prefix {used} of {room} tokens, suffix {int((suffix != PAD).sum())} of "
+        f"{source}    prefix {used} of {room} tokens, suffix {int((suffix != pad).sum())} of "
         f"{len(suffix)}, {int(mask.sum())} in the loss"
     )
     pen.text((x, _GAP), title, _FAINT, _SANS)
-    words = _fit(encoder.tokenizer.decode(prefix.tolist()).strip(), _BOLD)
+    words = _fit(encoder.tokenizer.decode(prefix[prefix >= 0].tolist()).strip(), _BOLD)
     pen.text((x, _GAP + 18), words, _INK, _BOLD)
-    chips = [_Chip(_spell(token, encoder), _BLUE) for token in prefix]
+    chips = [
+        _Chip(name if count == 1 else f"{name} x {count}", _BLUE)
+        for name, count in _runs([_spell(token, encoder) for token in prefix])
+    ]
     y = _flow(pen, [chips], x, _GAP + 40) + 6
     actions = encoder.actions.get(source)
     lines = (
@@ -205,11 +209,15 @@ def _action_lines(
 
 def _word_line(tokens: np.ndarray, mask: np.ndarray, encoder: Encoder) -> list[_Chip]:
     """One chip per token; padding that is not in the loss becomes one chip with its count."""
-    said = np.flatnonzero((tokens != PAD) | mask)
+    said = np.flatnonzero((tokens != encoder.tokenizer.special.pad) | mask)
     end = int(said[-1]) + 1 if len(said) else 0
     line = [_chip(token, seen, encoder) for token, seen in zip(tokens[:end], mask, strict=False)]
     padding = len(tokens) - end
     return [*line, _Chip(f"<pad> x {padding}", _GREY)] if padding else line
+
+
+def _runs(names: list[str]) -> list[tuple[str, int]]:
+    return [(name, len(list(group))) for name, group in itertools.groupby(names)]
 
 
 def _chip(token: int, seen: bool, encoder: Encoder, captions: tuple[str, ...] = ()) -> _Chip:
@@ -218,11 +226,16 @@ def _chip(token: int, seen: bool, encoder: Encoder, captions: tuple[str, ...] = 
 
 def _spell(token: int, encoder: Encoder) -> str:
     """Returns how one token reads; a special one by its name, what cannot be read by its id."""
-    if token == encoder.tokenizer.newline:
+    tokenizer = encoder.tokenizer
+    if token < 0:
+        return _PLACEHOLDERS[int(token)]
+    if token == tokenizer.id("\n"):
         return "\\n"
-    if token == encoder.tokenizer.id(_SPACE):
+    if token == tokenizer.id(_SPACE):
         return "\N{OPEN BOX}"
-    return _SPECIAL.get(int(token)) or encoder.tokenizer.decode([token]).strip() or f"#{token}"
+    if token in tokenizer.special.ids:
+        return tokenizer.token(int(token))
+    return tokenizer.decode([token]).strip() or f"#{token}"
 
 
 def _flow(pen: ImageDraw.ImageDraw, lines: list[list[_Chip]], x: int, y: int) -> int:

@@ -37,11 +37,15 @@ def make_encoder(config: RunConfig, data: Data) -> Encoder:
         texts = {
             prompts.for_robot(text) for robot in data.robots.values() for text in robot.texts()
         }
+        if config.action_tokens.scheme == "integers":
+            texts |= set(map(str, range(config.bins.count)))
         texts = texts.union(*(web.written(prompts) for web in data.web.values()))
         tokenizer = Tokenizer.train(texts, config.tokenizer.size, config.tokenizer.locations)
     tokenizer, ids = action_tokens.choose_ids(config.action_tokens, tokenizer, config.bins.count)
     actions = {
-        name: action_tokens.ActionTokens(robot.spec, robot.statistics(), ids)
+        name: action_tokens.ActionTokens(
+            robot.spec, robot.statistics(), ids, config.bins.convention
+        )
         for name, robot in data.robots.items()
     }
     states = {name: robot.state_statistics() for name, robot in data.robots.items()}

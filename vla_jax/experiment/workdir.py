@@ -113,6 +113,9 @@ class Workdir:
                     }
                     for name, tokens in encoder.actions.items()
                 },
+                "bins_convention": next(
+                    (tokens.convention for tokens in encoder.actions.values()), "uniform"
+                ),
                 "action_token_ids": list(encoder.action_token_ids),
                 "prompts": dataclasses.asdict(encoder.prompts),
                 "sequence": dataclasses.asdict(encoder.layout),
@@ -134,6 +137,7 @@ class Workdir:
                     ActionSpec.from_json(robot["action_spec"]),
                     Statistics.from_json(robot["statistics"]),
                     ids,
+                    policy["bins_convention"],
                 )
                 for name, robot in policy["robots"].items()
             },

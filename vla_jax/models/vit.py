@@ -185,17 +185,15 @@ class Pool(nnx.Module):
     def __call__(self, x: Float[Array, "b p d"]) -> Float[Array, "b d"]:
         """Returns one vector per image."""
         probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), (len(x), 1, x.shape[2]))
-        y = attention.attend(
-            *(
-                layers.heads(part, kernel, bias)
-                for part, kernel, bias in (
-                    (probe, self.query, self.query_bias),
-                    (x, self.key, self.key_bias),
-                    (x, self.value, self.value_bias),
-                )
-            ),
-            None,
+        query, key, value = (
+            layers.heads(part, kernel, bias)
+            for part, kernel, bias in (
+                (probe, self.query, self.query_bias),
+                (x, self.key, self.key_bias),
+                (x, self.value, self.value_bias),
+            )
         )
+        y = attention.attend(query, key, value, None)
         y = jnp.einsum("bphk,hkd->bd", y, self.out[...].astype(x.dtype))
         y = y + self.out_bias[...].astype(x.dtype)[None]
         z = layers.layer_norm(y, self.norm_scale[...], self.norm_bias[...])

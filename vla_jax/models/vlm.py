@@ -162,7 +162,7 @@ class VLM(nnx.Module):
             if said is not None:
                 text, written = _replace(text, written, tokens, STATE_TOKEN, *said)
             return text, written, _Spans(images=0, prefix=prefix)
-        parts = [(x, seen)]
+        parts: list[tuple[Array, Array]] = [(x, seen)]
         if said is not None:
             parts.append(said)
         if self.config.images == "after_bos":

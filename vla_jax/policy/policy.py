@@ -14,7 +14,6 @@ from vla_jax.policy.decode import Decoder, make_decoder
 from vla_jax.policy.observation import Observation, Observer, stack
 from vla_jax.tokens import grammar
 from vla_jax.tokens.encoder import Encoder
-from vla_jax.tokens.tokenizer import EOS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,7 +125,8 @@ class Policy:
         """
         prefixes = self._prefixes(questions, robot=False, are_prompts=are_prompts)
         tokens = self._run(self._decode_text, observations, prefixes)
-        answers = [row[: row.index(EOS)] if EOS in row else row for row in tokens.tolist()]
+        eos = self.encoder.tokenizer.special.eos
+        answers = [row[: row.index(eos)] if eos in row else row for row in tokens.tolist()]
         return [self.encoder.tokenizer.decode(row) for row in answers]
 
     def _run(

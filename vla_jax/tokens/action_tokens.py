@@ -1,7 +1,8 @@
 """Robot units <-> token ids: which vocabulary rows stand for the action bins, and the way there.
 
-Schemes: `overwrite` gives existing rows a new meaning, as PaLM-E in RT-2 (section 3.2) and OpenVLA
-do; `extend` adds rows. Bin k is the k-th id of the map, and the map travels with the checkpoint.
+Schemes: `integers` takes the token of the integer k for bin k, as PaLI-X in RT-2 (section 3.2);
+`overwrite` gives existing rows a new meaning, as PaLM-E there and OpenVLA; `extend` adds rows. Bin
+k is the k-th id of the map, and the map travels with the checkpoint.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from vla_jax.actions.spec import ActionSpec
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core.arrays import Float, Int
 from vla_jax.core.errors import UserError
-from vla_jax.tokens.tokenizer import UNK, Tokenizer
+from vla_jax.tokens.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,16 +24,18 @@ class ActionTokensConfig:
     """Where action bins live in the vocabulary.
 
     Attributes:
-      scheme: `overwrite` existing rows or `extend` the vocabulary by one row per bin.
+      scheme: `integers`, where the tokenizer has them as single tokens; `overwrite` existing rows;
+        or `extend` the vocabulary by one row per bin.
       rows: which rows `overwrite` takes: the first `<locNNNN>` tokens, whose web meaning
-        (a place in the image) is a number line too, or the `last` ids of the vocabulary.
+        (a place in the image) is a number line too; the `last` ids of the vocabulary; or those of
+        `openvla`, which are the last ones before added tokens, counted downwards.
       initialization: how action rows start: `none` leaves the model's own; `smooth` makes
         neighbouring bins neighbours (sines of several scales), which small models need to learn
         a number line; `mean` puts every row at the mean embedding (for `extend`).
     """
 
-    scheme: Literal["overwrite", "extend"] = "overwrite"
-    rows: Literal["loc", "last"] = "loc"
+    scheme: Literal["integers", "overwrite", "extend"] = "overwrite"
+    rows: Literal["loc", "last", "openvla"] = "loc"
     initialization: Literal["none", "smooth", "mean"] = "none"
 
 
@@ -52,14 +55,19 @@ def choose_ids(
     Raises:
       UserError: the vocabulary cannot hold `count` bins under this scheme.
     """
+    if config.scheme == "integers":
+        return tokenizer, _integers(tokenizer, count)
     if config.scheme == "extend":
         names = [f"<act{k:04d}>" for k in range(count)]
         tokenizer = tokenizer.extended(names)
         ids = [tokenizer.id(name) for name in names]
     elif config.rows == "loc":
         ids = [tokenizer.id(f"<loc{k:04d}>") for k in range(count)]
+    elif config.rows == "openvla":
+        ids = [i for i in range(tokenizer.base_size - 1, -1, -1) if i not in tokenizer.special.ids]
+        ids = ids[:count]
     else:
-        free = [i for i in range(UNK + 1, tokenizer.size) if i != tokenizer.newline]
+        free = [i for i in range(tokenizer.size) if i not in tokenizer.special.ids]
         ids = free[-count:]
     held = [i for i in ids if i is not None]
     if len(held) < count:
@@ -72,20 +80,50 @@ def choose_ids(
     return tokenizer, tuple(held)
 
 
+def _integers(tokenizer: Tokenizer, count: int) -> tuple[int, ...]:
+    ids = [tokenizer.encode(str(k)) for k in range(count)]
+    split = [
+        k for k, tokens in enumerate(ids) if len(tokens) != 1 or tokenizer.special.unk in tokens
+    ]
+    if split:
+        pieces = [tokenizer.token(i) for i in ids[split[0]]]
+        raise UserError(
+            f"config.action_tokens.scheme=integers: {len(split)} of the integers below {count} are "
+            "no single tokens of this tokenizer",
+            expected=f"one token for {split[0]}",
+            found=f"{len(pieces)}: {' '.join(pieces)}",
+            fix="Set --config.action_tokens.scheme=overwrite",
+        )
+    return tuple(tokens[0] for tokens in ids)
+
+
 class ActionTokens:
     """Encodes actions in robot units as token ids and back, for one dataset's action space.
+
+    Args:
+      spec: the action space.
+      statistics: of the dataset's actions, robot units.
+      ids: the id of every bin, bin 0 first.
+      convention: how bins lie, as in BinsConfig.
 
     Raises:
       UserError: a discrete dimension has more values than there are bins.
     """
 
-    def __init__(self, spec: ActionSpec, statistics: Statistics, ids: tuple[int, ...]):
+    def __init__(
+        self,
+        spec: ActionSpec,
+        statistics: Statistics,
+        ids: tuple[int, ...],
+        convention: bins.Convention = "uniform",
+    ):
         self.spec, self.statistics, self.ids = spec, statistics, ids
+        self.convention: bins.Convention = convention
         self._ids = np.asarray(ids, np.int32)
         self._bin_of = {token: k for k, token in enumerate(ids)}
         self._discrete = np.asarray(spec.discrete)
         self._low, self._high = np.asarray(spec.low), np.asarray(spec.high)
-        self._normalizer = Normalizer(statistics, spec)
+        self._normalizer = Normalizer(statistics, spec, stretch=convention == "uniform")
         for name, legal in zip(spec.names, self.legal_bins(), strict=True):
             if len(legal) > len(ids):
                 raise UserError(
@@ -102,7 +140,7 @@ class ActionTokens:
 
     def bins(self, action: Float[np.ndarray, "... a"]) -> Int[np.ndarray, "... a"]:
         """Returns the bin of every dimension; a discrete value k is bin k."""
-        ranged = bins.encode(self._normalizer.normalize(action), self.count)
+        ranged = bins.encode(self._normalizer.normalize(action), self.count, self.convention)
         if not self._discrete.any():
             return ranged
         exact = np.rint(np.clip(action, self._low, self._high) - self._low).astype(np.int32)
@@ -124,7 +162,7 @@ class ActionTokens:
                 "action tokens", expected="ids of action bins", found=np.ravel(tokens).tolist()
             )
         index = np.asarray(flat, np.int32).reshape(np.shape(tokens))
-        x = bins.decode(index, self.count)
+        x = bins.decode(index, self.count, self.convention)
         ranged = self._normalizer.unnormalize(x)
         return np.where(self._discrete, index + self._low, ranged).astype(np.float32)
 

@@ -118,7 +118,7 @@ class Encoder:
         supervised = mask[:, self.layout.prefix :]
         for rows, ids, wanted in self._suffixes(targets):
             name = f"target of {targets[rows[0]].name}"
-            suffix[rows], used = sequence.suffix_tokens(ids, self.layout, name)
+            suffix[rows], used = sequence.suffix_tokens(ids, self.tokenizer, self.layout, name)
             used[:, : ids.shape[1]] &= wanted
             supervised[rows] = used
         tokens = np.concatenate([np.stack(prefix), suffix], axis=1)

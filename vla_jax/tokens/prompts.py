@@ -15,6 +15,7 @@ ROBOT = {
     # PaLM-E, section 3: a sentence with the image and the state in their places
     "palme": "Given <image> and <state> Q: what action should the robot take to {text}? A:",
 }
+LOWER = frozenset({"openvla"})  # forms whose authors lower the instruction's case
 WEB = {
     # RT-2, appendix D (PaLI-X)
     "rt2": "Q: {text}? A:",
@@ -48,7 +49,8 @@ class PromptsConfig:
         Raises:
           UserError: the instruction is empty.
         """
-        return ROBOT[self.robot].format(text=_words(instruction, "instruction"))
+        words = _words(instruction, "instruction")
+        return ROBOT[self.robot].format(text=words.lower() if self.robot in LOWER else words)
 
     def for_web(self, question: str) -> str:
         """Returns the prefix text for a question.

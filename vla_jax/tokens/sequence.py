@@ -1,7 +1,7 @@
 r"""Prompt and target -> the static layout `[prefix slots | suffix slots]` of a Batch.
 
-`<bos> prompt "\n"` fills the prefix slots from the right, `target <eos>` the suffix slots from the
-left; the model puts the images in front, or in place of the marker `<image>` of a multimodal
+`<bos> prompt separator` fills the prefix slots from the right, `target <eos>` the suffix slots from
+the left; the model puts the images in front, or in place of the marker `<image>` of a multimodal
 sentence (PaLM-E, section 3), which is as many slots as there are image tokens. Because the last
 prefix token always stands in the last prefix slot, the loss is a slice and never a gather.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from vla_jax.core.arrays import Bool, Int
 from vla_jax.core.batch import IMAGE_TOKEN, STATE_TOKEN
 from vla_jax.core.errors import UserError
-from vla_jax.tokens.tokenizer import BOS, EOS, PAD, Tokenizer
+from vla_jax.tokens.tokenizer import Tokenizer
 
 _MARKER = re.compile("(<image>|<state>)")
 
@@ -58,7 +58,8 @@ def prefix_tokens(
     Raises:
       UserError: the prompt needs more slots than there are.
     """
-    ids = [BOS, *_sentence(prompt, tokenizer, image_tokens), tokenizer.newline]
+    special = tokenizer.special
+    ids = [special.bos, *_sentence(prompt, tokenizer, image_tokens), special.separator]
     if len(ids) > config.prefix:
         raise UserError(
             f"prompt {prompt!r} is too long",
@@ -66,7 +67,7 @@ def prefix_tokens(
             found=f"{len(ids)} tokens",
             fix="Shorten the text, or train with a larger config.sequence.prefix",
         )
-    row = np.full(config.prefix, PAD, np.int32)
+    row = np.full(config.prefix, special.pad, np.int32)
     row[config.prefix - len(ids) :] = ids
     return row, len(ids)
 
@@ -85,12 +86,13 @@ def _sentence(prompt: str, tokenizer: Tokenizer, image_tokens: int) -> list[int]
 
 
 def suffix_tokens(
-    ids: Int[np.ndarray, "n w"], config: SequenceConfig, name: str
+    ids: Int[np.ndarray, "n w"], tokenizer: Tokenizer, config: SequenceConfig, name: str
 ) -> tuple[Int[np.ndarray, "n t"], Bool[np.ndarray, "n t"]]:
     """Lays out targets of equal length: `ids` and `<eos>`, padded on the right.
 
     Args:
       ids: token ids of answers or actions.
+      tokenizer: knows the end and the padding.
       config: the slots.
       name: what the first target is, for the error.
 
@@ -108,8 +110,8 @@ def suffix_tokens(
             found=f"{length + 1} tokens",
             fix="Raise config.sequence.suffix",
         )
-    rows = np.full((len(ids), config.suffix), PAD, np.int32)
-    rows[:, :length], rows[:, length] = ids, EOS
+    rows = np.full((len(ids), config.suffix), tokenizer.special.pad, np.int32)
+    rows[:, :length], rows[:, length] = ids, tokenizer.special.eos
     mask = np.zeros(rows.shape, bool)
     mask[:, : length + 1] = True
     return rows, mask

@@ -1,7 +1,7 @@
 """Text <-> token ids through one `tokenizer.json` (Hugging Face tokenizers), loaded or trained.
 
-The special tokens stand where Gemma has them: `<pad>` 0, `<eos>` 1, `<bos>` 2, `<unk>` 3. The
-newline that ends every prefix and PaliGemma's `<locNNNN>` tokens are single tokens of their own.
+A trained one has its special tokens where Gemma has them: `<pad>` 0, `<eos>` 1, `<bos>` 2, `<unk>`
+3, and the newline that ends every prefix and PaliGemma's `<locNNNN>` as tokens of their own.
 """
 
 import dataclasses
@@ -14,8 +14,12 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from vla_jax.core.errors import UserError
 
-PAD, EOS, BOS, UNK = 0, 1, 2, 3
-_SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
+# Names of the special tokens by family: padding, end, begin, unknown, and what ends a prefix:
+# PaliGemma's newline, or the lone space that OpenVLA puts before an action.
+_FAMILIES = {
+    "gemma": ("<pad>", "<eos>", "<bos>", "<unk>", "\n"),
+    "llama": ("<PAD>", "</s>", "<s>", "<unk>", "\u2581"),
+}
 _LOCATION = re.compile(r"<loc\d+>")
 _ASCII = [chr(i) for i in range(33, 127)]
 
@@ -35,22 +39,54 @@ class TokenizerConfig:
     locations: int = 256
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Special:
+    """Ids of the special tokens.
+
+    Attributes:
+      pad: fills empty slots.
+      eos: ends a target.
+      bos: begins a prefix.
+      unk: stands for what cannot be encoded.
+      separator: ends a prefix.
+    """
+
+    pad: int
+    eos: int
+    bos: int
+    unk: int
+    separator: int
+
+    @property
+    def ids(self) -> frozenset[int]:
+        """All of them."""
+        return frozenset(dataclasses.astuple(self))
+
+
 class Tokenizer:
-    """Encodes and decodes text; ids are the rows of the model's embedding table."""
+    """Encodes and decodes text; ids are the rows of the model's embedding table.
+
+    Attributes:
+      special: the ids with a meaning of their own.
+    """
 
     def __init__(self, inner: tokenizers.Tokenizer):
-        ids: dict[str, int] = {}
-        for token, index in zip((*_SPECIAL, "\n"), (PAD, EOS, BOS, UNK, None), strict=True):
-            found = inner.token_to_id(token)
-            if found is None or (index is not None and found != index):
-                raise UserError(
-                    f"tokenizer: special token {token!r}",
-                    expected="a token of its own" if index is None else f"id {index}",
-                    found="none" if found is None else f"id {found}",
-                )
-            ids[token] = found
         self._inner = inner
-        self.newline = ids["\n"]
+        missing: dict[str, list[str]] = {}
+        for family, names in _FAMILIES.items():
+            ids = [inner.token_to_id(name) for name in names]
+            missing[family] = [n for n, i in zip(names, ids, strict=True) if i is None]
+            found = [i for i in ids if i is not None]
+            if len(found) == len(names):
+                pad, eos, bos, unk, separator = found
+                self.special = Special(pad=pad, eos=eos, bos=bos, unk=unk, separator=separator)
+                return
+        family = min(missing, key=lambda name: len(missing[name]))
+        raise UserError(
+            f"tokenizer: special tokens, taken for one of {family.capitalize()}",
+            expected=" ".join(map(repr, _FAMILIES[family])),
+            found=f"all but {' '.join(map(repr, missing[family]))}",
+        )
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int, locations: int) -> "Tokenizer":
@@ -70,7 +106,7 @@ class Tokenizer:
         trainer = trainers.BpeTrainer(
             vocab_size=size,
             min_frequency=1,
-            special_tokens=list(_SPECIAL),
+            special_tokens=list(_FAMILIES["gemma"][:4]),
             initial_alphabet=_ASCII,
             show_progress=False,
         )
@@ -105,6 +141,11 @@ class Tokenizer:
         """Number of ids, added tokens included."""
         return self._inner.get_vocab_size()
 
+    @property
+    def base_size(self) -> int:
+        """Number of ids before tokens were added."""
+        return self._inner.get_vocab_size(with_added_tokens=False)
+
     def encode(self, text: str) -> list[int]:
         """Returns the ids of `text`, without `<bos>` or `<eos>`."""
         return self._inner.encode(text, add_special_tokens=False).ids
@@ -116,6 +157,10 @@ class Tokenizer:
     def id(self, token: str) -> int | None:
         """Returns the id of one token by its exact name, None if there is none."""
         return self._inner.token_to_id(token)
+
+    def token(self, index: int) -> str:
+        """Returns the name of one token, `#ID` where there is none."""
+        return self._inner.id_to_token(index) or f"#{index}"
 
     def extended(self, names: Sequence[str]) -> "Tokenizer":
         """Returns a tokenizer with one new token per name, ids following the present ones."""
