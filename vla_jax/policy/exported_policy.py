@@ -47,7 +47,7 @@ class Inputs:
     Attributes:
       images: uint8 [w, y, x, 3], all views of the oldest step first; 0 where absent.
       image_mask: bool [w], False where a view is absent.
-      prefix: int32 [t], `<bos> prompt newline`, no padding.
+      prefix: int32 [t], `<bos> prompt separator`, no padding.
       state: float32 [s] in [-1, 1], padded to the model's size; None for a model without.
       state_mask: bool [s], False beyond the robot's dimensions; None for a model without.
     """
@@ -151,12 +151,12 @@ class ExportedPolicy:
         return Inputs(pixels, mask, self.prefix(instruction), *self._state(state))
 
     def prefix(self, instruction: str) -> np.ndarray:
-        """Returns int32 [t]: `<bos> prompt newline`, with places for images and state in it."""
+        """Returns int32 [t]: `<bos> prompt separator`, with places for images and state in it."""
         words = " ".join(instruction.split()).rstrip("?.")
         if not words:
             raise ValueError(f"instruction {instruction!r}: expected at least one word")
         prompt, special = self.description["prompt"], self.description["special_tokens"]
-        text = prompt["template"].format(text=words)
+        text = prompt["template"].format(text=words.lower() if prompt["lower"] else words)
         count = {IMAGE_TOKEN: prompt["image_tokens"], STATE_TOKEN: 1}
         parts = re.split("(<image>|<state>)", text) if prompt["image_tokens"] else [text]
         ids = [special["bos"]]
@@ -165,23 +165,19 @@ class ExportedPolicy:
                 ids += [_PLACES[part]] * count[_PLACES[part]]
             elif said := part.strip() if len(parts) > 1 else part:
                 ids += self._tokenizer.encode(said, add_special_tokens=False).ids
-        ids.append(special["newline"])
+        ids.append(special["separator"])
         if len(ids) > (room := self.description["sequence"]["prefix"]):
             raise ValueError(f"prompt {text!r}: expected at most {room} tokens, found {len(ids)}")
         return np.array(ids, np.int32)
 
     def values(self, tokens: np.ndarray) -> np.ndarray:
-        """Turns ids into robot units, float32 [n, a]: bin centres between the quantiles."""
-        spec, statistics = self.description["action_spec"], self.description["statistics"]
-        ids = self.description["action_token_ids"]
-        bin_of = {token: k for k, token in enumerate(ids)}
+        """Turns ids into robot units, float32 [n, a]: bin centres between the bounds."""
+        spec, bounds = self.description["action_spec"], self.description["bounds"]
+        centres = np.array(self.description["bins"]["centres"], np.float32)
+        bin_of = {token: k for k, token in enumerate(self.description["action_token_ids"])}
         index = np.array([bin_of[int(token)] for token in tokens]).reshape(-1, len(self.names))
-        x = ((index + 0.5) / len(ids) * 2 - 1).astype(np.float32)
-        fixed = np.array([unit == "0..1" for unit in spec["units"]])
-        low = np.where(fixed, spec["low"], statistics["q01"])
-        width = np.where(fixed, spec["high"], statistics["q99"]) - low
-        ranged = np.where(width > _DEAD, low + (x + 1) / 2 * width, low)
-        ranged = ranged.astype(np.float32)
+        low, high = np.asarray(bounds["low"]), np.asarray(bounds["high"])
+        ranged = (low + (centres[index] + 1) / 2 * (high - low)).astype(np.float32)
         exact = index + np.asarray(spec["low"])
         return np.where(spec["discrete"], exact, ranged).astype(np.float32)
 

@@ -1,12 +1,15 @@
 """policy.json: everything beside parameters and vocabulary that acting depends on."""
 
+import dataclasses
 from typing import Any
 
+import numpy as np
+
+from vla_jax.actions import bins
 from vla_jax.core import config as config_lib
 from vla_jax.models.vlm import VLMConfig
 from vla_jax.policy.policy import Policy
 from vla_jax.tokens import prompts
-from vla_jax.tokens.tokenizer import BOS, EOS, PAD
 
 FORMAT_VERSION = 2  # exported_policy.py reads this one
 
@@ -32,7 +35,9 @@ def describe(policy: Policy, config: VLMConfig, form: str, dtype: str) -> dict[s
       form: the format of the folder.
       dtype: of the weights in it.
     """
-    encoder, observer = policy.encoder, policy.observer
+    encoder, observer, tokens = policy.encoder, policy.observer, policy.action_tokens
+    centres = bins.decode(np.arange(tokens.count), tokens.count, tokens.convention)
+    low, high = tokens.bounds
     wording = encoder.prompts.robot
     statistics = encoder.states.get(policy.robot)
     return {
@@ -40,21 +45,19 @@ def describe(policy: Policy, config: VLMConfig, form: str, dtype: str) -> dict[s
         "format": form,
         "dtype": dtype,
         "robot": policy.robot,
-        "action_spec": policy.action_tokens.spec.to_json(),
-        "statistics": policy.action_tokens.statistics.to_json(),
-        "action_token_ids": list(policy.action_tokens.ids),
+        "action_spec": tokens.spec.to_json(),
+        "statistics": tokens.statistics.to_json(),
+        "action_token_ids": list(tokens.ids),
+        "bins": {"convention": tokens.convention, "centres": centres.tolist()},
+        "bounds": {"low": low.tolist(), "high": high.tolist()},  # what -1 and 1 stand for
         "chunk": encoder.chunk,
         "prompt": {
             "name": wording,
             "template": prompts.ROBOT[wording],
+            "lower": wording in prompts.LOWER,
             "image_tokens": encoder.image_tokens,  # inside the text; 0: they stand before it
         },
-        "special_tokens": {
-            "pad": PAD,
-            "eos": EOS,
-            "bos": BOS,
-            "newline": encoder.tokenizer.newline,
-        },
+        "special_tokens": dataclasses.asdict(encoder.tokenizer.special),
         "sequence": config_lib.to_json(encoder.layout),
         "views": list(observer.views),
         "history": observer.history,

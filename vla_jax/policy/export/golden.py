@@ -17,7 +17,6 @@ from vla_jax.policy.decode import greedy
 from vla_jax.policy.observation import Observation, stack
 from vla_jax.policy.policy import Policy
 from vla_jax.tokens import grammar
-from vla_jax.tokens.tokenizer import UNK
 
 PROMPTS = 64  # an export is compared on at least so many
 _BATCH = 8
@@ -84,7 +83,8 @@ def _logit_ids(policy: Policy) -> Int[np.ndarray, " i"]:
     """Returns the ids whose logits are kept: all legal ones, and some others."""
     vocabulary = policy.encoder.tokenizer.size
     # Runtimes may forbid the end of a text before it is due, and show it as impossible.
-    others = np.setdiff1d(np.arange(UNK + 1, vocabulary), policy.action_tokens.ids)
+    special = list(policy.encoder.tokenizer.special.ids)
+    others = np.setdiff1d(np.arange(vocabulary), [*policy.action_tokens.ids, *special])
     count = min(_OTHER_IDS, len(others))
     chosen = np.random.default_rng(0).choice(others, count, replace=False)
     return np.union1d(chosen, policy.action_tokens.ids).astype(np.int64)

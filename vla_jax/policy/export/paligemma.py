@@ -19,7 +19,7 @@ from vla_jax.models.vlm import VLMConfig
 from vla_jax.policy.export import weights
 from vla_jax.policy.export.format import Format, Options, Wanted
 from vla_jax.policy.policy import Policy
-from vla_jax.tokens.tokenizer import BOS, EOS, PAD
+from vla_jax.tokens.tokenizer import Special
 
 _ACTIVATIONS = {"gelu": "gelu_pytorch_tanh", "gelu_exact": "gelu", "silu": "silu", "relu": "relu"}
 _ROWS = 64  # vocabularies are padded to a multiple of this; the first free row is <image>
@@ -88,7 +88,8 @@ def _write(folder: pathlib.Path, policy: Policy, config: VLMConfig, options: Opt
     rows = (size // _ROWS + 1) * _ROWS
     weights.save(folder, tensors(policy.params, config, rows), options.dtype, options.shard_bytes)
     policy.encoder.tokenizer.extended(["<image>"]).save(folder / "tokenizer.json")
-    for name, values in files(config, size, rows, options.dtype).items():
+    special = policy.encoder.tokenizer.special
+    for name, values in files(config, special, size, rows, options.dtype).items():
         (folder / name).write_text(json.dumps(values, indent=2) + "\n")
 
 
@@ -131,16 +132,23 @@ def _padded(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.concatenate([value, np.repeat(mean, shape[0] - len(value), axis=0)])
 
 
-def files(config: VLMConfig, image_token: int, rows: int, dtype: str) -> dict[str, dict[str, Any]]:
+def files(
+    config: VLMConfig, special: Special, image_token: int, rows: int, dtype: str
+) -> dict[str, dict[str, Any]]:
     """Returns the JSON files by name.
 
     Args:
       config: sizes.
+      special: ids of the special tokens.
       image_token: the id of `<image>`.
       rows: of the embedding.
       dtype: of the weights.
     """
-    special = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
+    ids = {
+        "bos_token_id": special.bos,
+        "eos_token_id": special.eos,
+        "pad_token_id": special.pad,
+    }
     image = {
         "image_processor_type": "SiglipImageProcessor",
         "image_seq_length": config.vision.patches,
@@ -165,11 +173,11 @@ def files(config: VLMConfig, image_token: int, rows: int, dtype: str) -> dict[st
             "hidden_size": config.decoder.width,
             "vocab_size": rows,
             "tie_word_embeddings": True,
-            **special,
+            **ids,
             "vision_config": _vision(config),
-            "text_config": _text(config, rows) | {"torch_dtype": dtype} | special,
+            "text_config": _text(config, rows) | {"torch_dtype": dtype} | ids,
         },
-        "generation_config.json": special,
+        "generation_config.json": ids,
         "preprocessor_config.json": image | processor,
         "processor_config.json": {"image_processor": image} | processor,
         "tokenizer_config.json": {
