@@ -1,5 +1,6 @@
 """Small policies with random parameters, built once per session; nothing here is trained."""
 
+import copy
 import dataclasses
 import math
 import pathlib
@@ -73,9 +74,9 @@ CONFIGS = {
         vision={"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.4)},
         decoder={
             "post_norms": True,
-            "attention_softcap": 5.0,
-            "final_softcap": 3.0,
-            "query_scale": 0.3,
+            "attention_softcap": 20.0,
+            "final_softcap": 10.0,
+            "query_scale": 0.6,
         },
         attention="image_only",
         state=STATE + 2,
@@ -114,6 +115,17 @@ CONFIGS = {
         attention="causal",
         images="after_bos",
     ),
+    "paligemma2": vlm_config(
+        vision={"positions": "sincos2d", "activation": "relu"},
+        decoder={
+            "post_norms": True,
+            "attention_softcap": 10.0,
+            "final_softcap": 8.0,
+            "query_scale": 0.25,
+            "head_dim": 24,  # so that heads * head_dim is not the width
+            "window": 4096,
+        },
+    ),
     "palme": vlm_config(projector="mlp2", shuffle=2, images="inline", state=STATE + 2),
 }
 
@@ -143,10 +155,12 @@ def as_observations(images):
 
 
 def export(built, out, observations, form="torch", **options):
-    """Writes a policy and gives the folder its name, whatever it computes."""
+    """Writes a policy, its parameters rounded, and gives the folder its name unchecked."""
     growing = folder.check_place(out)
     kind, chosen = folder.FORMATS[form], Options(**options)
-    folder.write(growing, kind, built.policy, built.config, chosen, *observations)
+    policy = copy.copy(built.policy)
+    policy.params = jax.tree.map(lambda leaf: leaf.astype(chosen.dtype), policy.params)
+    folder.write(growing, kind, policy, built.config, chosen, *observations)
     folder.hand_over(growing, out, {})
     return out
 
@@ -238,6 +252,9 @@ OTHERS = {
     "every_head": lambda: build_policy(CONFIGS["every_head"], scheme="extend", seed=4),
     "two_views": build_two_views,
     "gemma2": lambda: build_policy(CONFIGS["gemma2"], views=("a", "b"), history=2, seed=5),
+    "paligemma2": lambda: build_policy(
+        CONFIGS["paligemma2"], prompt="rt2", views=("a", "b"), history=2, seed=8, prefix=80
+    ),
     "openvla": lambda: build_policy(CONFIGS["openvla"], prompt="openvla", seed=6, prefix=80),
     "palme": lambda: build_policy(
         CONFIGS["palme"], prompt="palme", history=2, chunk=2, seed=7, prefix=120

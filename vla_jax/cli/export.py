@@ -28,6 +28,7 @@ def main(arguments: Sequence[str]) -> None:
         dtype=values.dtype,
         shard_bytes=int(values.shard_size * _GIGABYTE),
         openvla_code=None if code is None else pathlib.Path(code),
+        timm_models=tuple(values.timm_models),
     )
     compilation.use_cache()
     report = exporting.export(
@@ -86,5 +87,11 @@ def _define(values: absl_flags.FlagValues) -> None:
         "openvla_code",
         None,
         "Directory with OpenVLA's modelling files, for --format=openvla.",
+        flag_values=values,
+    )
+    absl_flags.DEFINE_list(
+        "timm_models",
+        [],
+        "What timm calls the vision towers, for --format=openvla with others than OpenVLA's.",
         flag_values=values,
     )

@@ -121,7 +121,16 @@ def _check(
     encoder = workdir.load_encoder()
     if encoder is not None:  # else opening the run says what is missing
         name = encoder.robot(robot)
-        form.check(Wanted(config=config.model, encoder=encoder, robot=name, options=options))
+        views = [v for v in config.loader.views if v in sources.robots(config)[name].images]
+        form.check(
+            Wanted(
+                config=config.model,
+                encoder=encoder,
+                robot=name,
+                images=len(views) * config.loader.history,
+                options=options,
+            )
+        )
 
 
 def _computing(config: RunConfig, dtype: Any, param_dtype: Any) -> RunConfig:

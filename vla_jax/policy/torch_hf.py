@@ -13,8 +13,6 @@ import torch
 import transformers
 from exported_policy import Inputs
 
-_LOADING = {"output_loading_info": True, "low_cpu_mem_usage": True}
-
 
 class Grammar(transformers.LogitsProcessor):
     """Allows the legal ids of every position alone, and keeps some logits before it does.
@@ -41,7 +39,7 @@ class Grammar(transformers.LogitsProcessor):
 class _Generating:
     """A model whose library generates."""
 
-    def __init__(self, loaded: tuple[Any, dict[str, Any]], folder: pathlib.Path, device: str):
+    def __init__(self, loaded: Any, folder: pathlib.Path, device: str):
         model, info = loaded
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if names := sorted(map(str, info.get(problem) or ())):
@@ -79,7 +77,7 @@ class PaliGemma(_Generating):
     ):
         # Eager: Gemma 2's soft-caps, and prefixes that see themselves, in every version.
         loaded = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, attn_implementation="eager", **_LOADING
+            folder, dtype=dtype, attn_implementation="eager", output_loading_info=True
         )
         super().__init__(loaded, folder, device)
         self._image_token = self.model.config.image_token_id
@@ -105,12 +103,14 @@ class OpenVLA(_Generating):
     def __init__(
         self, folder: pathlib.Path, description: dict[str, Any], device: str, dtype: torch.dtype
     ):
-        loaded = transformers.AutoModelForVision2Seq.from_pretrained(
+        auto: Any = transformers  # the class is of version 4
+        loaded = auto.AutoModelForVision2Seq.from_pretrained(
             folder,
             torch_dtype=dtype,
             attn_implementation="eager",
             trust_remote_code=True,
-            **_LOADING,
+            low_cpu_mem_usage=True,
+            output_loading_info=True,
         )
         super().__init__(loaded, folder, device)
         model = description["model"]

@@ -20,13 +20,15 @@ import numpy as np
 
 from vla_jax.core.errors import UserError
 from vla_jax.models.vlm import VLMConfig
-from vla_jax.policy.export import gate, golden, native, paligemma, stablehlo
+from vla_jax.policy.export import gate, golden, native, openvla, paligemma, stablehlo
 from vla_jax.policy.export.description import describe
 from vla_jax.policy.export.format import Format, Options
 from vla_jax.policy.observation import Observation
 from vla_jax.policy.policy import Policy
 
-FORMATS = {form.name: form for form in (native.FORMAT, paligemma.FORMAT, stablehlo.FORMAT)}
+FORMATS = {
+    form.name: form for form in (native.FORMAT, paligemma.FORMAT, openvla.FORMAT, stablehlo.FORMAT)
+}
 INCOMPLETE = "INCOMPLETE"
 
 

@@ -2,8 +2,9 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from vla_jax.core.errors import UserError
 from vla_jax.models.vlm import VLMConfig
 from vla_jax.policy.export.weights import SHARD_BYTES, Dtype
 from vla_jax.policy.policy import Policy
@@ -18,11 +19,13 @@ class Options:
       dtype: of the weights.
       shard_bytes: largest size of one file of weights.
       openvla_code: a directory with OpenVLA's modelling files, for the format that copies them.
+      timm_models: timm's names of the vision towers, for OpenVLA with towers of its own.
     """
 
     dtype: Dtype = "float32"
     shard_bytes: int = SHARD_BYTES
     openvla_code: pathlib.Path | None = None
+    timm_models: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,12 +36,14 @@ class Wanted:
       config: sizes of its model.
       encoder: its tokens.
       robot: the robot it is for.
+      images: of one example: views times steps.
       options: what was chosen.
     """
 
     config: VLMConfig
     encoder: Encoder
     robot: str
+    images: int
     options: Options
 
 
@@ -59,3 +64,36 @@ class Format:
     packages: Mapping[str, str]
     check: Callable[[Wanted], None]
     write: Callable[[pathlib.Path, Policy, VLMConfig, Options], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A condition of a format.
+
+    Attributes:
+      field: what it is about.
+      found: its value.
+      holds: whether the format can express it.
+      expected: what it can express.
+    """
+
+    field: str
+    found: object
+    holds: bool
+    expected: object
+
+
+def refuse_unless(form: str, rules: Iterable[Rule]) -> None:
+    """Names the first rule that does not hold.
+
+    Raises:
+      UserError: there is one.
+    """
+    for rule in rules:
+        if not rule.holds:
+            raise UserError(
+                f"--format={form} cannot express {rule.field}",
+                expected=rule.expected,
+                found=rule.found,
+                fix="Export with --format=torch, which expresses every model",
+            )

@@ -9,21 +9,18 @@ import math
 import pathlib
 from typing import Any
 
-import numpy as np
-
 from vla_jax.core import trees
-from vla_jax.core.errors import UserError
+from vla_jax.models.decoder import DecoderConfig
 from vla_jax.models.pretrained import huggingface, table
-from vla_jax.models.vit import sincos2d
+from vla_jax.models.vit import ViTConfig, sincos2d
 from vla_jax.models.vlm import VLMConfig
-from vla_jax.policy.export import weights
-from vla_jax.policy.export.format import Format, Options, Wanted
+from vla_jax.policy.export import tensors, weights
+from vla_jax.policy.export.format import Format, Options, Rule, Wanted, refuse_unless
 from vla_jax.policy.policy import Policy
 from vla_jax.tokens.tokenizer import Special
 
 _ACTIVATIONS = {"gelu": "gelu_pytorch_tanh", "gelu_exact": "gelu", "silu": "silu", "relu": "relu"}
 _ROWS = 64  # vocabularies are padded to a multiple of this; the first free row is <image>
-_EMBEDDING = "decoder/embedding"
 
 
 def check(wanted: Wanted) -> None:
@@ -32,104 +29,104 @@ def check(wanted: Wanted) -> None:
     Raises:
       UserError: names the field and what can be expressed.
     """
-    config, half = wanted.config, (0.5, 0.5, 0.5)
-    vision, decoder = config.vision, config.decoder
-    usual = decoder.head_dim**-0.5
-    scale_is_usual = decoder.query_scale is None or math.isclose(decoder.query_scale, usual)
+    config, vision, decoder = wanted.config, wanted.config.vision, wanted.config.decoder
+    scale, usual = _query_scale(decoder), decoder.head_dim**-0.5
     first = not decoder.post_norms
-    rules = (
-        ("model.images", config.images, config.images == "first", "first"),
-        ("model.attention", config.attention, config.attention == "prefix_lm", "prefix_lm"),
-        ("model.state", config.state, not config.state, "0"),
-        ("model.fused_vision", "a tower", config.fused_vision is None, "none"),
-        ("model.shuffle", config.shuffle, config.shuffle == 1, "1"),
-        ("model.projector", config.projector, config.projector == "linear", "linear"),
-        ("model.vision.stem_strides", vision.stem_strides, len(vision.strides) == 1, "one stage"),
-        ("model.vision.depth", vision.depth, vision.depth > 0, "at least 1"),
-        ("model.vision.extra_tokens", vision.extra_tokens, not vision.extra_tokens, "0"),
-        ("model.vision.layer_scale", vision.layer_scale, not vision.layer_scale, "False"),
-        ("model.vision.features", vision.features, vision.features == "final", "final"),
-        ("model.vision.mean", vision.mean, vision.mean == half, half),
-        ("model.vision.std", vision.std, vision.std == half, half),
-        ("model.decoder.norm_offset", decoder.norm_offset, decoder.norm_offset == 1, "1"),
-        ("model.decoder.tied", decoder.tied, decoder.tied, "True"),
-        ("model.decoder.embedding_scale", False, decoder.embedding_scale, "True"),
+    scales = math.isclose(scale, usual) if first else _is_whole(scale**-2)
+    bakes = vision.positions == "learned" or wanted.options.dtype == "float32"
+    softcaps = (decoder.attention_softcap, decoder.final_softcap)
+    refuse_unless(
+        "hf_paligemma",
         (
-            "model.decoder.query_scale",
-            decoder.query_scale,
-            scale_is_usual or not first,
-            f"head_dim**-0.5 = {usual:.4g}, without post_norms",
-        ),
-        (
-            "model.decoder.attention_softcap",
-            decoder.attention_softcap,
-            decoder.attention_softcap is None or not first,
-            "none, without post_norms",
-        ),
-        (
-            "model.decoder.final_softcap",
-            decoder.final_softcap,
-            decoder.final_softcap is None or not first,
-            "none, without post_norms",
+            Rule("config.model.images", config.images, config.images == "first", "first"),
+            Rule(
+                "config.model.attention",
+                config.attention,
+                config.attention == "prefix_lm",
+                "prefix_lm",
+            ),
+            Rule("config.model.state", config.state, not config.state, "0"),
+            Rule("config.model.fused_vision", "a tower", config.fused_vision is None, "none"),
+            Rule("config.model.shuffle", config.shuffle, config.shuffle == 1, "1"),
+            Rule(
+                "config.model.projector", config.projector, config.projector == "linear", "linear"
+            ),
+            Rule(
+                "config.model.vision.positions=sincos2d",
+                wanted.options.dtype,
+                bakes,
+                "--dtype=float32, in which they can be stored as learned ones",
+            ),
+            *_tower_rules(vision),
+            Rule(
+                "config.model.decoder.norm_offset",
+                decoder.norm_offset,
+                decoder.norm_offset == 1,
+                "1",
+            ),
+            Rule("config.model.decoder.tied", decoder.tied, decoder.tied, "True"),
+            Rule("config.model.decoder.embedding_scale", False, decoder.embedding_scale, "True"),
+            Rule(
+                "config.model.decoder.query_scale",
+                scale,
+                scales,
+                f"{usual:.4g} without post_norms, else n**-0.5 of a whole n",
+            ),
+            Rule(
+                "config.model.decoder.attention_softcap, final_softcap",
+                softcaps,
+                softcaps == (None, None) or not first,
+                "none, without post_norms",
+            ),
         ),
     )
-    for field, found, holds, expected in rules:
-        if not holds:
-            raise UserError(
-                f"--format=hf_paligemma cannot express config.{field}",
-                expected=expected,
-                found=found,
-                fix="Export with --format=torch, which expresses every model",
-            )
+
+
+def _tower_rules(vision: ViTConfig) -> list[Rule]:
+    half = (0.5, 0.5, 0.5)
+    usual = {
+        "extra_tokens": 0,
+        "layer_scale": False,
+        "features": "final",
+        "mean": half,
+        "std": half,
+    }
+    rules = [
+        Rule(f"config.model.vision.{field}", found, found == expected, expected)
+        for field, expected in usual.items()
+        for found in (getattr(vision, field),)
+    ]
+    return [
+        *rules,
+        Rule(
+            "config.model.vision.stem_strides",
+            vision.stem_strides,
+            len(vision.strides) == 1,
+            "one stage",
+        ),
+        Rule("config.model.vision.depth", vision.depth, vision.depth > 0, "at least 1"),
+    ]
 
 
 def _write(folder: pathlib.Path, policy: Policy, config: VLMConfig, options: Options) -> None:
     size = policy.encoder.tokenizer.size
     rows = (size // _ROWS + 1) * _ROWS
-    weights.save(folder, tensors(policy.params, config, rows), options.dtype, options.shard_bytes)
-    policy.encoder.tokenizer.extended(["<image>"]).save(folder / "tokenizer.json")
-    special = policy.encoder.tokenizer.special
-    for name, values in files(config, special, size, rows, options.dtype).items():
-        (folder / name).write_text(json.dumps(values, indent=2) + "\n")
-
-
-def tensors(params: Any, config: VLMConfig, rows: int) -> list[weights.Tensor]:
-    """Returns the tensors under their names on the hub, the embedding padded to `rows`."""
-    leaves = trees.named_leaves(params)
+    leaves = trees.named_leaves(policy.params)
     if config.vision.positions == "sincos2d":  # a fixed table is a learned one that stayed
         leaves["vision/position"] = sincos2d(config.vision.grid, config.vision.width)
     leaves = {name: leaf for name, leaf in leaves.items() if not name.startswith("vision/pool/")}
     shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
-    out = []
-    for entry in table.entries(huggingface.paligemma(config), shapes):
-        shape = entry.shape
-        if entry.places[0].leaf == _EMBEDDING:
-            shape = (rows, *shape[1:])
-        out.append(
-            weights.Tensor(
-                name=entry.name,
-                shape=shape,
-                read=lambda entry=entry, shape=shape: _padded(read_entry(entry, leaves), shape),
-            )
-        )
-    return out
-
-
-def read_entry(entry: table.Entry, leaves: dict[str, Any]) -> np.ndarray:
-    """Brings one tensor here: only its own part of the leaves that it is made of."""
-    parts = [
-        np.asarray(leaves[p.leaf] if p.index is None else leaves[p.leaf][p.index])
-        for p in entry.places
-    ]
-    return np.asarray(entry.pack(parts))
-
-
-def _padded(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Adds rows at the mean, which no row of the vocabulary loses to all the others."""
-    if value.shape == shape:
-        return value
-    mean = value.mean(axis=0, dtype=np.float32, keepdims=True).astype(value.dtype)
-    return np.concatenate([value, np.repeat(mean, shape[0] - len(value), axis=0)])
+    entries = table.entries(huggingface.paligemma(config), shapes)
+    weights.save(
+        folder,
+        tensors.packed(entries, leaves, {"decoder/embedding": rows}),
+        options.dtype,
+        options.shard_bytes,
+    )
+    policy.encoder.tokenizer.extended(["<image>"]).save(folder / "tokenizer.json")
+    special = policy.encoder.tokenizer.special
+    for name, values in files(config, special, size, rows, options.dtype).items():
+        (folder / name).write_text(json.dumps(values, indent=2) + "\n")
 
 
 def files(
@@ -234,18 +231,20 @@ def _text(config: VLMConfig, rows: int) -> dict[str, Any]:
     }
     if not decoder.post_norms:
         return values
-    scale = decoder.query_scale or decoder.head_dim**-0.5
     return values | {
-        "query_pre_attn_scalar": _round(scale**-2),
+        "query_pre_attn_scalar": round(_query_scale(decoder) ** -2),
         "attn_logit_softcapping": decoder.attention_softcap,
         "final_logit_softcapping": decoder.final_softcap,
         "sliding_window": decoder.window or 4096,
     }
 
 
-def _round(x: float) -> float:
-    """Takes 255.99999999999997 for 256."""
-    return float(round(x)) if math.isclose(x, round(x), rel_tol=1e-9) else x
+def _query_scale(decoder: DecoderConfig) -> float:
+    return decoder.head_dim**-0.5 if decoder.query_scale is None else decoder.query_scale
+
+
+def _is_whole(x: float) -> bool:
+    return math.isclose(x, round(x), rel_tol=1e-9)
 
 
 FORMAT = Format(

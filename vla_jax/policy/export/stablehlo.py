@@ -32,12 +32,12 @@ def _write(folder: pathlib.Path, policy: Policy, config: VLMConfig, options: Opt
     weights.save(folder, native.tensors(policy.params), options.dtype, options.shard_bytes)
     policy.encoder.tokenizer.save(folder / "tokenizer.json")
     for dtype in dict.fromkeys(("float32", options.dtype)):
-        exported = program(policy, config, dtype)
+        exported = program(policy, config, options.dtype, dtype)
         (folder / f"decode.{dtype}.stablehlo").write_bytes(exported.serialize())
 
 
-def program(policy: Policy, config: VLMConfig, dtype: str) -> jax.export.Exported:
-    """Lowers the decoder for every platform, computing in `dtype`."""
+def program(policy: Policy, config: VLMConfig, stored: str, dtype: str) -> jax.export.Exported:
+    """Lowers the decoder for every platform: weights in `stored`, computing in `dtype`."""
     vocabulary = policy.encoder.tokenizer.size
     computing: Any = dtype
     sized = dataclasses.replace(config, dtype=computing)
@@ -47,7 +47,7 @@ def program(policy: Policy, config: VLMConfig, dtype: str) -> jax.export.Exporte
         return greedy(nnx.merge(graph, params), legal, lambda logits: logits, **inputs)
 
     abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), policy.params
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(stored)), policy.params
     )
     length = policy.encoder.chunk * policy.action_tokens.spec.size
     legal = jax.ShapeDtypeStruct((length, vocabulary), jnp.bool_)

@@ -98,10 +98,10 @@ def _write(path: pathlib.Path, tensors: Sequence[Tensor], dtype: Dtype) -> None:
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors:
-            file.write(_bytes(tensor, dtype))
+            _bytes(tensor, dtype).tofile(file)
 
 
-def _bytes(tensor: Tensor, dtype: Dtype) -> memoryview:
+def _bytes(tensor: Tensor, dtype: Dtype) -> np.ndarray:
     value = tensor.read()
     if value.shape != tensor.shape:
         raise ValueError(f"{tensor.name}: announced as {tensor.shape}, is {value.shape}")
@@ -114,7 +114,7 @@ def _bytes(tensor: Tensor, dtype: Dtype) -> memoryview:
             found="others",
             fix="Export with --dtype=bfloat16 or float32" if dtype == "float16" else None,
         )
-    return memoryview(value.view(np.uint8).reshape(-1))
+    return value.reshape(-1).view(np.uint8)
 
 
 def _count(tensor: Tensor) -> int:
