@@ -1,7 +1,10 @@
 """Small policies with random parameters, built once per session; nothing here is trained."""
 
+import copy
 import dataclasses
 import math
+import pathlib
+import sys
 from typing import NamedTuple
 
 import jax
@@ -16,6 +19,8 @@ from vla_jax.data.robots.tabletop import TABLETOP
 from vla_jax.models.decoder import DecoderConfig
 from vla_jax.models.vit import ViTConfig
 from vla_jax.models.vlm import VLM, VLMConfig
+from vla_jax.policy.export import folder
+from vla_jax.policy.export.format import Options
 from vla_jax.policy.observation import Observation, Observer
 from vla_jax.policy.policy import Policy
 from vla_jax.tokens import action_tokens
@@ -24,6 +29,9 @@ from vla_jax.tokens.prompts import PromptsConfig
 from vla_jax.tokens.sequence import SequenceConfig
 from vla_jax.tokens.tokenizer import Tokenizer
 
+# The programs that exports carry stand alone: they import each other as they lie in a folder.
+sys.path.append(str(pathlib.Path(folder.__file__).parents[1]))
+
 INSTRUCTIONS = (
     "pick up the red cube",
     "move the small blue star to the left",
@@ -31,6 +39,7 @@ INSTRUCTIONS = (
     "pick up the star",
 )
 BINS = 64
+STATE = 5  # dimensions of the robot; models that take a state have room for more
 
 
 class Built(NamedTuple):
@@ -61,28 +70,99 @@ CONFIGS = {
     ),
     "multi_query": vlm_config(decoder={"key_heads": 1, "depth": 3}, unroll=3),
     "every_head": vlm_config(vision={"depth": 1}, decoder={"key_heads": 4, "rope_base": 100.0}),
+    "gemma2": vlm_config(
+        vision={"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.4)},
+        decoder={
+            "post_norms": True,
+            "attention_softcap": 20.0,
+            "final_softcap": 10.0,
+            "query_scale": 0.6,
+        },
+        attention="image_only",
+        state=STATE + 2,
+    ),
+    "openvla": vlm_config(
+        vision={
+            "width": 24,
+            "activation": "gelu_exact",
+            "extra_tokens": 5,
+            "layer_scale": True,
+            "features": "penultimate",
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
+        },
+        fused_vision=ViTConfig(
+            image_size=32,
+            patch_size=8,
+            width=32,
+            depth=3,
+            heads=4,
+            mlp=40,
+            activation="gelu_exact",
+            features="penultimate",
+            pool=True,
+        ),
+        projector="mlp3",
+        decoder={
+            "activation": "silu",
+            "norm_offset": 0.0,
+            "norm_epsilon": 1e-5,
+            "embedding_scale": False,
+            "tied": False,
+            "key_heads": 4,
+            "head_dim": 12,
+        },
+        attention="causal",
+        images="after_bos",
+    ),
+    "paligemma2": vlm_config(
+        vision={"positions": "sincos2d", "activation": "relu"},
+        decoder={
+            "post_norms": True,
+            "attention_softcap": 10.0,
+            "final_softcap": 8.0,
+            "query_scale": 0.25,
+            "head_dim": 24,  # so that heads * head_dim is not the width
+            "window": 4096,
+        },
+    ),
+    "palme": vlm_config(projector="mlp2", shuffle=2, images="inline", state=STATE + 2),
 }
 
 
-def random_params(abstract, seed):
+def random_params(abstract, seed, norm_offset=1.0):
     """Draws every parameter, norms and biases too, so large that a wrong one changes tokens."""
     rng = np.random.default_rng(seed)
 
     def draw(name, leaf):
         noise = rng.standard_normal(leaf.shape, np.float32)
-        if "norm" in name or "bias" in name:
-            return (0.3 * noise + name.endswith("norm_scale")).astype(leaf.dtype)
-        if name == "decoder/embedding":
+        if "norm" in name or "bias" in name or name.endswith(("attention_scale", "mlp_scale")):
+            around = 1.0 if name.endswith("_scale") else 0.0
+            if name.startswith("decoder/"):
+                around = 1 - norm_offset
+            return (0.3 * noise + around).astype(leaf.dtype)
+        if name in ("decoder/embedding", "decoder/head"):
             return (noise * leaf.shape[1] ** -0.5).astype(leaf.dtype)
-        axes = leaf.shape[1:] if "blocks" in name else leaf.shape
+        axes = leaf.shape[1:] if "/blocks/" in name else leaf.shape
         fan_in = math.prod(axes[:-1]) if name.endswith("out") else axes[0]
-        return (2 * noise * fan_in**-0.5).astype(leaf.dtype)
+        return (1.3 * noise * fan_in**-0.5).astype(leaf.dtype)
 
     return jax.device_put(trees.map_with_name(draw, abstract), jax.devices()[0])
 
 
 def as_observations(images):
     return [Observation(images=seen, image_mask=np.ones(len(seen), bool)) for seen in images]
+
+
+def export(built, out, observations, form="torch", **options):
+    """Writes a policy, its parameters rounded, and gives the folder its name unchecked."""
+    growing = folder.check_place(out)
+    kind, chosen = folder.FORMATS[form], Options(**options)
+    policy = copy.copy(built.policy)
+    policy.params = jax.tree.map(lambda leaf: leaf.astype(chosen.dtype), policy.params)
+    folder.write(growing, kind, policy, built.config, chosen, *observations)
+    folder.hand_over(growing, out, {})
+    return out
 
 
 @pytest.fixture(scope="session")
@@ -92,14 +172,24 @@ def observe():
 
 
 def build_policy(
-    config, *, scheme="overwrite", prompt="plain", views=("primary",), seed=0, prefix=40
+    config,
+    *,
+    scheme="overwrite",
+    prompt="plain",
+    views=("primary",),
+    history=1,
+    chunk=1,
+    seed=0,
+    prefix=40,
 ):
     tokenizer = Tokenizer.train(INSTRUCTIONS, 300, BINS)
     chosen = action_tokens.ActionTokensConfig(scheme=scheme)
     tokenizer, ids = action_tokens.choose_ids(chosen, tokenizer, BINS)
-    spec = TABLETOP.spec
-    actions = np.random.default_rng(1).uniform(spec.low, spec.high, (200, spec.size))
+    spec, rng = TABLETOP.spec, np.random.default_rng(1)
+    actions = rng.uniform(spec.low, spec.high, (200, spec.size))
     actions[:, 3] = 0.0125  # A dimension that never moves.
+    states = rng.normal(3, 2, (200, STATE))
+    images_inside = config.images == "inline"
     encoder = Encoder(
         tokenizer,
         {
@@ -108,15 +198,24 @@ def build_policy(
             )
         },
         PromptsConfig(robot=prompt),
-        SequenceConfig(prefix=prefix, suffix=10),
+        SequenceConfig(prefix=prefix, suffix=10 * chunk),
+        chunk=chunk,
+        states={"tabletop": Statistics.of(states)} if config.state else {},
+        image_tokens=config.image_tokens * len(views) * history if images_inside else 0,
     )
     model = nnx.eval_shape(lambda: VLM(config, tokenizer.size, nnx.Rngs(0)))
     graph, abstract = nnx.split(model)
     policy = Policy(
         graph,
-        random_params(nnx.to_pure_dict(abstract), seed),
+        random_params(nnx.to_pure_dict(abstract), seed, config.decoder.norm_offset),
         encoder,
-        observer=Observer(views=views, image_size=config.vision.image_size),
+        observer=Observer(
+            views=views,
+            history=history,
+            image_size=config.vision.image_size,
+            state=config.state,
+            statistics=encoder.states.get("tabletop"),
+        ),
     )
     return Built(policy, config, graph)
 
@@ -144,18 +243,44 @@ def multi_query():
     return build_policy(CONFIGS["multi_query"], prompt="openvla", seed=2, prefix=80)
 
 
-@pytest.fixture(scope="session", params=["pyramid", "multi_query", "every_head", "two_views"])
-def any_built(request, tiny, multi_query):
-    """Each kind of model, prompt and token scheme that an export must carry."""
-    match request.param:
-        case "pyramid":
-            return tiny
-        case "multi_query":
-            return multi_query
-        case "every_head":
-            return build_policy(CONFIGS["every_head"], scheme="extend", seed=4)
+def build_two_views():
     config = dataclasses.replace(CONFIGS["every_head"], param_dtype="bfloat16", unroll=2)
     return build_policy(config, prompt="rt2", views=("front", "wrist"), seed=3, prefix=80)
+
+
+OTHERS = {
+    "every_head": lambda: build_policy(CONFIGS["every_head"], scheme="extend", seed=4),
+    "two_views": build_two_views,
+    "gemma2": lambda: build_policy(CONFIGS["gemma2"], views=("a", "b"), history=2, seed=5),
+    "paligemma2": lambda: build_policy(
+        CONFIGS["paligemma2"], prompt="rt2", views=("a", "b"), history=2, seed=8, prefix=80
+    ),
+    "openvla": lambda: build_policy(CONFIGS["openvla"], prompt="openvla", seed=6, prefix=80),
+    "palme": lambda: build_policy(
+        CONFIGS["palme"], prompt="palme", history=2, chunk=2, seed=7, prefix=120
+    ),
+}
+
+
+@pytest.fixture(scope="session", params=["pyramid", "multi_query", *OTHERS])
+def any_built(request, tiny, multi_query):
+    """Each kind of model, prompt and token scheme that an export must carry."""
+    known = {"pyramid": tiny, "multi_query": multi_query}
+    return known.get(request.param) or OTHERS[request.param]()
+
+
+def look_around(built, count=64):
+    """Makes observations with all that a policy takes: views, past steps or fewer, a state."""
+    rng, observer = np.random.default_rng(5), built.policy.observer
+    out = []
+    for number in range(count):
+        side, steps = (4, 8, 32)[number % 3], 1 + number % observer.history
+        noise = rng.integers(0, 256, (len(observer.views), steps, side, side, 3), np.uint8)
+        pictures = noise.repeat(32 // side, 2).repeat(32 // side, 3)
+        images = dict(zip(observer.views, map(list, pictures), strict=True))
+        state = rng.normal(3, 2, STATE) if observer.state else None
+        out.append(observer.look(images, state))
+    return out, [INSTRUCTIONS[i % len(INSTRUCTIONS)] for i in range(count)]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -266,7 +266,9 @@ class ViT(nnx.Module):
             position = sincos2d(self.config.grid, self.config.width)
         x = x + jnp.asarray(position).astype(x.dtype)[None]
         if extra := self.config.extra_tokens:
-            first = jnp.broadcast_to(self.extra[...].astype(x.dtype), (len(x), extra, x.shape[2]))
+            first = jnp.broadcast_to(
+                self.extra[...].astype(x.dtype), (x.shape[0], extra, x.shape[2])
+            )
             x = jnp.concatenate([first, x], axis=1)
         if self.config.depth:
             x, _ = layers.run_stack(
