@@ -46,6 +46,8 @@ TEST = [
     # The export tests compare with PyTorch. Pinned, so that a CPU machine can be given the wheel
     # of this version without the gigabytes of CUDA libraries that an unpinned install pulls in.
     "torch==2.13.0",
+    # Reads the adapters that we write; 1 MB beside transformers.
+    "peft>=0.17,<1",
 ]
 
 EXTRAS = {

@@ -16,6 +16,7 @@ from vla_jax.models.decoder import DecoderConfig
 from vla_jax.models.pretrained import huggingface, table
 from vla_jax.models.vit import ViTConfig
 from vla_jax.models.vlm import VLM, VLMConfig
+from vla_jax.policy.export.tensors import packed
 
 VOCABULARY = 16_384
 IMAGE = VOCABULARY - 1  # the id that Hugging Face's model replaces by image tokens
@@ -78,12 +79,10 @@ def write_weights(path: pathlib.Path) -> None:
     """Writes the weights with Hugging Face's names, as its files have them."""
     leaves = trees.named_leaves(parameters())
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
-    tensors = {}
-    for entry in table.entries(huggingface.paligemma(CONFIG), shapes):
-        parts = [
-            leaves[each.leaf][... if each.index is None else each.index] for each in entry.places
-        ]
-        tensors[entry.name] = np.ascontiguousarray(entry.pack(parts))
+    entries = table.entries(huggingface.paligemma(CONFIG), shapes)
+    tensors = {
+        tensor.name: np.ascontiguousarray(tensor.read()) for tensor in packed(entries, leaves, {})
+    }
     save_file(tensors, path, metadata={"format": "pt"})
 
 

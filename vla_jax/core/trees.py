@@ -52,18 +52,6 @@ def map_with_name(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     )
 
 
-def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the nested dicts whose leaves have these names: `named_leaves` read backwards."""
-    out: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *path, last = name.split("/")
-        node = out
-        for part in path:
-            node = node.setdefault(part, {})
-        node[last] = leaf
-    return out
-
-
 def size(tree: Any) -> int:
     """Returns the number of elements in all arrays (or `jax.ShapeDtypeStruct`s) of a pytree."""
     return sum(leaf.size for leaf in jax.tree_util.tree_leaves(tree))

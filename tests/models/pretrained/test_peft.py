@@ -16,6 +16,7 @@ from vla_jax.models.decoder import DecoderConfig
 from vla_jax.models.lora import ALL_LINEAR, Lora, LoraConfig
 from vla_jax.models.pretrained import huggingface, openvla, peft, table
 from vla_jax.models.vit import ViTConfig
+from vla_jax.policy.export.tensors import packed
 
 VOCABULARY, IMAGE = 48, 47
 CONFIG = vlm.VLMConfig(
@@ -44,14 +45,8 @@ def write(family, params):
     """Returns the tensors of a PyTorch model."""
     leaves = trees.named_leaves(params)
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
-
-    def value(place):
-        return leaves[place.leaf][... if place.index is None else place.index]
-
-    return {
-        entry.name: np.asarray(entry.pack([value(place) for place in entry.places]))
-        for entry in table.entries(family, shapes)
-    }
+    found = packed(table.entries(family, shapes), leaves, {})
+    return {tensor.name: tensor.read() for tensor in found}
 
 
 @pytest.fixture(scope="module")
