@@ -1,13 +1,8 @@
 """The released checkpoint that a run starts from."""
 
-import jax
-from flax import nnx
-
-from vla_jax.core import trees
 from vla_jax.core.errors import UserError
 from vla_jax.experiment.config import RunConfig
 from vla_jax.models.pretrained import Weights
-from vla_jax.models.vlm import VLM
 from vla_jax.tokens.tokenizer import Tokenizer
 
 # Released embeddings have a few rows more than their tokenizers have ids: rounded up, and places
@@ -29,8 +24,7 @@ def open_weights(config: RunConfig) -> Weights | None:
         return None
     weights = Weights(settings.path, config.model)
     weights.check(config.model, settings.parts, "config.model")
-    leaves = abstract_params(config, weights.vocabulary)
-    weights.require(config.model, leaves, settings.parts)
+    weights.require(config.model, settings.parts)
     return weights
 
 
@@ -64,9 +58,3 @@ def check_tokenizer(weights: Weights | None, config: RunConfig, tokenizer: Token
             found=f"{tokenizer.size} ids{trained}",
             fix="Take the tokenizer.json of the checkpoint",
         )
-
-
-def abstract_params(config: RunConfig, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns shapes and dtypes of the model's parameters by name."""
-    model = nnx.eval_shape(lambda: VLM(config.model, max(rows, 1), nnx.Rngs(0)))
-    return trees.named_leaves(nnx.to_pure_dict(nnx.state(model)))

@@ -1,83 +1,29 @@
 """What model a checkpoint holds: its family, and a VLMConfig, from config.json or from shapes.
 
-A config.json leaves out what equals the default of its class, so those defaults are here too.
-Sources: transformers:models/*/configuration_*.py (those named in `_DEFAULTS`), big_vision's
-configs, openvla:prismatic/extern/hf/configuration_prismatic.py.
+Sources: big_vision:models/ppp/gemma.py and gemma2.py, openvla:prismatic/extern/hf/
+configuration_prismatic.py.
 """
 
 import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 from vla_jax.core.errors import UserError
-from vla_jax.models import dinov2, gemma, layers, siglip
+from vla_jax.models import dinov2, gemma, siglip
 from vla_jax.models.decoder import DecoderConfig
-from vla_jax.models.pretrained import big_vision, huggingface, openvla
-from vla_jax.models.pretrained.files import Files, Tensor
+from vla_jax.models.pretrained import big_vision, config_json, huggingface, openvla
+from vla_jax.models.pretrained.files import Files
 from vla_jax.models.pretrained.table import Family
+from vla_jax.models.pretrained.tensors import Tensor
 from vla_jax.models.vit import ViTConfig
 from vla_jax.models.vlm import VLMConfig
 
 Json = Mapping[str, Any]
 Tensors = Mapping[str, Tensor]
 
-_GEMMA_SIZES = {
-    "hidden_size": 3072,
-    "intermediate_size": 24576,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 16,
-    "head_dim": 256,
-}
-_DEFAULTS: dict[str, Json] = {
-    "gemma": _GEMMA_SIZES,
-    "gemma2": {
-        "hidden_size": 2304,
-        "intermediate_size": 9216,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "query_pre_attn_scalar": 256,
-        "attn_logit_softcapping": 50.0,
-        "final_logit_softcapping": 30.0,
-        "sliding_window": 4096,
-    },
-    "llama": {
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "hidden_act": "silu",
-    },
-    "siglip_vision_model": {
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "image_size": 224,
-        "patch_size": 16,
-        "hidden_act": "gelu_pytorch_tanh",
-    },
-    "dinov2_with_registers": {
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "mlp_ratio": 4,
-        "image_size": 224,
-        "patch_size": 16,
-        "num_register_tokens": 4,
-        "hidden_act": "gelu",
-    },
-}
-_ACTIVATIONS: dict[str, layers.Activation] = {
-    "gelu": "gelu_exact",
-    "gelu_pytorch_tanh": "gelu",
-    "silu": "silu",
-    "relu": "relu",
-}
+
 # Heads of timm's towers, which neither their names nor their shapes tell.
 _TIMM_HEADS = {"vit_small": 6, "vit_base": 12, "vit_large": 16, "vit_so400m": 16}
 
@@ -117,15 +63,15 @@ def infer(files: Files, given: VLMConfig | None = None) -> Architecture:
         if kind == "openvla":
             return Architecture(openvla.openvla, _openvla(config, tensors, given))
         if kind in ("llama", "gemma", "gemma2"):
-            alone = VLMConfig(decoder=_decoder(config, kind))
+            alone = VLMConfig(decoder=config_json.decoder(config, kind))
             return Architecture(huggingface.language_model, alone, ("text",))
         if kind in ("siglip", "siglip_vision_model"):
             pool = any("head.probe" in name for name in tensors)
-            tower = _siglip(config.get("vision_config", config))
+            tower = config_json.siglip(config.get("vision_config", config))
             alone = VLMConfig(vision=dataclasses.replace(tower, pool=pool))
             return Architecture(huggingface.siglip_alone, alone, ("vision",))
         if kind in ("dinov2", "dinov2_with_registers"):
-            alone = VLMConfig(vision=_dinov2(config, kind))
+            alone = VLMConfig(vision=config_json.dinov2(config, kind))
             return Architecture(huggingface.dinov2_alone, alone, ("vision",))
         if isinstance(kind, str) and "architecture" in config:
             tower = dataclasses.replace(
@@ -211,8 +157,8 @@ def _big_vision(shapes: Mapping[str, tuple[int, ...]]) -> VLMConfig:
 def _paligemma(config: Json) -> VLMConfig:
     text = config["text_config"]
     return VLMConfig(
-        vision=_siglip(config["vision_config"]),
-        decoder=_decoder(text, text.get("model_type", "gemma")),
+        vision=config_json.siglip(config["vision_config"]),
+        decoder=config_json.decoder(text, text.get("model_type", "gemma")),
     )
 
 
@@ -229,79 +175,9 @@ def _openvla(config: Json, tensors: Tensors, given: VLMConfig | None) -> VLMConf
         vision=towers[0],
         fused_vision=towers[1] if fused else None,
         projector="mlp3" if fused else "mlp2",
-        decoder=_decoder(config["text_config"], "llama"),
+        decoder=config_json.decoder(config["text_config"], "llama"),
         attention="causal",
         images="after_bos",
-    )
-
-
-def _decoder(config: Json, kind: str) -> DecoderConfig:
-    said = dict(_DEFAULTS[kind]) | {k: v for k, v in config.items() if v is not None}
-    get = said.get
-    rope = get("rope_parameters") or {}
-    scaled = get("rope_scaling") or rope.get("rope_type", "default") != "default"
-    if scaled or get("attention_bias") or get("mlp_bias"):
-        raise UserError(
-            f"config.json of the {kind} decoder",
-            expected="plain rotary positions and no biases, others are not built",
-            found=f"rope_scaling {get('rope_scaling') or rope}, "
-            f"biases {get('attention_bias')}, {get('mlp_bias')}",
-        )
-    width, heads = said["hidden_size"], said["num_attention_heads"]
-    is_gemma = kind != "llama"
-    scalar, is_second = get("query_pre_attn_scalar"), kind == "gemma2"
-    return DecoderConfig(
-        width=width,
-        depth=said["num_hidden_layers"],
-        mlp=said["intermediate_size"],
-        heads=heads,
-        key_heads=get("num_key_value_heads") or heads,
-        head_dim=get("head_dim") or width // heads,
-        # Early files of Gemma say `gelu` and mean the tanh form that it was trained with.
-        activation="gelu" if is_gemma else _activation(get("hidden_act")),
-        rope_base=float(get("rope_theta") or rope.get("rope_theta", 10_000.0)),
-        norm_offset=1.0 if is_gemma else 0.0,
-        norm_epsilon=get("rms_norm_eps") or 1e-6,
-        post_norms=is_second,
-        embedding_scale=is_gemma,
-        tied=bool(get("tie_word_embeddings", is_gemma)),
-        query_scale=scalar**-0.5 if scalar and is_second else None,
-        attention_softcap=config.get("attn_logit_softcapping", 50.0) if is_second else None,
-        final_softcap=config.get("final_logit_softcapping", 30.0) if is_second else None,
-        window=get("sliding_window") if is_second else None,
-    )
-
-
-def _siglip(config: Json) -> ViTConfig:
-    get = (dict(_DEFAULTS["siglip_vision_model"]) | dict(config)).__getitem__
-    _check_epsilon(config)
-    return ViTConfig(
-        image_size=get("image_size"),
-        patch_size=get("patch_size"),
-        width=get("hidden_size"),
-        depth=get("num_hidden_layers"),
-        heads=get("num_attention_heads"),
-        mlp=get("intermediate_size"),
-        activation=_activation(get("hidden_act")),
-    )
-
-
-def _dinov2(config: Json, kind: str) -> ViTConfig:
-    patch = {"patch_size": 14, "num_register_tokens": 0} if kind == "dinov2" else {}
-    get = (dict(_DEFAULTS["dinov2_with_registers"]) | patch | dict(config)).__getitem__
-    _check_epsilon(config)
-    if config.get("use_swiglu_ffn"):
-        raise UserError("config.json of DINOv2", expected="no SwiGLU, not built", found="SwiGLU")
-    return dataclasses.replace(
-        dinov2.L_14_REG4,
-        image_size=get("image_size"),
-        patch_size=get("patch_size"),
-        width=get("hidden_size"),
-        depth=get("num_hidden_layers"),
-        heads=get("num_attention_heads"),
-        mlp=int(get("hidden_size") * get("mlp_ratio")),
-        activation=_activation(get("hidden_act")),
-        extra_tokens=1 + get("num_register_tokens"),
     )
 
 
@@ -334,14 +210,3 @@ def _timm(tensors: Tensors, root: str, name: str, hint: ViTConfig | None) -> ViT
         layer_scale=any(".ls1." in key for key in names),
         pool="attn_pool.latent" in names,
     )
-
-
-def _activation(name: object) -> layers.Activation:
-    if name not in _ACTIVATIONS:
-        raise UserError("config.json: hidden_act", expected=", ".join(_ACTIVATIONS), found=name)
-    return _ACTIVATIONS[cast(str, name)]
-
-
-def _check_epsilon(config: Json) -> None:
-    if (epsilon := config.get("layer_norm_eps", 1e-6)) != 1e-6:
-        raise UserError("config.json: layer_norm_eps", expected="1e-6", found=epsilon)

@@ -13,7 +13,7 @@ from vla_jax.core.arrays import Array, Float, Int, UInt8
 from vla_jax.core.errors import UserError, nearest
 from vla_jax.models import variants
 from vla_jax.models.decoder import Decoder
-from vla_jax.models.pretrained.weights import Weights
+from vla_jax.models.pretrained.weights import Weights, with_own_numerics
 from vla_jax.models.vit import ViT
 from vla_jax.models.vlm import VLM, VLMConfig, logical_axes
 from vla_jax.runtime import sharding
@@ -99,7 +99,7 @@ def load(
     config = weights.config
     if given is not None:
         is_named = isinstance(variant, str)
-        config = _own_numerics(given, config) if is_named else given
+        config = with_own_numerics(given, config) if is_named else given
         weights.check(config, name=variant if is_named else "the model")
     model = _abstract(config, weights.vocabulary)
     graph, state = nnx.split(model)
@@ -114,16 +114,6 @@ def load(
     found = weights.read(config, trees.named_leaves(abstract))
     parts = weights.architecture.parts
     return Pretrained(config, weights.vocabulary, parts, graph, trees.nest(found))
-
-
-def _own_numerics(named: VLMConfig, own: VLMConfig) -> VLMConfig:
-    """Takes from the checkpoint what a released size says nothing of."""
-    decoder = dataclasses.replace(
-        named.decoder,
-        final_softcap=own.decoder.final_softcap,
-        norm_epsilon=own.decoder.norm_epsilon,
-    )
-    return dataclasses.replace(named, decoder=decoder)
 
 
 def _named(name: str) -> VLMConfig:

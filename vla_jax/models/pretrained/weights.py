@@ -1,23 +1,21 @@
 """A pretrained checkpoint: what it holds, what of it fits a model, and its way into parameters."""
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import jax
-import numpy as np
-import scipy.ndimage
+from flax import nnx
 
 from vla_jax.core import config as config_lib
-from vla_jax.core.arrays import Float
+from vla_jax.core import trees
 from vla_jax.core.errors import UserError
-from vla_jax.models.pretrained import table
+from vla_jax.models.pretrained import filling, table
 from vla_jax.models.pretrained.architecture import Architecture, infer
-from vla_jax.models.pretrained.files import Files, Tensor, open_files
+from vla_jax.models.pretrained.files import Files, open_files
 from vla_jax.models.pretrained.table import Entry, Family
-from vla_jax.models.vlm import VLMConfig
+from vla_jax.models.vlm import VLM, VLMConfig
 
 Parts = Literal["all", "vision", "text"]
 
@@ -117,6 +115,12 @@ class Weights:
                     return names[name].shape[0]
         return 0
 
+    def leaves(self, config: VLMConfig) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the parameters of a model with as many rows of embedding, by name."""
+        rows = max(self.vocabulary, 1)
+        model = nnx.eval_shape(lambda: VLM(config, rows, nnx.Rngs(0)))
+        return trees.named_leaves(nnx.to_pure_dict(nnx.state(model)))
+
     def differences(self, config: VLMConfig, parts: Parts = "all") -> list[str]:
         """Lists the fields in which a model is of another size or kind than the checkpoint.
 
@@ -172,7 +176,7 @@ class Weights:
             f"{entry.name} (expected {entry.shape}, found {tensors[entry.name].shape} "
             f"{tensors[entry.name].kind})"
             for entry in entries
-            if entry.name in tensors and not _fits(entry, tensors[entry.name])
+            if entry.name in tensors and not filling.fits(entry, tensors[entry.name])
         ]
         return Problems(
             missing=tuple(entry.name for entry in entries if entry.name not in tensors),
@@ -181,12 +185,23 @@ class Weights:
             unfilled=tuple(leaf for leaf in self._wanted(leaves, parts) if leaf not in filled),
         )
 
-    def require(self, config: VLMConfig, leaves: Mapping[str, Any], parts: Parts = "all") -> None:
+    def require(
+        self,
+        config: VLMConfig,
+        parts: Parts = "all",
+        leaves: Mapping[str, Any] | None = None,
+    ) -> None:
         """Refuses a model that the checkpoint cannot fill; see `problems`.
+
+        Args:
+          config: the model.
+          parts: which of it is wanted.
+          leaves: its parameters; None for a model with as many rows of embedding.
 
         Raises:
           UserError: names every tensor that is missing, unexpected or of another shape.
         """
+        leaves = self.leaves(config) if leaves is None else leaves
         if lines := self.problems(config, leaves, parts).lines():
             raise UserError(
                 f"checkpoint {self.path} ({self.family.name}) does not fit: {'; '.join(lines)}"
@@ -211,12 +226,15 @@ class Weights:
         Raises:
           UserError: see `require`.
         """
-        self.require(config, abstract, parts)
+        self.require(config, parts, abstract)
         sources: dict[str, list[tuple[Entry, int]]] = {}
         for entry in self._entries(config, abstract, parts):
             for number, place in enumerate(entry.places):
                 sources.setdefault(place.leaf, []).append((entry, number))
-        return {leaf: self._fill(abstract[leaf], found) for leaf, found in sources.items()}
+        return {
+            leaf: filling.fill(abstract[leaf], found, self.files.tensors)
+            for leaf, found in sources.items()
+        }
 
     def _wanted(self, leaves: Iterable[str], parts: Parts) -> list[str]:
         """Returns the names of parameters of the parts that are wanted and there."""
@@ -231,93 +249,28 @@ class Weights:
 
     def _unexpected(self, config: VLMConfig, named: set[str], parts: Parts) -> Iterable[str]:
         family, names = self.architecture.table(config), self.files.tensors
-        pieces = [piece for piece in family.pieces if piece.prefix in _PREFIXES[parts]]
-        roots = ("",) if parts == "all" else tuple(piece.root(names) for piece in pieces)
+        is_wanted = [piece.prefix in _PREFIXES[parts] for piece in family.pieces]
+        pieces = list(zip(family.pieces, is_wanted, strict=True))
+        roots = tuple(piece.root(names) for piece, wanted in pieces if wanted)
+        # Tensors of the other parts may stand behind the same root.
+        others = [
+            re.escape(piece.root(names) + row.theirs).replace(r"\{\}", r"\d+")
+            for piece, wanted in pieces
+            if not wanted
+            for row in piece.rows
+        ]
+        known = re.compile("|".join(["", *family.ignored, *others]))
         for name in sorted(names):
-            if (
-                name not in named
-                and name.startswith(roots)
-                and not any(re.fullmatch(pattern, name) for pattern in family.ignored)
-            ):
+            is_near = parts == "all" or name.startswith(roots)
+            if name not in named and is_near and not known.fullmatch(name):
                 yield name
 
-    def _fill(self, leaf: jax.ShapeDtypeStruct, found: list[tuple[Entry, int]]) -> jax.Array:
-        place = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        indices = place.addressable_devices_indices_map(leaf.shape).values()
-        buffers = {
-            key: np.empty([stop - start for start, stop in key], leaf.dtype)
-            for key in {_key(index or (), leaf.shape) for index in indices}
-        }
-        # Each tensor is opened once, for all devices.
-        for entry, number in found:
-            value = self._value(entry, number, leaf.shape)
-            for key, buffer in buffers.items():
-                _copy(value, entry.places[number].index, key, buffer)
-        return jax.make_array_from_callback(
-            leaf.shape, place, lambda index: buffers[_key(index or (), leaf.shape)]
-        )
 
-    def _value(self, entry: Entry, number: int, shape: tuple[int, ...]) -> np.ndarray:
-        tensors = self.files.tensors
-        value = entry.unpack(tensors[entry.name].read())[number]
-        if entry.plus is not None:
-            more = tensors[entry.plus].read()
-            value = value + np.reshape(more, (-1, shape[-1]))[: len(value)]
-        if _is_position(entry) and len(value) != shape[0]:
-            value = resample(value, shape[0])
-        return value
-
-
-def resample(position: Float[np.ndarray, "p d"], patches: int) -> Float[np.ndarray, "q d"]:
-    """Resamples a square table of positions to another number of patches.
-
-    Linear, corners on corners: what the checkpoints of higher resolution were made with.
-    Source: big_vision:models/vit.py (`resample_posemb`).
-
-    Args:
-      position: row by row.
-      patches: how many are wanted, a square.
-    """
-    old, new = math.isqrt(len(position)), math.isqrt(patches)
-    grid = np.asarray(position, np.float32).reshape(old, old, -1)
-    zoomed = np.asarray(scipy.ndimage.zoom(grid, (new / old, new / old, 1), order=1))
-    return zoomed.reshape(patches, -1)
-
-
-def _is_position(entry: Entry) -> bool:
-    return entry.places[0].leaf.endswith("vision/position")
-
-
-def _fits(entry: Entry, tensor: Tensor) -> bool:
-    if tensor.dtype is None:
-        return False
-    if _is_position(entry) and len(tensor.shape) == len(entry.shape):
-        count = tensor.shape[-2] - entry.skip
-        same = (*entry.shape[:-2], tensor.shape[-2], entry.shape[-1]) == tensor.shape
-        return same and count > 0 and math.isqrt(count) ** 2 == count
-    return tensor.shape == entry.shape
-
-
-_Key = tuple[tuple[int, int], ...]
-
-
-def _key(index: tuple[slice, ...], shape: tuple[int, ...]) -> _Key:
-    """Returns start and stop on every axis."""
-    return tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
-
-
-def _copy(value: np.ndarray, where: int | slice | None, key: _Key, buffer: np.ndarray) -> None:
-    """Copies the part of `value`, which lies at `where` of the parameter, that a buffer holds."""
-    rest = tuple(slice(*span) for span in key)
-    if where is None:
-        buffer[...] = value[rest]
-        return
-    begin, end = key[0]
-    if isinstance(where, int):
-        if begin <= where < end:
-            buffer[where - begin] = value[rest[1:]]
-        return
-    first = where.start or 0
-    low, high = max(begin, first), min(end, first + len(value))
-    if low < high:
-        buffer[low - begin : high - begin] = value[(slice(low - first, high - first), *rest[1:])]
+def with_own_numerics(named: VLMConfig, own: VLMConfig) -> VLMConfig:
+    """Takes from a checkpoint's config what a released size says nothing of."""
+    decoder = dataclasses.replace(
+        named.decoder,
+        final_softcap=own.decoder.final_softcap,
+        norm_epsilon=own.decoder.norm_epsilon,
+    )
+    return dataclasses.replace(named, decoder=decoder)
