@@ -133,7 +133,7 @@ CONFIGS = {
 }
 
 
-def random_params(abstract, seed, norm_offset=1.0, gain=1.3):
+def random_params(abstract, seed, norm_offset=1.0, gain=1.2):
     """Draws every parameter, norms and biases too, so large that a wrong one changes tokens."""
     rng = np.random.default_rng(seed)
 
@@ -239,7 +239,7 @@ def build_policy(
     history=1,
     chunk=1,
     seed=0,
-    gain=1.3,
+    gain=1.2,
     prefix=40,
     tokens=None,
 ):

@@ -40,7 +40,10 @@ def measured(out, load=torch_policy.TorchPolicy.load):
 def test_every_model_computes_in_pytorch_what_it_computes_in_jax(any_built, tmp_path):
     out = export(any_built, tmp_path / "policy", look_around(any_built))
     with np.load(out / "golden.npz") as golden:
-        assert len(np.unique(golden["tokens"])) > 10  # Else equality says little.
+        logits = golden["logits"]
+        # Else equality says little: what is seen decides, not the position alone.
+        assert logits.std(axis=0).mean() > 0.1 * logits.std()
+        assert len(np.unique(golden["tokens"], axis=0)) > 2
     found = measured(out)
     assert found["float32"]["failures"] == []
     assert found["float32"]["prompts"] == 64
