@@ -28,6 +28,7 @@ INSTALL = [
     "ml-dtypes>=0.5",
     "numpy>=2.0",
     "opencv-python-headless>=4.10",
+    "packaging>=23",
     "pillow>=10.4",
     "rich>=13.7",
     "safetensors>=0.5",
@@ -52,7 +53,7 @@ TEST = [
     # The export tests compare with PyTorch. Pinned, so that a CPU machine can be given the wheel
     # of this version without the gigabytes of CUDA libraries that an unpinned install pulls in.
     "torch==2.13.0",
-    "transformers>=5,<6",  # imported checkpoints are compared with it
+    "transformers>=5,<6",  # imported and exported checkpoints are compared with it
     "peft>=0.17,<1",  # reads the adapters that we write; 1 MB beside transformers
 ]
 
@@ -60,6 +61,7 @@ EXTRAS = {
     "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     "torch": ["torch>=2.6"],
+    "hf": ["torch>=2.6", "transformers>=4.57,<6"],
     "gcs": ["gcsfs>=2024.6"],
     "s3": ["s3fs>=2024.6"],
     "http": ["aiohttp>=3.9"],

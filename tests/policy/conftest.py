@@ -10,9 +10,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from flax import nnx
+from tokenizers import models, normalizers
 
+from vla_jax.actions.spec import ActionSpec
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core import trees
 from vla_jax.data.robots.tabletop import TABLETOP
@@ -130,7 +133,7 @@ CONFIGS = {
 }
 
 
-def random_params(abstract, seed, norm_offset=1.0):
+def random_params(abstract, seed, norm_offset=1.0, gain=1.2):
     """Draws every parameter, norms and biases too, so large that a wrong one changes tokens."""
     rng = np.random.default_rng(seed)
 
@@ -145,7 +148,7 @@ def random_params(abstract, seed, norm_offset=1.0):
             return (noise * leaf.shape[1] ** -0.5).astype(leaf.dtype)
         axes = leaf.shape[1:] if "/blocks/" in name else leaf.shape
         fan_in = math.prod(axes[:-1]) if name.endswith("out") else axes[0]
-        return (1.3 * noise * fan_in**-0.5).astype(leaf.dtype)
+        return (gain * noise * fan_in**-0.5).astype(leaf.dtype)
 
     return jax.device_put(trees.map_with_name(draw, abstract), jax.devices()[0])
 
@@ -171,6 +174,62 @@ def observe():
     return as_observations
 
 
+def tabletop_tokens(scheme):
+    tokenizer = Tokenizer.train(INSTRUCTIONS, 300, BINS)
+    chosen = action_tokens.ActionTokensConfig(scheme=scheme)
+    tokenizer, ids = action_tokens.choose_ids(chosen, tokenizer, BINS)
+    spec = TABLETOP.spec
+    actions = np.random.default_rng(1).uniform(spec.low, spec.high, (200, spec.size))
+    actions[:, 3] = 0.0125  # A dimension that never moves.
+    statistics = Statistics.of(actions.astype(np.float32))
+    return tokenizer, {"tabletop": action_tokens.ActionTokens(spec, statistics, ids)}
+
+
+def llama_tokenizer():
+    """Builds a tokenizer whose ids lie as in Llama 2: bytes, a lone space at 29871."""
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
+    letters = sorted({*"".join(INSTRUCTIONS), *map(chr, range(33, 127))} - {" "})
+    names += letters + [f"<fill{i}>" for i in range(30144 - len(names) - len(letters))]
+    names[29871] = "\u2581"
+    model = models.BPE(
+        {name: i for i, name in enumerate(names)}, [], unk_token="<unk>", byte_fallback=True
+    )
+    inner = tokenizers.Tokenizer(model)
+    inner.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    inner.add_special_tokens([tokenizers.AddedToken("<PAD>", normalized=False, special=True)])
+    return Tokenizer(inner)
+
+
+def build_openvla(config=None, **options):
+    """Builds a policy that follows every convention of OpenVLA."""
+    spec = ActionSpec(
+        names=("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"),
+        units=("metres per step",) * 3 + ("radians per step",) * 3 + ("0..1",),
+        low=(-1.0,) * 6 + (0.0,),
+        high=(1.0,) * 7,
+        discrete=(False,) * 7,
+        frame="base",
+        gripper="1 open, 0 closed",
+        control_hz=5.0,
+    )
+    chosen = action_tokens.ActionTokensConfig(rows="openvla")
+    tokenizer, ids = action_tokens.choose_ids(chosen, llama_tokenizer(), 256)
+    actions = np.random.default_rng(1).uniform(-0.1, 0.3, (200, 7)).astype(np.float32)
+    convention = options.pop("convention", "openvla")
+    robot = action_tokens.ActionTokens(spec, Statistics.of(actions), ids, convention)
+    return build_policy(
+        config or CONFIGS["openvla"],
+        prompt="openvla",
+        seed=6,
+        gain=1.0,
+        prefix=120,
+        tokens=(tokenizer, {"bridge": robot}),
+        **options,
+    )
+
+
 def build_policy(
     config,
     *,
@@ -180,41 +239,35 @@ def build_policy(
     history=1,
     chunk=1,
     seed=0,
+    gain=1.2,
     prefix=40,
+    tokens=None,
 ):
-    tokenizer = Tokenizer.train(INSTRUCTIONS, 300, BINS)
-    chosen = action_tokens.ActionTokensConfig(scheme=scheme)
-    tokenizer, ids = action_tokens.choose_ids(chosen, tokenizer, BINS)
-    spec, rng = TABLETOP.spec, np.random.default_rng(1)
-    actions = rng.uniform(spec.low, spec.high, (200, spec.size))
-    actions[:, 3] = 0.0125  # A dimension that never moves.
-    states = rng.normal(3, 2, (200, STATE))
+    tokenizer, actions = tokens or tabletop_tokens(scheme)
+    (name,) = actions
+    states = np.random.default_rng(2).normal(3, 2, (200, STATE))
     images_inside = config.images == "inline"
     encoder = Encoder(
         tokenizer,
-        {
-            "tabletop": action_tokens.ActionTokens(
-                spec, Statistics.of(actions.astype(np.float32)), ids
-            )
-        },
+        actions,
         PromptsConfig(robot=prompt),
         SequenceConfig(prefix=prefix, suffix=10 * chunk),
         chunk=chunk,
-        states={"tabletop": Statistics.of(states)} if config.state else {},
+        states={name: Statistics.of(states)} if config.state else {},
         image_tokens=config.image_tokens * len(views) * history if images_inside else 0,
     )
     model = nnx.eval_shape(lambda: VLM(config, tokenizer.size, nnx.Rngs(0)))
     graph, abstract = nnx.split(model)
     policy = Policy(
         graph,
-        random_params(nnx.to_pure_dict(abstract), seed, config.decoder.norm_offset),
+        random_params(nnx.to_pure_dict(abstract), seed, config.decoder.norm_offset, gain),
         encoder,
         observer=Observer(
             views=views,
             history=history,
             image_size=config.vision.image_size,
             state=config.state,
-            statistics=encoder.states.get("tabletop"),
+            statistics=encoder.states.get(name),
         ),
     )
     return Built(policy, config, graph)
@@ -255,7 +308,9 @@ OTHERS = {
     "paligemma2": lambda: build_policy(
         CONFIGS["paligemma2"], prompt="rt2", views=("a", "b"), history=2, seed=8, prefix=80
     ),
-    "openvla": lambda: build_policy(CONFIGS["openvla"], prompt="openvla", seed=6, prefix=80),
+    "openvla": lambda: build_policy(
+        CONFIGS["openvla"], prompt="openvla", seed=6, gain=1.0, prefix=80
+    ),
     "palme": lambda: build_policy(
         CONFIGS["palme"], prompt="palme", history=2, chunk=2, seed=7, prefix=120
     ),

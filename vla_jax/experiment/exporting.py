@@ -121,6 +121,12 @@ def _check(
     encoder = workdir.load_encoder()
     if encoder is not None:  # else opening the run says what is missing
         name = encoder.robot(robot)
+        if (largest := max(encoder.action_token_ids)) >= encoder.tokenizer.size:
+            raise UserError(
+                f"action tokens of {workdir.path}",
+                expected=f"ids below {encoder.tokenizer.size}, as its tokenizer has",
+                found=largest,
+            )
         views = [v for v in config.loader.views if v in sources.robots(config)[name].images]
         form.check(
             Wanted(

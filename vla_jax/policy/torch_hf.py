@@ -21,14 +21,24 @@ class Grammar(transformers.LogitsProcessor):
       legal: ids of each position, sorted.
       wanted: ids whose logits are kept in `seen`.
       start: length of the prompt.
+      softcap: bound of the logits that the library forgets; None for none.
     """
 
-    def __init__(self, legal: Sequence[np.ndarray], wanted: np.ndarray, start: int):
+    def __init__(
+        self,
+        legal: Sequence[np.ndarray],
+        wanted: np.ndarray,
+        start: int,
+        softcap: float | None = None,
+    ):
         self._legal, self._wanted, self._start = legal, wanted, start
+        self._softcap = softcap
         self.seen: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Returns `scores` [1, v] with -inf for what may not stand here."""
+        if self._softcap is not None:
+            scores = torch.tanh(scores / self._softcap) * self._softcap
         self.seen.append(scores[0, torch.from_numpy(self._wanted).to(scores.device)].float())
         ids = torch.from_numpy(self._legal[input_ids.shape[1] - self._start]).to(scores.device)
         out = torch.full_like(scores, -torch.inf)
@@ -48,6 +58,7 @@ class _Generating:
                     f"{problem.replace('_', ' ')}: {', '.join(names[:3])}, {len(names)} in all"
                 )
         self.model = model.to(device).eval()
+        self._softcap: float | None = None
 
     @torch.inference_mode()
     def _generate(
@@ -55,7 +66,7 @@ class _Generating:
     ) -> tuple[np.ndarray, np.ndarray]:
         device = self.model.device
         prompt = torch.tensor([list(ids)], device=device)
-        grammar = Grammar(legal, wanted, len(ids))
+        grammar = Grammar(legal, wanted, len(ids), self._softcap)
         out = self.model.generate(
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
@@ -80,6 +91,9 @@ class PaliGemma(_Generating):
             folder, dtype=dtype, attn_implementation="eager", output_loading_info=True
         )
         super().__init__(loaded, folder, device)
+        if int(transformers.__version__.split(".")[0]) < 5:
+            # Version 4 calls the output matrix of Gemma 2 without the cap that it has of its own.
+            self._softcap = getattr(self.model.config.text_config, "final_logit_softcapping", None)
         self._image_token = self.model.config.image_token_id
         vision = description["model"]["vision"]
         self._patches = (vision["image_size"] // vision["patch_size"]) ** 2

@@ -39,8 +39,8 @@ def check(wanted: Wanted) -> None:
     """
     config, encoder = wanted.config, wanted.encoder
     actions = encoder.actions[wanted.robot]
-    count, base = actions.count, encoder.tokenizer.base_size
-    follows = actions.ids == tuple(range(base - 1, base - 1 - count, -1))
+    base = encoder.tokenizer.base_size
+    others = [k for k, token in enumerate(actions.ids) if token != base - 1 - k]
     separator = encoder.tokenizer.special.separator
     refuse_unless(
         "openvla",
@@ -62,9 +62,9 @@ def check(wanted: Wanted) -> None:
             ),
             Rule(
                 "action token ids",
-                f"{actions.ids[0]}, {actions.ids[1]}, ...",
-                follows,
-                f"{base - 1}, {base - 2}, ... (config.action_tokens.rows=openvla)",
+                f"{actions.ids[others[0]]} for bin {others[0]}" if others else "",
+                not others,
+                f"{base} - 1 - bin (config.action_tokens.rows=openvla)",
             ),
             Rule(
                 "action space",
