@@ -11,7 +11,7 @@ import transformers
 
 from vla_jax.core import trees
 from vla_jax.models import pretrained
-from vla_jax.models.attention import prefix_lm_mask, valid_positions
+from vla_jax.models.attention import Mask, valid_positions
 from vla_jax.models.pretrained import huggingface, table
 
 TOLERANCE = 1e-5
@@ -248,7 +248,7 @@ def test_llama_alone(tmp_path, tied):
     decoder = loaded.decoder()
     valid = jnp.ones(tokens.shape, bool)
     x = decoder.embed(jnp.asarray(tokens), jnp.dtype("float32"))
-    hidden, _ = decoder(x, valid_positions(valid), prefix_lm_mask(valid, 0))
+    hidden, _ = decoder(x, valid_positions(valid), Mask(valid=valid, everyone=0))
     assert np.abs(decoder.logits(hidden) - expected).max() <= TOLERANCE
 
 
