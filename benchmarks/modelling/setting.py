@@ -71,8 +71,14 @@ class Measured:
 
 
 def parameters() -> Any:
-    """Returns the weights as nested dicts, a function of the seed."""
-    return nnx.to_pure_dict(nnx.state(VLM(CONFIG, VOCABULARY, nnx.Rngs(0))))
+    """Returns the weights as nested dicts, a function of the seed.
+
+    Embeddings are small, so that layers outweigh them: else a model that was not trained repeats
+    its last token, whatever it sees.
+    """
+    params = nnx.to_pure_dict(nnx.state(VLM(CONFIG, VOCABULARY, nnx.Rngs(0))))
+    params["decoder"]["embedding"] *= 0.02
+    return params
 
 
 def write_weights(path: pathlib.Path) -> None:
