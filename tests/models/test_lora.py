@@ -53,6 +53,15 @@ def test_new_adapters_change_nothing_and_lie_on_the_mesh_like_their_parameters(p
     assert places["decoder"]["blocks"]["query"]["b"].spec == spec(None, None, "tensor", None)
     assert places["decoder"]["blocks"]["out"]["a"].spec == spec(None, "tensor", None, None)
     assert not sharding.fallbacks(adapters.abstract(), adapters.logical_axes(), mesh)
+    # Made and merged on the mesh they are what they are on one device.
+    values = randomly(adapters.abstract())
+    expected = adapters.merge(params, values)
+    base = jax.device_put(params, sharding.shardings(params, axes, mesh))
+    values = jax.device_put(values, places)
+    merged = jax.jit(adapters.merge, out_shardings=sharding.shardings(params, axes, mesh))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), merged(base, values), expected
+    )
 
 
 def test_merging_adds_the_scaled_product_to_every_kind_of_matrix(build_model):

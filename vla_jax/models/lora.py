@@ -123,7 +123,7 @@ class Lora:
         )
 
     def merge(self, params: Any, adapters: Any) -> Any:
-        """Returns the parameters with the adapters in them, each in its own dtype and sharding."""
+        """Returns the parameters with the adapters in them, each in its own dtype."""
         named = trees.named_leaves(adapters)
 
         def add(name: str, leaf: Array) -> Array:
