@@ -84,10 +84,10 @@ def attend(
     if backend == "xla":
         table = None if mask is None else mask.table(query.shape[1])
         return _attend_xla(query, key, value, table, scale, softcap)
-    if mask is None:
-        mask = Mask(valid=jnp.ones(key.shape[:2], bool), everyone=key.shape[1])
     if backend == "cudnn":
         return _attend_cudnn(query, key, value, mask, scale)
+    if mask is None:
+        mask = Mask(valid=jnp.ones(key.shape[:2], bool), everyone=key.shape[1])
     return splash.attend(query, key, value, mask.valid, mask.everyone, scale=scale, softcap=softcap)
 
 
@@ -146,8 +146,10 @@ def _attend_xla(
     return einops.rearrange(out, "b q g n k -> b q (g n) k")
 
 
-def _attend_cudnn(query: Array, key: Array, value: Array, mask: Mask, scale: float) -> Array:
-    """Pads to even lengths, which cuDNN's backward pass wants; padding is at the front."""
+def _attend_cudnn(query: Array, key: Array, value: Array, mask: Mask | None, scale: float) -> Array:
+    """Pads to even lengths, at the front: the backward pass wants them where there is a mask."""
+    if mask is None:
+        return jax.nn.dot_product_attention(query, key, value, scale=scale, implementation="cudnn")
     length, valid = query.shape[1], mask.valid
     query, key, value = (
         jnp.pad(x, [(0, 0), (x.shape[1] % 2, 0), (0, 0), (0, 0)]) for x in (query, key, value)

@@ -4,6 +4,7 @@ Source: jax:jax/experimental/pallas/ops/tpu/splash_attention. The kernel compute
 the positions, padding is a segment of its own, and lengths are padded to whole blocks here.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -21,31 +22,32 @@ P = jax.sharding.PartitionSpec
 BLOCKS = (512, 384, 256, 128)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """Whether query q, in slot `first` + q, sees key k; equal rules share a compiled kernel."""
+
+    everyone: int
+    first: int
+
+    def __call__(self, query: Array, key: Array) -> Array:
+        return (key <= query + self.first) | (key < self.everyone)
+
+
 class _Sees(splash_attention_mask._ComputableMask):
     """The mask of `attention.Mask`, without its padding, computed inside the kernel."""
 
-    def __init__(self, shape: tuple[int, int], everyone: int, first: int):
-        self._key = (shape, everyone, first)
-        super().__init__(shape, _Rule(everyone, first))
+    def __init__(self, shape: tuple[int, int], rule: _Rule):
+        super().__init__(shape, rule)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Sees) and self._key == other._key
+        return (
+            isinstance(other, _Sees)
+            and self.shape == other.shape
+            and self.mask_function == other.mask_function
+        )
 
     def __hash__(self) -> int:
-        return hash(self._key)
-
-
-class _Rule(tuple):
-    """(everyone, first): whether query q, in slot `first` + q, sees key k. Equal ones are equal."""
-
-    __slots__ = ()
-
-    def __new__(cls, everyone: int, first: int) -> "_Rule":
-        return super().__new__(cls, (everyone, first))
-
-    def __call__(self, query: Array, key: Array) -> Array:
-        everyone, first = self
-        return (key <= query + first) | (key < everyone)
+        return hash((self.shape, self.mask_function))
 
 
 def attend(
@@ -123,7 +125,7 @@ def _attend(
     rows = _pad(segments[:, -asked:], asked)
     columns = _pad(segments, length)
     shape = (rows.shape[1], columns.shape[1])
-    masks = [_Sees(shape, everyone, length - asked)] * query.shape[2]
+    masks = [_Sees(shape, _Rule(everyone, length - asked))] * query.shape[2]
     kernel = splash_attention.make_splash_mha(
         splash_attention.MultiHeadMask(masks),
         block_sizes=_blocks(*shape),
