@@ -76,10 +76,10 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
     """
     mesh = mesh_lib.make_mesh(config.mesh)
     attention.check(config.model.backend)
-    workdir.claim(config)
     encoder = workdir.load_encoder()
-    # A wrong checkpoint is told before datasets are opened.
+    # A wrong checkpoint is told before the directory is taken and datasets are opened.
     weights = pretraining.open_weights(config) if encoder is None else None
+    workdir.claim(config)
     with progress.Phases() as phases:
         data = sources.open_data(config, phases)
     if encoder is None:
@@ -127,9 +127,11 @@ def _start(
 def _announce(
     config: RunConfig, data: sources.Data, encoder: Encoder, model: parts.Model, start: int
 ) -> None:
-    begin = f"resuming at step {start}" if start else "starting"
+    given = config.pretrained
+    begin = "starting" + (f" from {given.path} ({given.parts})" if given.path else "")
+    begin = f"resuming at step {start}" if start else begin
     progress.note(
-        f"{begin}: {model.size:,} parameters, {encoder.tokenizer.size} tokens, "
+        f"{begin}: {model.size:,} parameters, {encoder.vocabulary} tokens, "
         f"{sum(map(len, data.robots.values())):,} robot frames, "
         f"{sum(map(len, data.web.values())):,} web examples, "
         f"batches of {config.loader.batch_size}, "

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
-import scipy.ndimage
 
 from vla_jax.core.arrays import Float
 from vla_jax.models.pretrained.table import Entry
@@ -38,9 +37,11 @@ def fill(
     # Each tensor is opened once, for all devices, and let go before the next.
     for entry, number in found:
         _spread(entry, number, tensors, leaf.shape, buffers)
-    return jax.make_array_from_callback(
+    array = jax.make_array_from_callback(
         leaf.shape, place, lambda index: buffers[_key(index or (), leaf.shape)]
     )
+    # Copied now, so that the buffers of one parameter are gone before those of the next are made.
+    return array.block_until_ready()
 
 
 def fits(entry: Entry, tensor: Tensor) -> bool:
@@ -67,6 +68,8 @@ def resample(position: Float[np.ndarray, "p d"], patches: int) -> Float[np.ndarr
       position: row by row.
       patches: how many are wanted, a square.
     """
+    import scipy.ndimage  # noqa: PLC0415  (a quarter of a second at every start otherwise)
+
     old, new = math.isqrt(len(position)), math.isqrt(patches)
     grid = np.asarray(position, np.float32).reshape(old, old, -1)
     zoomed = np.asarray(scipy.ndimage.zoom(grid, (new / old, new / old, 1), order=1))
