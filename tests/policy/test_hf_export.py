@@ -12,7 +12,8 @@ import pytest
 import selftest
 import torch_policy
 import transformers
-from conftest import (
+from safetensors.numpy import load_file
+from small_policies import (
     CONFIGS,
     OTHERS,
     build_openvla,
@@ -21,7 +22,6 @@ from conftest import (
     look_around,
     vlm_config,
 )
-from safetensors.numpy import load_file
 
 from vla_jax.core import trees
 from vla_jax.core.errors import UserError

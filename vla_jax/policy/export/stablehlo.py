@@ -77,7 +77,7 @@ def _inputs(policy: Policy) -> dict[str, jax.ShapeDtypeStruct]:
 FORMAT = Format(
     name="jax",
     programs=("jax_policy.py", "exported_policy.py", "selftest.py"),
-    packages={"jax": ">=0.5", "safetensors": ">=0.4"},
+    packages={"jax": ">=0.5", "flatbuffers": ">=23", "safetensors": ">=0.4"},
     check=_check,
     write=_write,
 )
