@@ -20,15 +20,6 @@ from exported_policy import ExportedPolicy, Inputs
 Load = Callable[..., ExportedPolicy]
 _FIELDS = ("images", "image_mask", "state", "state_mask")
 _PACKAGES = ("torch", "transformers", "timm", "jax", "flatbuffers", "safetensors", "tokenizers")
-    "torch",
-    "transformers",
-    "timm",
-    "jax",
-    "flatbuffers",
-    "numpy",
-    "tokenizers",
-    "safetensors",
-)
 
 
 def measure(policy: ExportedPolicy, golden: Mapping[str, np.ndarray]) -> dict[str, float]:
