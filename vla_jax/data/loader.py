@@ -268,7 +268,8 @@ class _Reader(grain.transforms.Map):
         process: tuple[int, int],
     ):
         self._plan, self._collator, self._config = plan, collator, config
-        self._seed, self._process = seed, process
+        self._orders = stream.mix_bits(seed, np.arange(len(collator.sources)))
+        self._process = process
         self._pool = concurrent.futures.ThreadPoolExecutor(config.threads)
         self._lock = threading.Lock()
         self.skipped: dict[str, str] = {}
@@ -297,15 +298,13 @@ class _Reader(grain.transforms.Map):
     def _choose(self, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns source, example number and draw of every row."""
         plan = self._plan.rows(batch, self._process)
-        number, draws = np.empty_like(plan.source), np.empty(len(plan.source), np.uint64)
-        for source in np.unique(plan.source).tolist():
+        number, epoch = np.empty_like(plan.source), np.empty_like(plan.source)
+        for source in set(plan.source.tolist()):
             where = np.flatnonzero(plan.source == source)
-            order = int(stream.mix_bits(self._seed, source))
-            number[where], epoch = self._collator.sources[source].shuffle(
-                int(plan.place[where[0]]), len(where), order
+            number[where], epoch[where] = self._collator.sources[source].shuffle(
+                int(plan.place[where[0]]), len(where), int(self._orders[source])
             )
-            draws[where] = stream.mix_bits(order, epoch, number[where])
-        return plan.source, number, draws
+        return plan.source, number, stream.mix_bits(self._orders[plan.source], epoch, number)
 
     def _try(self, source: int, number: int, draw: int) -> Example | None:
         """Reads an example; None where that fails, which is told when it is asked for again."""

@@ -4,11 +4,12 @@ Nothing is remembered between batches, so that starting at batch k costs what st
 Three exact sequences are nested: the number of robot examples before batch k (the running sum of
 the share schedule), the source of the n-th robot or web example (an interleaving in which any
 stretch holds its share of each source), and the number of a source's n-th example (Grain's index
-shuffle, new in every epoch).
+shuffle, for small sets the order of their hashes; new in every epoch).
 """
 
 import dataclasses
 import fractions
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -17,6 +18,9 @@ from grain.experimental import index_shuffle
 
 from vla_jax.core.arrays import Float, Int
 
+# Grain's cipher has 16 bits or more, and is asked again until its answer is below the size of the
+# set: for one of 600 examples that costs more than reading an example.
+_SMALL = 2**15
 _ROUNDS = 4  # of the cipher under Grain's shuffle, as in grain.MapDataset.shuffle
 
 
@@ -65,13 +69,25 @@ def shuffled(size: int, start: int, count: int, seed: int) -> tuple[np.ndarray, 
       int64 [count] example numbers, and int64 [count] the epoch of each.
     """
     epochs, places = np.divmod(np.arange(start, start + count, dtype=np.int64), size)
-    # Hashed, so that neighbouring seeds do not see the same orders an epoch apart.
-    seeds = {int(epoch): int(mix_bits(seed, epoch)) % 2**32 for epoch in np.unique(epochs)}
     numbers = [
-        index_shuffle(place, max_index=size - 1, seed=seeds[epoch], rounds=_ROUNDS)
+        _order(size, seed, epoch)[place]
+        if size <= _SMALL
+        else index_shuffle(place, max_index=size - 1, seed=_epoch_seed(seed, epoch), rounds=_ROUNDS)
         for epoch, place in zip(epochs.tolist(), places.tolist(), strict=True)
     ]
     return np.array(numbers, np.int64), epochs
+
+
+@functools.lru_cache(maxsize=1000)
+def _epoch_seed(seed: int, epoch: int) -> int:
+    # Hashed, so that neighbouring seeds do not see the same orders an epoch apart.
+    return int(mix_bits(seed, epoch)) % 2**32
+
+
+@functools.lru_cache(maxsize=256)  # 32 MiB at most
+def _order(size: int, seed: int, epoch: int) -> Int[np.ndarray, " size"]:
+    """Returns the order of a small set in one epoch, by the hash of each number."""
+    return np.argsort(mix_bits(seed, epoch, np.arange(size))).astype(np.int32)
 
 
 class Schedule:
