@@ -26,12 +26,14 @@ INSTALL = [
     "jaxtyping>=0.3",
     "matplotlib>=3.9",
     "ml-collections>=1.0,<2",
+    "ml-dtypes>=0.5",
     "numpy>=2.0",
     "opencv-python-headless>=4.10",
     "packaging>=23",
     "pillow>=10.4",
     "rich>=13.7",
     "safetensors>=0.5",
+    "scipy>=1.13",
     "simplejpeg>=1.8",
     "tensorboardX>=2.6.2",
     "tokenizers>=0.21,<0.24",
@@ -40,15 +42,19 @@ INSTALL = [
 # Readers of other robot data formats, for `vla-jax ingest`.
 INGEST = ["av>=12", "h5py>=3.11", "pyarrow>=16"]
 
+# Checkpoints from the Hugging Face hub.
+HUB = ["huggingface_hub>=0.34"]
+
 TEST = [
     *INGEST,
+    *HUB,
     "aiohttp>=3.9",  # fsspec reads from a web server with it
     "pytest>=8.3",
     "pytest-xdist>=3.6",
     # The export tests compare with PyTorch. Pinned, so that a CPU machine can be given the wheel
     # of this version without the gigabytes of CUDA libraries that an unpinned install pulls in.
     "torch==2.13.0",
-    "transformers>=5,<6",
+    "transformers>=5,<6",  # imported and exported checkpoints are compared with it
 ]
 
 EXTRAS = {
@@ -60,6 +66,7 @@ EXTRAS = {
     "s3": ["s3fs>=2024.6"],
     "http": ["aiohttp>=3.9"],
     "ingest": INGEST,
+    "hub": HUB,
     # Not on the package index.
     "dlimp": ["dlimp @ git+https://github.com/kvablack/dlimp"],
     "wandb": ["wandb>=0.19"],

@@ -27,13 +27,16 @@ FORBIDDEN = {("train", "data")}
 HOMES = {
     "av": ("data/ingest",),
     "dlimp": (),  # a DLataset is handed over by the user
-    "fsspec": ("data",),
+    "fsspec": ("data", "models/pretrained/storage.py"),
     "flax": ("models", "train", "policy", "experiment"),
     "grain": ("data",),
     "gymnasium": ("envs", "eval"),
     "h5py": ("data/ingest",),
+    "huggingface_hub": ("models/pretrained/storage.py",),
+    "ml_dtypes": ("models/pretrained/tensors.py",),
     "orbax": ("runtime/checkpoint.py",),
     "pyarrow": ("data/ingest",),
+    "scipy": ("models/pretrained/filling.py",),
     "tensorboardX": ("runtime/metrics.py",),
     "tensorflow": (),
     "tensorflow_datasets": ("data/records.py", "data/ingest", "envs/tabletop"),
@@ -53,7 +56,15 @@ ALONE = {
     )
 }
 # And these never at the head of a module, where they would cost every user seconds.
-LAZY = {"av", "h5py", "pyarrow", "tensorflow", "tensorflow_datasets", "transformers"}
+LAZY = {
+    "av",
+    "h5py",
+    "huggingface_hub",
+    "pyarrow",
+    "tensorflow",
+    "tensorflow_datasets",
+    "transformers",
+}
 
 ROOT = pathlib.Path(__file__).parents[1] / "vla_jax"
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))

@@ -67,6 +67,32 @@ def test_as_many_parameters_as_published(name):
     assert found / 1e6 == pytest.approx(millions, abs=tolerance)
 
 
+# OpenVLA's table 1, millions of trainable parameters, and which of ours that is. LAST is the
+# decoder's last layer, a slice of the stack.
+LAST = "decoder/blocks/"
+EMBEDDINGS = ("decoder/embedding", "decoder/head", "decoder/norm")
+FINE_TUNING = {
+    "full": (7_188.1, ("",)),
+    "last layer and embeddings": (465.1, (LAST, *EMBEDDINGS)),
+    "frozen vision": (6_760.4, ("decoder/", "projector/")),
+    "sandwich": (914.2, ("vision/", "projector/", LAST, *EMBEDDINGS)),
+}
+
+
+@pytest.mark.parametrize("name", FINE_TUNING)
+def test_openvla_trains_as_many_parameters_as_published(name):
+    millions, trained = FINE_TUNING[name]
+    config = VARIANTS["openvla_siglip_7b"]
+    model = nnx.eval_shape(lambda: VLM(config, 32_064, nnx.Rngs(0)))
+    leaves = trees.named_leaves(nnx.to_pure_dict(nnx.state(model)))
+    found = sum(
+        leaf.size // (config.decoder.depth if name.startswith(LAST) and LAST in trained else 1)
+        for name, leaf in leaves.items()
+        if name.startswith(trained)
+    )
+    assert found / 1e6 == pytest.approx(millions, abs=0.1)
+
+
 def test_the_tabletop_model_is_tiny():
     config = variants.TABLETOP_TINY
     model = nnx.eval_shape(lambda: VLM(config, 600, nnx.Rngs(0)))

@@ -1,5 +1,9 @@
-"""`vla-jax inspect CONFIG --mixture --batch=FILE.png`: what a run would see, before it trains."""
+"""`vla-jax inspect`: what a run would see before it trains, or what a released checkpoint holds.
 
+`vla-jax inspect CONFIG --mixture --batch=FILE.png` or `vla-jax inspect CHECKPOINT`.
+"""
+
+import re
 from collections.abc import Sequence
 
 from absl import flags as absl_flags
@@ -9,10 +13,15 @@ from vla_jax.core.errors import UserError
 from vla_jax.runtime import progress
 
 _ROWS = 8
+_CONFIG = re.compile(r"\.py(:[^/]*)?$")
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prints the mixture ledger, draws a batch as the model sees it, or both."""
+    """Prints the mixture ledger, draws a batch as the model sees it, or describes a checkpoint."""
+    paths = [a for a in arguments if not a.startswith("-") and not _CONFIG.search(a)]
+    if paths:
+        _describe(arguments)
+        return
     config, values = flags.parse_run("inspect", _with_config_flag(arguments), _define)
     if not values.mixture and not values.batch:
         raise UserError("vla-jax inspect", expected="--mixture, --batch=FILE.png", found="neither")
@@ -36,6 +45,16 @@ def main(arguments: Sequence[str]) -> None:
         picture = show.picture(batch, encoder, rows=_ROWS, sources=data.names, views=views)
         show.save(picture, values.batch)
         progress.note(f"batch {values.step}: {values.batch}")
+
+
+def _describe(arguments: Sequence[str]) -> None:
+    """Prints family, sizes and parameters of a released checkpoint; then whether it is whole."""
+    _, (path,) = flags.parse("inspect", arguments, lambda _: None, ["CHECKPOINT"])
+    from vla_jax.models.pretrained import Weights, report
+
+    weights = Weights(path)
+    progress.table(path, ("what", "value"), report.rows(weights))
+    weights.require(weights.config)
 
 
 def _with_config_flag(arguments: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ same names.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +22,18 @@ def path_name(path: tuple[Any, ...]) -> str:
 def named_leaves(tree: Any) -> dict[str, Any]:
     """Returns the leaves of a pytree by name, in the order of the tree."""
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns `{"a/b": leaf}` into `{"a": {"b": leaf}}`: the names' tree in plain dicts."""
+    out: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *parents, last = name.split("/")
+        node = out
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return out
 
 
 def map_with_name(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:

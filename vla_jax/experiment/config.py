@@ -12,6 +12,7 @@ from vla_jax.data.loader import LoaderConfig
 from vla_jax.data.mixture import MixtureConfig
 from vla_jax.data.robots import table
 from vla_jax.envs.tabletop.datasets import DatasetsConfig
+from vla_jax.models.pretrained import PretrainedConfig
 from vla_jax.models.vlm import VLMConfig
 from vla_jax.runtime.checkpoint import CheckpointConfig
 from vla_jax.runtime.mesh import MeshConfig
@@ -73,6 +74,7 @@ class RunConfig:
       prompts: wording.
       sequence: room for text.
       model: sizes.
+      pretrained: the released checkpoint that the model starts from.
       mixture: which datasets, and how much of each.
       loader: batches.
       loss: normalisation.
@@ -96,6 +98,7 @@ class RunConfig:
     prompts: PromptsConfig = PromptsConfig()
     sequence: SequenceConfig = SequenceConfig()
     model: VLMConfig = VLMConfig()
+    pretrained: PretrainedConfig = PretrainedConfig()
     mixture: MixtureConfig = MixtureConfig()
     loader: LoaderConfig = LoaderConfig()
     loss: LossConfig = LossConfig()

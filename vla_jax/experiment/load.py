@@ -58,7 +58,7 @@ def open_run(workdir: Workdir, config: RunConfig | None = None) -> Run:
     encoder = workdir.load_encoder()
     if encoder is None or not workdir.checkpoints.is_dir():
         raise _no_checkpoint(workdir)
-    model = parts.Model(config, encoder.tokenizer.size, _mesh(config.mesh))
+    model = parts.Model(config, encoder.vocabulary, _mesh(config.mesh))
     with Checkpoints(workdir.checkpoints) as checkpoints:
         step = checkpoints.latest_step()
         if step is None:

@@ -7,13 +7,15 @@ import jax
 import numpy as np
 from flax import nnx
 
+from vla_jax.core import trees
 from vla_jax.data import ledger
 from vla_jax.data.loader import Loader
 from vla_jax.data.source import Source
-from vla_jax.experiment import sources
+from vla_jax.experiment import pretraining, sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.sources import Data
 from vla_jax.models import vlm
+from vla_jax.models.pretrained import Weights
 from vla_jax.policy.observation import Observer
 from vla_jax.policy.policy import Policy
 from vla_jax.runtime import progress, sharding
@@ -24,11 +26,11 @@ from vla_jax.train.optimizer import make_optimizer
 from vla_jax.train.state import TrainState
 
 
-def make_encoder(config: RunConfig, data: Data) -> Encoder:
+def make_encoder(config: RunConfig, data: Data, weights: Weights | None = None) -> Encoder:
     """Trains or loads the tokenizer, takes the statistics, chooses the action ids.
 
     Raises:
-      UserError: the vocabulary cannot hold the bins.
+      UserError: the vocabulary cannot hold the bins, or is not that of the pretrained `weights`.
     """
     if config.tokenizer.path is not None:
         tokenizer = Tokenizer.load(config.tokenizer.path)
@@ -41,6 +43,7 @@ def make_encoder(config: RunConfig, data: Data) -> Encoder:
             texts |= set(map(str, range(config.bins.count)))
         texts = texts.union(*(web.written(prompts) for web in data.web.values()))
         tokenizer = Tokenizer.train(texts, config.tokenizer.size, config.tokenizer.locations)
+    pretraining.check_tokenizer(weights, config, tokenizer)
     tokenizer, ids = action_tokens.choose_ids(config.action_tokens, tokenizer, config.bins.count)
     actions = {
         name: action_tokens.ActionTokens(
@@ -57,6 +60,7 @@ def make_encoder(config: RunConfig, data: Data) -> Encoder:
         chunk=config.loader.chunk,
         states={name: statistics for name, statistics in states.items() if statistics is not None},
         image_tokens=config.image_tokens,
+        rows=pretraining.vocabulary(weights, config),
     )
 
 
@@ -128,24 +132,50 @@ class Model:
         )
         return _placed(shapes, sharding.like(shapes, self._abstract, self.shardings))
 
-    def create(self, encoder: Encoder) -> TrainState:
-        """Initialises the training state on the mesh, a function of the seed."""
-        config = self._config.action_tokens
+    def create(self, encoder: Encoder, weights: Weights | None = None) -> TrainState:
+        """Initialises the training state on the mesh, a function of the seed and of `weights`.
 
-        def build() -> TrainState:
-            params = nnx.to_pure_dict(nnx.state(self._build(nnx.Rngs(self._config.seed))))
-            embedding = params["decoder"]["embedding"]
-            ids = np.asarray(encoder.action_token_ids)
-            if config.initialization == "smooth":
-                width = embedding.shape[1]
-                rows = action_tokens.smooth_rows(len(ids), width, self._config.seed)
-                params["decoder"]["embedding"] = embedding.at[ids].set(rows.astype(embedding.dtype))
-            elif config.initialization == "mean":
-                params["decoder"]["embedding"] = embedding.at[ids].set(embedding.mean(axis=0)[None])
+        Raises:
+          UserError: the checkpoint does not fit the model.
+        """
+        loaded = {} if weights is None else self._load(weights)
+        shapes = {name: leaf.shape for name, leaf in trees.named_leaves(self._abstract).items()}
+        whole = {name: leaf for name, leaf in loaded.items() if leaf.shape == shapes[name]}
+        # An embedding to which action rows are added.
+        rows = {name: leaf for name, leaf in loaded.items() if name not in whole}
+
+        def build(whole: dict[str, jax.Array], rows: dict[str, jax.Array]) -> TrainState:
+            def start(name: str, fresh: jax.Array) -> jax.Array:
+                if name in rows:
+                    return fresh.at[: len(rows[name])].set(rows[name])
+                return whole.get(name, fresh)
+
+            fresh = nnx.to_pure_dict(nnx.state(self._build(nnx.Rngs(self._config.seed))))
+            params = trees.map_with_name(start, fresh)
+            decoder = params["decoder"]
+            decoder["embedding"] = self._with_actions(decoder["embedding"], encoder)
             return TrainState.create(params, self.optimizer)
 
         places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
-        return jax.jit(build, out_shardings=places)()
+        return jax.jit(build, out_shardings=places, donate_argnums=0)(whole, rows)
+
+    def _with_actions(self, embedding: jax.Array, encoder: Encoder) -> jax.Array:
+        """Gives the rows of the action bins their first values."""
+        ids, kind = np.asarray(encoder.action_token_ids), self._config.action_tokens.initialization
+        if kind == "smooth":
+            rows = action_tokens.smooth_rows(len(ids), embedding.shape[1], self._config.seed)
+            return embedding.at[ids].set(rows.astype(embedding.dtype))
+        if kind == "mean":
+            return embedding.at[ids].set(embedding.mean(axis=0)[None])
+        return embedding
+
+    def _load(self, weights: Weights) -> dict[str, jax.Array]:
+        """Reads what the run takes from a checkpoint, each parameter where it will lie."""
+        model = self
+        if (rows := pretraining.vocabulary(weights, self._config)) and rows != self._vocabulary:
+            model = Model(self._config, rows, self.mesh)
+        abstract = trees.named_leaves(model.abstract_params())
+        return weights.read(self._config.model, abstract, self._config.pretrained.parts)
 
     def _build(self, rngs: nnx.Rngs) -> vlm.VLM:
         return vlm.VLM(self._config.model, self._vocabulary, rngs)

@@ -8,7 +8,7 @@ from types import FrameType
 import jax
 
 from vla_jax.data.loader import Loader
-from vla_jax.experiment import parts, sources
+from vla_jax.experiment import parts, pretraining, sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.held_out import HeldOut
 from vla_jax.experiment.workdir import Workdir
@@ -74,18 +74,20 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
       KeyboardInterrupt: asked to stop; everything done is saved.
     """
     mesh = mesh_lib.make_mesh(config.mesh)
+    encoder = workdir.load_encoder()
+    # A wrong checkpoint is told before the directory is taken and datasets are opened.
+    weights = pretraining.open_weights(config) if encoder is None else None
     workdir.claim(config)
     with progress.Phases() as phases:
         data = sources.open_data(config, phases)
-    encoder = workdir.load_encoder()
     if encoder is None:
-        encoder = parts.make_encoder(config, data)
+        encoder = parts.make_encoder(config, data, weights)
         workdir.save_encoder(encoder)
-    model = parts.Model(config, encoder.tokenizer.size, mesh)
+    model = parts.Model(config, encoder.vocabulary, mesh)
     for line in model.fallbacks:
         progress.note(f"sharding: {line}")
     with Checkpoints(workdir.checkpoints, config.checkpoint) as checkpoints:
-        state, seconds = _start(model, encoder, data, checkpoints)
+        state, seconds = _start(config, model, encoder, data, checkpoints)
         clock = loop.Clock(seconds)
         _announce(config, data, encoder, model, int(state.step))
         state = _run(config, workdir, data, encoder, model, state, checkpoints, clock)
@@ -100,7 +102,11 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
 
 
 def _start(
-    model: parts.Model, encoder: Encoder, data: sources.Data, checkpoints: Checkpoints
+    config: RunConfig,
+    model: parts.Model,
+    encoder: Encoder,
+    data: sources.Data,
+    checkpoints: Checkpoints,
 ) -> tuple[TrainState, float]:
     """Returns the state to start from and the seconds of training behind it.
 
@@ -108,7 +114,7 @@ def _start(
       UserError: the datasets are not those that the run began with.
     """
     if checkpoints.latest_step() is None:
-        return model.create(encoder), 0.0
+        return model.create(encoder, pretraining.open_weights(config)), 0.0
     abstract = model.abstract_state()
     arrays = {"params": abstract.params, "optimizer": abstract.optimizer, "step": abstract.step}
     _, arrays, loader = checkpoints.restore(arrays)
@@ -119,9 +125,11 @@ def _start(
 def _announce(
     config: RunConfig, data: sources.Data, encoder: Encoder, model: parts.Model, start: int
 ) -> None:
-    begin = f"resuming at step {start}" if start else "starting"
+    given = config.pretrained
+    begin = "starting" + (f" from {given.path} ({given.parts})" if given.path else "")
+    begin = f"resuming at step {start}" if start else begin
     progress.note(
-        f"{begin}: {model.size:,} parameters, {encoder.tokenizer.size} tokens, "
+        f"{begin}: {model.size:,} parameters, {encoder.vocabulary} tokens, "
         f"{sum(map(len, data.robots.values())):,} robot frames, "
         f"{sum(map(len, data.web.values())):,} web examples, "
         f"batches of {config.loader.batch_size}, "

@@ -121,6 +121,7 @@ class Workdir:
                 "sequence": dataclasses.asdict(encoder.layout),
                 "chunk": encoder.chunk,
                 "image_tokens": encoder.image_tokens,
+                "vocabulary": encoder.vocabulary,
             },
         )
 
@@ -150,6 +151,7 @@ class Workdir:
                 if robot["state_statistics"] is not None
             },
             image_tokens=policy["image_tokens"],
+            rows=policy["vocabulary"],
         )
 
 

@@ -60,11 +60,12 @@ class Policy:
         self.encoder, self.observer = encoder, observer
         self.robot = encoder.robot(robot)
         self.action_tokens = encoder.actions[self.robot]
-        vocabulary = encoder.tokenizer.size
+        vocabulary = encoder.vocabulary
         self._decode_action = make_decoder(
             graph, grammar.action_mask(self.action_tokens, vocabulary, encoder.chunk)
         )
-        self._decode_text = make_decoder(graph, np.ones((encoder.layout.suffix, vocabulary), bool))
+        written = np.arange(vocabulary)[None] < encoder.tokenizer.size
+        self._decode_text = make_decoder(graph, np.repeat(written, encoder.layout.suffix, axis=0))
 
     def load(self, params: Any) -> None:
         """Takes other parameters of the same model, placed as those it was made with."""

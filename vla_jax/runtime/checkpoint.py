@@ -116,8 +116,8 @@ class Checkpoints:
         if step in self._steps():
             return
         rest = {name: tree for name, tree in arrays.items() if name != _PARAMS}
-        items = {_PARAMS: _nest(trees.named_leaves(arrays[_PARAMS]))}
-        if nested := _nest(trees.named_leaves(rest)):
+        items = {_PARAMS: trees.nest(trees.named_leaves(arrays[_PARAMS]))}
+        if nested := trees.nest(trees.named_leaves(rest)):
             items[_TRAINING] = nested
         with _errors_of(f"save step {step} in", self._directory):
             # Forced: the default policy drops a save while an earlier one is still under way.
@@ -219,7 +219,7 @@ class Checkpoints:
                 stored, loader = trees.named_leaves(metadata.metadata), metadata.custom_metadata
             _check_fit(f"checkpoint {directory}", item, leaves, stored)
         loaded = self._checkpointer.load_checkpointables(
-            step, {item: _nest(leaves) for item, leaves in named.items() if leaves}
+            step, {item: trees.nest(leaves) for item, leaves in named.items() if leaves}
         )
         out = {}
         for item, tree in wanted.items():
@@ -237,18 +237,6 @@ def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns `{"a/b": leaf}` into `{"a": {"b": leaf}}`, so that files hold no Python classes."""
-    out: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *parents, last = name.split("/")
-        node = out
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return out
 
 
 def _check_fit(where: str, item: str, wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ class Encoder:
       chunk: actions in one target.
       states: robot dataset -> statistics of its proprioception, for a model that takes it.
       image_tokens: slots of an example's images inside the prompt; 0 where they stand before it.
+      rows: of the model's embedding, where it is known to have more than the tokenizer has ids.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class Encoder:
         chunk: int = 1,
         states: Mapping[str, Statistics] | None = None,
         image_tokens: int = 0,
+        rows: int = 0,
     ):
         self.tokenizer, self.actions = tokenizer, dict(actions)
         self.prompts, self.layout, self.chunk = prompts, layout, chunk
         self.states, self.image_tokens = dict(states or {}), image_tokens
+        self.vocabulary = max(rows, tokenizer.size)
         # Most datasets have few distinct instructions; each is laid out once.
         self._prefix = functools.lru_cache(maxsize=_REMEMBERED)(self._lay_out)
 

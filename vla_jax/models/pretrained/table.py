@@ -121,7 +121,9 @@ class Entry:
     def unpack(self, tensor: np.ndarray) -> tuple[np.ndarray, ...]:
         """Returns what `tensor` says of each place; views of it where the layout allows."""
         ours, theirs = self.layout.split(" -> ")
-        value = einops.rearrange(tensor, f"{theirs} -> {ours}", **self._free(self.skip))
+        # The first axis may be longer in the file (other resolution) and follows from the others.
+        sizes = {name: n for name, n in self.sizes.items() if name != ours.split()[0]}
+        value = einops.rearrange(tensor, f"{theirs} -> {ours}", **sizes)
         value = value[self.skip :]
         return tuple(value) if len(self.places) > 1 else (value,)
 
@@ -135,10 +137,6 @@ class Entry:
             raise ValueError(f"{self.name} can only be read")
         value = list(parts) if len(self.places) > 1 else parts[0]
         return einops.rearrange(value, self.layout, **self.sizes)
-
-    def _free(self, more: int) -> dict[str, int]:
-        first = self.layout.split()[0]
-        return {name: n for name, n in self.sizes.items() if not (more and name == first)}
 
 
 def entries(

@@ -1,0 +1,60 @@
+"""The released checkpoint that a run starts from."""
+
+from vla_jax.core.errors import UserError
+from vla_jax.experiment.config import RunConfig
+from vla_jax.models.pretrained import Weights
+from vla_jax.tokens.tokenizer import Tokenizer
+
+# Released embeddings have a few rows more than their tokenizers have ids: rounded up, and places
+# for tokens of images. Much fewer ids are those of another tokenizer.
+_USED = 0.95
+
+
+def open_weights(config: RunConfig) -> Weights | None:
+    """Opens the checkpoint and compares all of it with the model; reads no tensor.
+
+    Returns:
+      The checkpoint, None for a run that starts from nothing.
+
+    Raises:
+      UserError: it is damaged, or another model.
+    """
+    settings = config.pretrained
+    if settings.path is None:
+        return None
+    weights = Weights(settings.path, config.model)
+    weights.check(config.model, settings.parts, "config.model")
+    weights.require(config.model, settings.parts)
+    return weights
+
+
+def vocabulary(weights: Weights | None, config: RunConfig) -> int:
+    """Returns the rows of embedding that the checkpoint brings; 0 if none are taken from it."""
+    if weights is None or config.pretrained.parts == "vision":
+        return 0
+    return weights.vocabulary
+
+
+def check_tokenizer(weights: Weights | None, config: RunConfig, tokenizer: Tokenizer) -> None:
+    """Refuses a tokenizer that is not that of the checkpoint's embedding.
+
+    Args:
+      weights: the checkpoint.
+      config: the run.
+      tokenizer: as it was loaded, before it is extended.
+
+    Raises:
+      UserError: it was trained for this run, or has not as many ids.
+    """
+    rows = vocabulary(weights, config)
+    if not rows:
+        return
+    fits = _USED * rows <= tokenizer.size <= rows
+    if config.tokenizer.path is None or not fits:
+        trained = ", trained on this run's texts" if config.tokenizer.path is None else ""
+        raise UserError(
+            "config.tokenizer.path: not the tokenizer of the pretrained embedding",
+            expected=f"at most {rows} ids and not many fewer",
+            found=f"{tokenizer.size} ids{trained}",
+            fix="Take the tokenizer.json of the checkpoint",
+        )
