@@ -110,7 +110,7 @@ def _tower_rules(vision: ViTConfig) -> list[Rule]:
 
 def _write(folder: pathlib.Path, policy: Policy, config: VLMConfig, options: Options) -> None:
     tokenizer = policy.encoder.tokenizer.extended(["<image>"])  # which may have it already
-    rows = math.ceil(tokenizer.size / _ROWS) * _ROWS
+    rows = math.ceil(max(tokenizer.size, policy.encoder.vocabulary) / _ROWS) * _ROWS
     leaves = trees.named_leaves(policy.params)
     if config.vision.positions == "sincos2d":  # a fixed table is a learned one that stayed
         leaves["vision/position"] = sincos2d(config.vision.grid, config.vision.width)
