@@ -19,6 +19,7 @@ INSTALL = [
     "absl-py>=2.1",
     "einops>=0.8",
     "etils[epath]>=1.9",
+    "flatbuffers>=23",  # jax.export writes with it
     "fsspec>=2024.6",
     "google-crc32c>=1.5",
     "gymnasium>=1.0,<2",

@@ -1,5 +1,6 @@
 """The exported folder says everything, and its own runtime computes from it what JAX computes."""
 
+import copy
 import json
 import shutil
 
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 import selftest
 import torch_policy
-from conftest import CONFIGS, OTHERS, as_observations, build_policy, export, look_around
 from safetensors.numpy import load_file, save_file
+from small_policies import CONFIGS, OTHERS, as_observations, build_policy, export, look_around
 
 from vla_jax.actions.spec import ActionSpec
 from vla_jax.actions.statistics import Statistics
@@ -19,6 +20,7 @@ from vla_jax.core import trees
 from vla_jax.core.errors import UserError
 from vla_jax.models.vlm import VLMConfig
 from vla_jax.policy.export import folder
+from vla_jax.policy.export.format import Options
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,27 @@ def test_one_changed_parameter_is_noticed(others, tmp_path, name):
     noise = np.random.default_rng(0).standard_normal(tensors[name].shape, np.float32)
     save_file(tensors | {name: tensors[name] + 1e-3 * noise}, out / "model.safetensors")
     assert any("logits_max" in line for line in measured(out)["float32"]["failures"])
+
+
+@pytest.mark.parametrize("form", ["torch", "hf_paligemma"])
+def test_sharded_parameters_make_the_same_files(multi_query, tmp_path, form):
+    policy = copy.copy(multi_query.policy)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:8]), ("fsdp",))
+
+    def split(leaf):
+        fits = [axis for axis, size in enumerate(leaf.shape) if size % 8 == 0]
+        parts = ["fsdp" if fits and axis == fits[-1] else None for axis in range(leaf.ndim)]
+        place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*parts))
+        return jax.device_put(leaf, place)
+
+    policy.params = jax.tree.map(split, policy.params)
+    files = []
+    for name, each in (("whole", multi_query.policy), ("split", policy)):
+        (tmp_path / name).mkdir()
+        kind = folder.FORMATS[form]
+        kind.write(tmp_path / name, each, multi_query.config, Options())
+        files.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert files[0] == files[1]
 
 
 def test_parameters_are_float32_under_their_names(exported, tiny):

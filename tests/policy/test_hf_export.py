@@ -1,5 +1,6 @@
 """Folders for other people's classes: transformers reads PaliGemma, OpenVLA's code OpenVLA."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -12,7 +13,8 @@ import pytest
 import selftest
 import torch_policy
 import transformers
-from conftest import (
+from safetensors.numpy import load_file
+from small_policies import (
     CONFIGS,
     OTHERS,
     build_openvla,
@@ -21,14 +23,15 @@ from conftest import (
     look_around,
     vlm_config,
 )
-from safetensors.numpy import load_file
 
 from vla_jax.core import trees
 from vla_jax.core.errors import UserError
+from vla_jax.models import pretrained
 from vla_jax.policy.export import openvla, paligemma
 from vla_jax.policy.export.format import Options, Wanted
 
 TRANSFORMERS_4 = ("torch==2.13.0", "transformers==4.57.6", "opencv-python-headless", "pillow")
+RELEASED = pathlib.Path(__file__).parents[1] / "models" / "data"
 TIMM = ("tiny_dinov2", "tiny_siglip")
 
 
@@ -99,6 +102,21 @@ def test_names_are_those_of_the_hub(exported):
     }
     for file in ("config", "generation_config", "processor_config", "preprocessor_config"):
         assert json.loads((exported / f"{file}.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["pg1.npz", "pg2.npz"])
+def test_a_checkpoint_of_big_vision_comes_back_bit_by_bit(name, tiny, tmp_path):
+    first = pretrained.load(str(RELEASED / name))
+    policy = copy.copy(tiny.policy)
+    policy.params, policy.encoder = first.params, copy.copy(policy.encoder)
+    policy.encoder.vocabulary = first.vocabulary
+    paligemma.FORMAT.write(tmp_path, policy, first.config, Options())
+    second = pretrained.load(str(tmp_path))
+    assert second.config.decoder == first.config.decoder
+    expected, found = trees.named_leaves(first.params), trees.named_leaves(second.params)
+    assert expected.keys() == found.keys()
+    for leaf, value in expected.items():
+        np.testing.assert_array_equal(found[leaf], value, err_msg=leaf)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +192,17 @@ def test_an_openvla_folder_has_its_names_and_statistics(bridge, code, tmp_path):
     assert json.loads((out / "dataset_statistics.json").read_text()) == config["norm_stats"]
     for name in openvla.CODE:
         assert (out / name).read_text() == "# theirs\n"
+
+
+def test_an_openvla_folder_comes_back_bit_by_bit(bridge, code, tmp_path):
+    options = Options(openvla_code=code, timm_models=TIMM, shard_bytes=10**6)
+    openvla.FORMAT.write(tmp_path, bridge.policy, bridge.config, options)
+    second = pretrained.load(str(tmp_path), bridge.config)
+    expected, found = (trees.named_leaves(p) for p in (bridge.policy.params, second.params))
+    assert expected.keys() == found.keys()
+    for leaf, value in expected.items():
+        rows = len(value) if leaf in ("decoder/embedding", "decoder/head") else None
+        np.testing.assert_array_equal(found[leaf][:rows], value, err_msg=leaf)
 
 
 @pytest.mark.parametrize(

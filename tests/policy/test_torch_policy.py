@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import selftest
 import torch_policy
-from conftest import export
+from small_policies import export
 
 from vla_jax.data import images
 
@@ -124,6 +124,15 @@ def test_the_selftest_passes_without_the_package(exported, tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["measured"]["float32"]["prompts"] == 64
     assert "jax" in report["versions"]  # installed, and yet not imported
+
+
+def test_the_jax_program_needs_jax_alone(tiny, observations, tmp_path):
+    seen, instructions = observations
+    out = export(tiny, tmp_path / "policy", (seen[:2], instructions[:2]), form="jax")
+    others = ("flax", "einops", "optax", "orbax", "torch", "transformers", "tensorflow")
+    run = run_alone(out, "--selftest", program="jax_policy.py", blocked=others)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "float32: as JAX" in run.stdout
 
 
 def test_the_selftest_fails_when_a_golden_token_differs(exported, tmp_path):

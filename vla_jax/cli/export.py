@@ -19,6 +19,7 @@ def main(arguments: Sequence[str]) -> None:
     # Imported late, so that a typing error in a flag is told at once.
     from vla_jax.experiment import exporting
     from vla_jax.experiment.workdir import Workdir
+    from vla_jax.policy.export import folder
     from vla_jax.policy.export.format import Options
 
     if values.shard_size <= 0:
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     for dtype, found in report.measured.items():
         line = ", ".join(f"{k} {v:.3g}" for k, v in found.items() if k != "failures")
         progress.note(f"parity in {dtype} on {report.source}: {line}")
-    program = "jax_policy.py" if report.format == "jax" else "torch_policy.py"
+    program = folder.FORMATS[report.format].programs[0]
     progress.note(f'run it: python {out}/{program} --image FILE --instruction "..."')
 
 

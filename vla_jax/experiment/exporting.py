@@ -20,6 +20,7 @@ from vla_jax.policy.export import folder, gate, golden
 from vla_jax.policy.export.format import Format, Options, Wanted
 from vla_jax.policy.observation import Observation
 from vla_jax.policy.policy import Policy
+from vla_jax.runtime import progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,7 @@ def export(
         run = load.open_run(workdir, _computing(config, "float32", options.dtype))
         policy = run.policy(robot)
         source, observations, instructions = _observations(config, policy)
+        progress.note(f"writing {growing}")
         folder.write(growing, kind, policy, config.model, options, observations, instructions)
     found = {} if skip_parity else _verdict(growing, kind, python)
     report = Report(
@@ -150,6 +152,7 @@ def _verdict(growing: pathlib.Path, form: Format, python: str) -> dict[str, Any]
     Raises:
       UserError: something is not as in JAX.
     """
+    progress.note(f"running its own selftest, {form.programs[0]}, in {python}")
     try:
         found = gate.measure(growing, form, python)
     except UserError as error:

@@ -89,9 +89,9 @@ class ExportedPolicy:
         self.description, self.model = read(folder, unchecked=unchecked), model
         tokenizer = pathlib.Path(folder) / "tokenizer.json"
         self._tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer))
-        rows, size = self.description["model"]["vocabulary"], self._tokenizer.get_vocab_size()
-        if size < rows:
-            raise ValueError(f"{tokenizer}: expected {rows} ids, as the model has, found {size}")
+        ids, size = self.description["tokenizer_size"], self._tokenizer.get_vocab_size()
+        if size < ids:
+            raise ValueError(f"{tokenizer}: expected {ids} ids, as in training, found {size}")
         spec = self.description["action_spec"]
         self.names, self.units = tuple(spec["names"]), tuple(spec["units"])
         self.views = tuple(self.description["views"])

@@ -19,7 +19,7 @@ from exported_policy import ExportedPolicy, Inputs
 
 Load = Callable[..., ExportedPolicy]
 _FIELDS = ("images", "image_mask", "state", "state_mask")
-_PACKAGES = ("torch", "transformers", "timm", "jax", "numpy", "tokenizers", "safetensors")
+_PACKAGES = ("torch", "transformers", "timm", "jax", "flatbuffers", "safetensors", "tokenizers")
 
 
 def measure(policy: ExportedPolicy, golden: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -158,7 +158,7 @@ def main(load: Load, folder: pathlib.Path, arguments: Sequence[str] | None = Non
         if not options.image or options.instruction is None:
             raise ValueError("expected --image and --instruction, or --selftest")
         _act(load(options.folder, options.device, options.dtype), options)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
         sys.exit(f"{program}: {' '.join(str(error).split())}")
 
 

@@ -117,7 +117,11 @@ class OpenVLA(_Generating):
     def __init__(
         self, folder: pathlib.Path, description: dict[str, Any], device: str, dtype: torch.dtype
     ):
-        auto: Any = transformers  # the class is of version 4
+        auto: Any = transformers
+        if not hasattr(auto, "AutoModelForVision2Seq"):
+            raise ValueError(
+                f"OpenVLA's code needs transformers 4.40, found {transformers.__version__}"
+            )
         loaded = auto.AutoModelForVision2Seq.from_pretrained(
             folder,
             torch_dtype=dtype,

@@ -58,6 +58,7 @@ def describe(policy: Policy, config: VLMConfig, form: str, dtype: str) -> dict[s
             "image_tokens": encoder.image_tokens,  # inside the text; 0: they stand before it
         },
         "special_tokens": dataclasses.asdict(encoder.tokenizer.special),
+        "tokenizer_size": encoder.tokenizer.size,  # ids; the model may have rows beyond them
         "sequence": config_lib.to_json(encoder.layout),
         "views": list(observer.views),
         "history": observer.history,
@@ -70,6 +71,6 @@ def describe(policy: Policy, config: VLMConfig, form: str, dtype: str) -> dict[s
             "size": observer.state,
             "statistics": None if statistics is None else statistics.to_json(),
         },
-        "model": config_lib.to_json(config) | {"vocabulary": encoder.tokenizer.size},
+        "model": config_lib.to_json(config) | {"vocabulary": encoder.vocabulary},
         "parity": PARITY,
     }

@@ -61,7 +61,7 @@ def _decode(
     policy: Policy, inputs: dict[str, np.ndarray], ids: Int[np.ndarray, " i"]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decodes in batches of one size; returns tokens and logits [b, t, i] of `ids`."""
-    vocabulary = policy.encoder.tokenizer.size
+    vocabulary = policy.encoder.vocabulary
     legal = grammar.action_mask(policy.action_tokens, vocabulary, policy.encoder.chunk)
 
     @jax.jit
@@ -81,7 +81,7 @@ def _decode(
 
 def _logit_ids(policy: Policy) -> Int[np.ndarray, " i"]:
     """Returns the ids whose logits are kept: all legal ones, and some others."""
-    vocabulary = policy.encoder.tokenizer.size
+    vocabulary = policy.encoder.vocabulary
     # Runtimes may forbid the end of a text before it is due, and show it as impossible.
     special = list(policy.encoder.tokenizer.special.ids)
     others = np.setdiff1d(np.arange(vocabulary), [*policy.action_tokens.ids, *special])

@@ -73,6 +73,12 @@ def check(wanted: Wanted) -> None:
                 "ranges alone: OpenVLA has no terminate",
             ),
             Rule(
+                "rows of the embedding",
+                encoder.vocabulary,
+                encoder.vocabulary <= base + _PADDING,
+                f"at most {base + _PADDING}",
+            ),
+            Rule(
                 "tokenizer: id of the lone space",
                 separator,
                 separator == _SEPARATOR,

@@ -20,7 +20,7 @@ from vla_jax.policy.policy import Policy
 from vla_jax.tokens.tokenizer import Special
 
 _ACTIVATIONS = {"gelu": "gelu_pytorch_tanh", "gelu_exact": "gelu", "silu": "silu", "relu": "relu"}
-_ROWS = 64  # vocabularies are padded to a multiple of this; the first free row is <image>
+_ROWS = 64  # vocabularies, <image> among them, are padded to a multiple of this
 
 
 def check(wanted: Wanted) -> None:
@@ -109,8 +109,8 @@ def _tower_rules(vision: ViTConfig) -> list[Rule]:
 
 
 def _write(folder: pathlib.Path, policy: Policy, config: VLMConfig, options: Options) -> None:
-    size = policy.encoder.tokenizer.size
-    rows = (size // _ROWS + 1) * _ROWS
+    tokenizer = policy.encoder.tokenizer.extended(["<image>"])  # which may have it already
+    rows = math.ceil(max(tokenizer.size, policy.encoder.vocabulary) / _ROWS) * _ROWS
     leaves = trees.named_leaves(policy.params)
     if config.vision.positions == "sincos2d":  # a fixed table is a learned one that stayed
         leaves["vision/position"] = sincos2d(config.vision.grid, config.vision.width)
@@ -123,9 +123,11 @@ def _write(folder: pathlib.Path, policy: Policy, config: VLMConfig, options: Opt
         options.dtype,
         options.shard_bytes,
     )
-    policy.encoder.tokenizer.extended(["<image>"]).save(folder / "tokenizer.json")
-    special = policy.encoder.tokenizer.special
-    for name, values in files(config, special, size, rows, options.dtype).items():
+    tokenizer.save(folder / "tokenizer.json")
+    image_token = tokenizer.id("<image>")
+    assert image_token is not None
+    named = files(config, tokenizer.special, image_token, rows, options.dtype)
+    for name, values in named.items():
         (folder / name).write_text(json.dumps(values, indent=2) + "\n")
 
 

@@ -38,7 +38,7 @@ def _write(folder: pathlib.Path, policy: Policy, config: VLMConfig, options: Opt
 
 def program(policy: Policy, config: VLMConfig, stored: str, dtype: str) -> jax.export.Exported:
     """Lowers the decoder for every platform: weights in `stored`, computing in `dtype`."""
-    vocabulary = policy.encoder.tokenizer.size
+    vocabulary = policy.encoder.vocabulary
     computing: Any = dtype
     sized = dataclasses.replace(config, dtype=computing)
     graph, _ = nnx.split(nnx.eval_shape(lambda: VLM(sized, vocabulary, nnx.Rngs(0))))
@@ -77,7 +77,7 @@ def _inputs(policy: Policy) -> dict[str, jax.ShapeDtypeStruct]:
 FORMAT = Format(
     name="jax",
     programs=("jax_policy.py", "exported_policy.py", "selftest.py"),
-    packages={"jax": ">=0.5", "safetensors": ">=0.4"},
+    packages={"jax": ">=0.5", "flatbuffers": ">=23", "safetensors": ">=0.4"},
     check=_check,
     write=_write,
 )
