@@ -19,6 +19,7 @@ INSTALL = [
     "absl-py>=2.1",
     "einops>=0.8",
     "etils[epath]>=1.9",
+    "flatbuffers>=23",  # jax.export writes with it
     "fsspec>=2024.6",
     "google-crc32c>=1.5",
     "gymnasium>=1.0,<2",
@@ -28,6 +29,7 @@ INSTALL = [
     "ml-dtypes>=0.5",
     "numpy>=2.0",
     "opencv-python-headless>=4.10",
+    "packaging>=23",
     "pillow>=10.4",
     "rich>=13.7",
     "safetensors>=0.5",
@@ -52,13 +54,15 @@ TEST = [
     # The export tests compare with PyTorch. Pinned, so that a CPU machine can be given the wheel
     # of this version without the gigabytes of CUDA libraries that an unpinned install pulls in.
     "torch==2.13.0",
-    "transformers>=5,<6",  # imported checkpoints are compared with it
+    "transformers>=5,<6",  # imported and exported checkpoints are compared with it
+    "peft>=0.17,<1",  # reads the adapters that we write; 1 MB beside transformers
 ]
 
 EXTRAS = {
     "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     "torch": ["torch>=2.6"],
+    "hf": ["torch>=2.6", "transformers>=4.57,<6"],
     "gcs": ["gcsfs>=2024.6"],
     "s3": ["s3fs>=2024.6"],
     "http": ["aiohttp>=3.9"],

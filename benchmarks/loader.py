@@ -10,15 +10,14 @@ import dataclasses
 import json
 import os
 import pathlib
-import subprocess
 import sys
-import tempfile
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # The projects below are not packages that are installed.
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
+import turns
 from loading import ours, peers, report
 from loading.datasets import ensure
 
@@ -47,7 +46,12 @@ def main() -> None:
     for row in missing:
         if row in wanted:
             progress.note(f"left out: {row} ({missing[row]})")
-    results, loads = _run_all([row for row in wanted if row not in missing], arguments)
+    results, loads = turns.run_all(
+        [row for row in wanted if row not in missing],
+        lambda row: _command(row, arguments),
+        repeats=arguments.repeats,
+        limit=arguments.limit,
+    )
     text = report.show(results, loads)
     if arguments.write is not None:
         arguments.write.write_text(text)
@@ -85,46 +89,13 @@ def _measure(row: str, root: pathlib.Path, arguments: argparse.Namespace) -> Any
     return dataclasses.asdict(measured)
 
 
-def _run_all(
-    rows: list[str], arguments: argparse.Namespace
-) -> tuple[dict[str, list[Any]], list[float]]:
-    """Runs the rows by turns, so that a change of the machine's load meets all of them.
-
-    Returns:
-      What the processes of each row returned, and the machine's load before each process.
-    """
-    results: dict[str, list[Any]] = {row: [] for row in rows}
-    loads = []
-    with progress.Progress("measure", total=len(rows) * arguments.repeats) as bar:
-        for _ in range(arguments.repeats):
-            for row in rows:
-                loads.append(os.getloadavg()[0])
-                result = _run(row, arguments)
-                if result is not None:
-                    results[row].append(result)
-                bar.update(loader=row)
-    return results, loads
-
-
-def _run(row: str, arguments: argparse.Namespace) -> Any:
-    """Runs a row in a process of its own; None when it fails, whose output is then shown."""
-    with tempfile.TemporaryDirectory() as folder:
-        result = pathlib.Path(folder, "result.json")
-        command = [sys.executable, __file__, "--child", row, "--result", str(result)]
-        for name in ("data", "seconds", "buffer", "octo", "openvla", "dlimp"):
-            value = getattr(arguments, name)
-            command += [] if value is None else [f"--{name}", str(value)]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=arguments.limit, check=False
-            )
-        except subprocess.TimeoutExpired:
-            progress.note(f"{row}: no result in {arguments.limit:.0f} s")
-            return None
-        if done.returncode:
-            progress.note(f"{row}: failed\n{done.stderr[-3000:]}")
-            return None
-        return json.loads(result.read_text())
+def _command(row: str, arguments: argparse.Namespace) -> list[str]:
+    """Returns how to measure one row in a process of its own."""
+    command = [__file__, "--child", row]
+    for name in ("data", "seconds", "buffer", "octo", "openvla", "dlimp"):
+        value = getattr(arguments, name)
+        command += [] if value is None else [f"--{name}", str(value)]
+    return command
 
 
 if __name__ == "__main__":

@@ -4,14 +4,14 @@ import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 import simplejpeg
+import turns
 
 from loading.measure import BATCH, CHUNK, SIDE
-from vla_jax.runtime import progress
 
 _LOADERS = (
     "loader, augmentation",
@@ -23,21 +23,6 @@ _LOADERS = (
     "memory MB",
     "episodes %",
 )
-
-
-class Table(NamedTuple):
-    """A title, the names of the columns, and rows."""
-
-    title: str
-    header: Sequence[str]
-    rows: list[list[Any]]
-
-    def markdown(self) -> str:
-        """Returns it as markdown."""
-        rule = ["---" if isinstance(cell, str) else "--:" for cell in self.rows[0]]
-        lines = [self.header, rule, *self.rows]
-        grid = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-        return f"### {self.title}\n\n{grid}\n"
 
 
 _FLOORS = {
@@ -54,7 +39,7 @@ def show(results: Mapping[str, list[Any]], loads: Sequence[float]) -> str:
       loads: load averages of the machine before each process.
     """
     loaders = {row: runs for row, runs in results.items() if runs and "cpu_ms" in runs[0]}
-    tables = [Table(_setting(loads), _LOADERS, _compare(loaders))] if loaders else []
+    tables = [turns.Table(_setting(loads), _LOADERS, _compare(loaders))] if loaders else []
     for row in results.keys() - loaders.keys():
         if results[row]:
             header = list(results[row][0][0])
@@ -62,10 +47,8 @@ def show(results: Mapping[str, list[Any]], loads: Sequence[float]) -> str:
                 [_middle([cells[name] for cells in same]) for name in header]
                 for same in zip(*results[row], strict=True)
             ]
-            tables.append(Table(row, header, lines))
-    for table in tables:
-        progress.table(*table)
-    return "\n".join(table.markdown() for table in tables)
+            tables.append(turns.Table(row, header, lines))
+    return turns.show(tables)
 
 
 def _compare(loaders: Mapping[str, list[dict[str, float]]]) -> list[list[Any]]:

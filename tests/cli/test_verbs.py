@@ -1,8 +1,8 @@
 """`act`, `export` and `eval` on a run's directory, and everything they refuse."""
 
-import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 
 import cv2
@@ -13,8 +13,7 @@ from PIL import Image
 from vla_jax.cli import act
 from vla_jax.cli.main import main
 from vla_jax.data.robots.tabletop import TABLETOP
-from vla_jax.policy.policy import Policy
-from vla_jax.policy.torch_policy import TorchPolicy
+from vla_jax.policy.export import gate, weights
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
 
@@ -134,41 +133,83 @@ def test_a_directory_without_a_policy_is_refused(refused, run, picture, tmp_path
 
 
 def test_export_runs_in_pytorch(vla_jax, run, tmp_path):
-    code, out, err = vla_jax("export", run, tmp_path / "out")
+    code, out, err = vla_jax("export", run, tmp_path / "out", "--dtype=bfloat16")
     assert code == 0, err
-    assert "all 512 tokens of 64 random images are equal in PyTorch" in out
+    assert "parity in float32 on random images: prompts 64, tokens 512, wrong_tokens 0" in out
+    assert "parity in bfloat16" in out
     report = json.loads((tmp_path / "out" / "parity.json").read_text())
-    assert report == {"step": 7, "source": "random images", "frames": 64, "tokens": 512}
-    action = TorchPolicy.load(tmp_path / "out").act({"primary": PIXELS}, "pick up the red cube")
-    assert action.values.shape == (1, 8)
+    assert report["step"] == 7
+    assert report["skipped"] is False
+    assert report["measured"]["float32"]["failures"] == []
+    assert "torch" in report["versions"]
+    assert not (tmp_path / "out.incomplete").exists()
 
 
-def test_export_leaves_nothing_when_a_token_differs(refused, run, tmp_path, monkeypatch):
-    honest = Policy.act_batch
+@pytest.mark.parametrize("form", ["jax"])
+def test_export_runs_in_its_own_runtime(vla_jax, run, tmp_path, form):
+    code, out, err = vla_jax("export", run, tmp_path / "out", f"--format={form}")
+    assert code == 0, err
+    assert "wrong_tokens 0" in out
+    assert f"python {tmp_path}/out/jax_policy.py" in out
 
-    def lie(self, images, instructions):
-        values, tokens = honest(self, images, instructions)
-        tokens = tokens.copy()
-        tokens[-1, -1] += 1
-        return values, tokens
 
-    monkeypatch.setattr(Policy, "act_batch", lie)
+def test_export_refuses_what_does_not_compute_the_same(refused, run, tmp_path, monkeypatch):
+    def lie(tensor, dtype):
+        value = tensor.read().astype(np.float32)
+        if tensor.name == "decoder/blocks/down":
+            value = value + 1e-2
+        return value.reshape(-1).view(np.uint8)
+
+    monkeypatch.setattr(weights, "_bytes", lie)
     line = refused("export", run, tmp_path / "out")
-    assert "1 of 512 tokens differ from JAX, the first in frame 63" in line
+    assert "expected what JAX computes, found float32:" in line
+    assert "logits_max" in line
     assert not (tmp_path / "out").exists()
+    left = tmp_path / "out.incomplete"
+    assert "logits_max" in (left / "INCOMPLETE").read_text()
+    assert (left / "torch_policy.py").is_file()
 
 
-def test_export_without_pytorch_says_that_it_did_not_compare(vla_jax, run, tmp_path, monkeypatch):
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name, *rest: None if name == "torch" else found(name, *rest),
-    )
-    code, out, _ = vla_jax("export", run, tmp_path / "out")
-    assert code == 0
-    assert "parity: not checked, PyTorch is not installed" in out
-    assert json.loads((tmp_path / "out" / "parity.json").read_text())["tokens"] == 0
+def test_export_skips_the_comparison_aloud(vla_jax, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(gate, "_run", None)  # nothing is run
+    code, out, err = vla_jax("export", run, tmp_path / "out", "--skip-parity")
+    assert code == 0, err
+    assert "WARNING: --skip-parity" in out
+    assert json.loads((tmp_path / "out" / "parity.json").read_text())["skipped"] is True
+
+
+@pytest.mark.parametrize(
+    ("flags", "found", "message"),
+    [
+        ([], {"safetensors": "0.5"}, "expected torch>=2.4, found no such package"),
+        ([], {"safetensors": "0.5", "torch": "2.1.0+cpu"}, "expected torch>=2.4, found 2.1.0"),
+        (["--format=jax"], {"jax": "0.4.30", "safetensors": "0.5"}, "expected jax>=0.5"),
+    ],
+)
+def test_export_asks_for_its_runtime_first(
+    refused, run, tmp_path, monkeypatch, flags, found, message
+):
+    answer = subprocess.CompletedProcess([], 0, stdout=json.dumps(found), stderr="")
+    monkeypatch.setattr(gate, "_run", lambda command, python: answer)
+    line = refused("export", run, tmp_path / "out", *flags)
+    assert message in line
+    assert "--skip-parity" in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--format=paligemma"], "The nearest is 'hf_paligemma'"),
+        (["--python=/no/such/python"], "expected a Python interpreter, found No such file"),
+        (["--shard-size=0"], "expected more than 0 GB"),
+        (["--dtype=int8"], "int8"),
+        (["--format=openvla"], "--format=openvla cannot express config.model.images"),
+    ],
+)
+def test_export_says_what_is_wrong_before_it_begins(refused, run, tmp_path, flags, message):
+    assert message in refused("export", run, tmp_path / "out", *flags)
+    assert not list(tmp_path.iterdir())
 
 
 def test_export_overwrites_nothing(refused, run, tmp_path):

@@ -1,5 +1,7 @@
 import collections
 
+import jax
+import numpy as np
 import pytest
 
 from vla_jax.core import errors, trees
@@ -21,6 +23,18 @@ def test_map_with_name_keeps_the_structure():
     out = trees.map_with_name(lambda name, leaf, more: f"{name}={leaf + more}", TREE, TREE)
     assert out["decoder"][1] == Pair(left="decoder/1/left=8", right=None)
     assert out["vision"] == {"kernel": "vision/kernel=2", "bias": "vision/bias=4"}
+
+
+def test_nest_reads_names_backwards():
+    tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+    assert trees.nest(trees.named_leaves(tree)) == tree
+    assert trees.nest({}) == {}
+
+
+def test_size_counts_elements():
+    tree = {"a": np.zeros((2, 3)), "b": [jax.ShapeDtypeStruct((5,), np.float32), np.zeros(())]}
+    assert trees.size(tree) == 12
+    assert trees.size({}) == 0
 
 
 def test_mask_matches_whole_names():

@@ -1,7 +1,11 @@
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vla_jax.core.errors import UserError
 from vla_jax.models import attention
 
 RNG = np.random.default_rng(0)
@@ -27,12 +31,10 @@ def test_the_mask_is_bidirectional_over_the_prefix_and_causal_after_it():
         ],
         bool,
     )
-    mask = attention.prefix_lm_mask(valid, 3)
-    assert mask.shape == (1, 1, 5, 5)
-    np.testing.assert_array_equal(mask[0, 0], expected)
-    np.testing.assert_array_equal(
-        attention.prefix_lm_mask(valid, 3, queries=2)[0, 0], expected[-2:]
-    )
+    mask = attention.Mask(valid=valid, everyone=3)
+    assert mask.table(5).shape == (1, 1, 5, 5)
+    np.testing.assert_array_equal(mask.table(5)[0, 0], expected)
+    np.testing.assert_array_equal(mask.table(2)[0, 0], expected[-2:])
 
 
 def test_rope_leaves_position_zero_and_lengths_alone():
@@ -71,12 +73,133 @@ def test_rope_products_depend_on_the_distance_only():
 def test_attention_is_the_softmax_average_of_the_seen_values(key_heads):
     query = RNG.normal(size=(2, 3, 4, 8)).astype(np.float32)
     key, value = (RNG.normal(size=(2, 5, key_heads, 8)).astype(np.float32) for _ in range(2))
-    mask = RNG.random((2, 1, 3, 5)) < 0.6
-    mask[..., 0] = True
+    valid = np.array([[0, 1, 1, 1, 1], [1, 1, 0, 1, 1]], bool)
+    mask = attention.Mask(valid=jnp.asarray(valid), everyone=2)
+    seen = np.tril(np.ones((5, 5), bool))[-3:]
+    seen[:, :2] = True
+    seen = seen[None, None] & valid[:, None, None]
     wide_key, wide_value = (np.repeat(x, 4 // key_heads, axis=2) for x in (key, value))
     scores = np.einsum("bqhk,bshk->bhqs", query, wide_key) / np.sqrt(8)
-    weights = np.where(mask, np.exp(scores), 0)
+    weights = np.where(seen, np.exp(scores), 0)
     weights /= weights.sum(-1, keepdims=True)
     expected = np.einsum("bhqs,bshk->bqhk", weights, wide_value)
-    found = attention.attend(*map(jnp.asarray, (query, key, value, mask)))
+    found = attention.attend(*map(jnp.asarray, (query, key, value)), mask)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_are_capped_before_the_softmax():
+    query, key, value = (
+        jnp.asarray(RNG.normal(0, 3, (1, n, 2, 4)), jnp.float32) for n in (2, 5, 5)
+    )
+    mask = attention.Mask(valid=jnp.ones((1, 5), bool), everyone=0)
+    logits = np.einsum("bqhk,bshk->bhqs", query, key) * 0.7
+    weights = np.exp(1.5 * np.tanh(logits / 1.5))
+    weights[..., 0, 4] = 0  # the last but one does not see the last
+    weights /= weights.sum(-1, keepdims=True)
+    found = attention.attend(query, key, value, mask, scale=0.7, softcap=1.5)
+    np.testing.assert_allclose(
+        found, np.einsum("bhqs,bshk->bqhk", weights, value), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_one_query_and_short_sequences_take_xla():
+    assert attention.choose("splash", 1) == "xla"
+    assert attention.choose("cudnn", 1) == "xla"
+    assert attention.choose("cudnn", 2) == "cudnn"
+    assert attention.choose("auto", 8192) == "xla"  # not a TPU
+
+
+def test_long_sequences_take_splash_on_a_tpu(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert attention.choose("auto", 8192) == "splash"
+    assert attention.choose("auto", 1024) == "xla"
+    attention.check("splash")
+
+
+@pytest.mark.parametrize(("backend", "device"), [("cudnn", "GPU"), ("splash", "TPU")])
+def test_a_backend_of_another_device_is_refused(backend, device):
+    with pytest.raises(UserError, match=f"backend={backend}: expected a {device}, found CPU"):
+        attention.check(backend)
+
+
+def test_xla_runs_everywhere():
+    attention.check("auto")
+    attention.check("xla")
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    """Lets cuDNN's attention be lowered where there is no GPU."""
+    source = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(source, "check_cudnn_version", lambda: 91300)
+    monkeypatch.setattr(source, "check_compute_capability", lambda capability: True)
+    monkeypatch.setattr(source, "is_cuda_compute_capability_equal", lambda capability: False)
+
+
+@pytest.mark.parametrize(
+    ("heads", "key_heads", "size", "queries", "keys", "masked"),
+    [(8, 1, 256, 321, 321, True), (16, 16, 72, 256, 256, False), (4, 2, 64, 17, 320, True)],
+)
+def test_cudnn_takes_the_models_shapes_odd_lengths_included(
+    hopper, heads, key_heads, size, queries, keys, masked
+):
+    def loss(query, key, value, valid):
+        mask = attention.Mask(valid=valid, everyone=keys - 16) if masked else None
+        out = attention.attend(query, key, value, mask, backend="cudnn")
+        assert out.shape == query.shape
+        return jnp.sum(out.astype(jnp.float32))
+
+    shapes = [(2, queries, heads, size), (2, keys, key_heads, size), (2, keys, key_heads, size)]
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
+    inputs.append(jax.ShapeDtypeStruct((2, keys), jnp.bool_))
+    step = jax.jit(jax.grad(loss, (0, 1, 2)))
+    text = step.trace(*inputs).lower(lowering_platforms=("cuda",)).as_text()
+    assert "__cudnn$fmha" in text
+    assert "Backward" in text
+
+
+def test_padding_for_cudnn_changes_no_answer(monkeypatch):
+    """cuDNN's padding, run on the CPU: the call is replaced by that of XLA."""
+    real = jax.nn.dot_product_attention
+
+    def on_cpu(query, key, value, *, implementation, **options):
+        assert query.shape[1] % 2 == key.shape[1] % 2 == 0 or implementation == "xla"
+        return real(query, key, value, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", on_cpu)
+    valid = np.ones((2, 7), bool)
+    valid[1, 3] = False
+    for everyone, queries in ((4, 7), (0, 7), (4, 3), (7, 2)):
+        query, key, value = (
+            jnp.asarray(RNG.normal(size=(2, n, 2, 8)), jnp.float32) for n in (queries, 7, 7)
+        )
+        mask = attention.Mask(valid=jnp.asarray(valid), everyone=everyone)
+        found, expected = (
+            attention.attend(query, key, value, mask, backend=backend)
+            for backend in ("cudnn", "xla")
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, "dtype float32"),
+        ({"dtype": "bfloat16", "heads": 2}, r"heads of \[4, 8\]"),
+        ({"dtype": "bfloat16", "attention_softcap": 50.0}, r"attention_softcap 50\.0"),
+    ],
+)
+def test_what_cudnn_lacks_is_refused(build_config, changes, found):
+    config = build_config()
+    decoder = dataclasses.replace(
+        config.decoder, attention_softcap=changes.get("attention_softcap")
+    )
+    vision = dataclasses.replace(config.vision, heads=changes.get("heads", 1))
+    with pytest.raises(UserError, match=f"backend=cudnn: expected .* found {found}"):
+        dataclasses.replace(
+            config,
+            vision=vision,
+            decoder=decoder,
+            dtype=changes.get("dtype", "float32"),
+            backend="cudnn",
+        )

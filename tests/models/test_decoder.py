@@ -21,21 +21,25 @@ def make(filled):
     return make
 
 
-def influence(decoder, valid):
+def influence(decoder, valid, everyone=PREFIX):
     """bool [q, k]: does embedding k change hidden state q, by the gradient."""
     valid = jnp.asarray([valid], bool)
     positions = attention.valid_positions(valid)
-    mask = attention.prefix_lm_mask(valid, PREFIX)
+    mask = attention.Mask(valid=valid, everyone=everyone)
     x = jax.random.normal(jax.random.key(0), (1, SLOTS, 16))
     jacobian = jax.jit(jax.jacrev(lambda x: decoder(x, positions, mask)[0]))(x)
     return np.abs(jacobian[0, :, :, 0]).max(axis=(1, 3)) > 1e-7
 
 
-@pytest.mark.parametrize("key_heads", [1, 4])
-def test_gradients_flow_over_the_prefix_and_causally_after_it(make, key_heads):
+@pytest.mark.parametrize(
+    ("key_heads", "everyone"),
+    [(1, PREFIX), (4, PREFIX), (2, 0), (4, 2)],  # the last two are causal and image_only
+)
+def test_gradients_flow_over_what_everyone_sees_and_causally_after_it(make, key_heads, everyone):
     expected = np.tril(np.ones((SLOTS, SLOTS), bool))
-    expected[:, :PREFIX] = True
-    np.testing.assert_array_equal(influence(make(key_heads), [1] * SLOTS), expected)
+    expected[:, :everyone] = True
+    found = influence(make(key_heads), [1] * SLOTS, everyone)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_padding_influences_nothing_but_itself(make):
@@ -55,7 +59,7 @@ def test_shared_key_heads_equal_repeated_ones(make):
     arguments = (
         jax.random.normal(jax.random.key(1), (1, SLOTS, 16)),
         attention.valid_positions(valid),
-        attention.prefix_lm_mask(valid, PREFIX),
+        attention.Mask(valid=valid, everyone=PREFIX),
     )
     call = nnx.jit(Decoder.__call__)
     found, expected = (call(decoder, *arguments)[0] for decoder in (shared, full))

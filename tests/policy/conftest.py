@@ -1,124 +1,15 @@
-"""Small policies with random parameters, built once per session; nothing here is trained."""
+"""Policies that most tests share, built once per session."""
 
-import dataclasses
-import math
-from typing import NamedTuple
-
-import jax
 import numpy as np
 import pytest
 import torch
-from flax import nnx
-
-from vla_jax.actions.statistics import Statistics
-from vla_jax.core import trees
-from vla_jax.data.robots.tabletop import TABLETOP
-from vla_jax.models.decoder import DecoderConfig
-from vla_jax.models.vit import ViTConfig
-from vla_jax.models.vlm import VLM, VLMConfig
-from vla_jax.policy.observation import Observation, Observer
-from vla_jax.policy.policy import Policy
-from vla_jax.tokens import action_tokens
-from vla_jax.tokens.encoder import Encoder
-from vla_jax.tokens.prompts import PromptsConfig
-from vla_jax.tokens.sequence import SequenceConfig
-from vla_jax.tokens.tokenizer import Tokenizer
-
-INSTRUCTIONS = (
-    "pick up the red cube",
-    "move the small blue star to the left",
-    "move the green moon near the yellow cube",
-    "pick up the star",
-)
-BINS = 64
-
-
-class Built(NamedTuple):
-    policy: Policy
-    config: VLMConfig
-    graph: nnx.GraphDef
-
-
-def vlm_config(vision=None, decoder=None, **fields):
-    towers = {"image_size": 32, "patch_size": 8, "width": 32, "depth": 2, "heads": 2, "mlp": 48}
-    decoders = {"width": 48, "depth": 2, "mlp": 64, "heads": 4, "key_heads": 2, "head_dim": 8}
-    return VLMConfig(
-        vision=ViTConfig(**{**towers, **(vision or {})}),
-        decoder=DecoderConfig(**{**decoders, **(decoder or {})}),
-        **{"dtype": "float32", "remat": "none", **fields},
-    )
-
-
-CONFIGS = {
-    "pyramid": vlm_config(
-        vision={
-            "positions": "sincos2d",
-            "stem_strides": (4, 2),
-            "stem_widths": (16,),
-            "activation": "relu",
-        },
-        decoder={"activation": "relu"},
-    ),
-    "multi_query": vlm_config(decoder={"key_heads": 1, "depth": 3}, unroll=3),
-    "every_head": vlm_config(vision={"depth": 1}, decoder={"key_heads": 4, "rope_base": 100.0}),
-}
-
-
-def random_params(abstract, seed):
-    """Draws every parameter, norms and biases too, so large that a wrong one changes tokens."""
-    rng = np.random.default_rng(seed)
-
-    def draw(name, leaf):
-        noise = rng.standard_normal(leaf.shape, np.float32)
-        if "norm" in name or "bias" in name:
-            return (0.3 * noise + name.endswith("norm_scale")).astype(leaf.dtype)
-        if name == "decoder/embedding":
-            return (noise * leaf.shape[1] ** -0.5).astype(leaf.dtype)
-        axes = leaf.shape[1:] if "blocks" in name else leaf.shape
-        fan_in = math.prod(axes[:-1]) if name.endswith("out") else axes[0]
-        return (2 * noise * fan_in**-0.5).astype(leaf.dtype)
-
-    return jax.device_put(trees.map_with_name(draw, abstract), jax.devices()[0])
-
-
-def as_observations(images):
-    return [Observation(images=seen, image_mask=np.ones(len(seen), bool)) for seen in images]
+from small_policies import CONFIGS, INSTRUCTIONS, OTHERS, as_observations, build_policy
 
 
 @pytest.fixture(scope="session")
 def observe():
     """Makes observations of the present step from uint8 [b, w, y, x, 3]."""
     return as_observations
-
-
-def build_policy(
-    config, *, scheme="overwrite", prompt="plain", views=("primary",), seed=0, prefix=40
-):
-    tokenizer = Tokenizer.train(INSTRUCTIONS, 300, BINS)
-    chosen = action_tokens.ActionTokensConfig(scheme=scheme)
-    tokenizer, ids = action_tokens.choose_ids(chosen, tokenizer, BINS)
-    spec = TABLETOP.spec
-    actions = np.random.default_rng(1).uniform(spec.low, spec.high, (200, spec.size))
-    actions[:, 3] = 0.0125  # A dimension that never moves.
-    encoder = Encoder(
-        tokenizer,
-        {
-            "tabletop": action_tokens.ActionTokens(
-                spec, Statistics.of(actions.astype(np.float32)), ids
-            )
-        },
-        PromptsConfig(robot=prompt),
-        SequenceConfig(prefix=prefix, suffix=10),
-    )
-    model = nnx.eval_shape(lambda: VLM(config, tokenizer.size, nnx.Rngs(0)))
-    graph, abstract = nnx.split(model)
-    policy = Policy(
-        graph,
-        random_params(nnx.to_pure_dict(abstract), seed),
-        encoder,
-        observer=Observer(views=views, image_size=config.vision.image_size),
-    )
-    return Built(policy, config, graph)
 
 
 @pytest.fixture(scope="session")
@@ -144,18 +35,11 @@ def multi_query():
     return build_policy(CONFIGS["multi_query"], prompt="openvla", seed=2, prefix=80)
 
 
-@pytest.fixture(scope="session", params=["pyramid", "multi_query", "every_head", "two_views"])
+@pytest.fixture(scope="session", params=["pyramid", "multi_query", *OTHERS])
 def any_built(request, tiny, multi_query):
     """Each kind of model, prompt and token scheme that an export must carry."""
-    match request.param:
-        case "pyramid":
-            return tiny
-        case "multi_query":
-            return multi_query
-        case "every_head":
-            return build_policy(CONFIGS["every_head"], scheme="extend", seed=4)
-    config = dataclasses.replace(CONFIGS["every_head"], param_dtype="bfloat16", unroll=2)
-    return build_policy(config, prompt="rt2", views=("front", "wrist"), seed=3, prefix=80)
+    known = {"pyramid": tiny, "multi_query": multi_query}
+    return known.get(request.param) or OTHERS[request.param]()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,28 +1,27 @@
 """The one file for robots: it stands alone, and takes and refuses what the JAX policy does."""
 
+import json
+import pathlib
+import shutil
 import subprocess
 import sys
 
 import cv2
-import jax
+import exported_policy
 import numpy as np
 import pytest
-import torch
-from flax import nnx
+import selftest
+import torch_policy
+from small_policies import export
 
 from vla_jax.data import images
-from vla_jax.policy import torch_policy
-from vla_jax.policy.export import folder
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 60, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
 def exported(tiny, observations, tmp_path_factory):
-    out = tmp_path_factory.mktemp("export")
-    images, instructions = observations
-    folder.write(out, tiny.policy, tiny.config, images, instructions)
-    return out
+    return export(tiny, tmp_path_factory.mktemp("export") / "policy", observations)
 
 
 @pytest.fixture(scope="module")
@@ -44,31 +43,6 @@ def test_any_image_size_gives_the_action_of_jax(tiny, loaded, size):
         assert theirs.milliseconds.keys() == ours.milliseconds.keys()
 
 
-def test_logits_equal_those_of_jax(tiny, loaded, observations):
-    images, instructions = observations
-    row, length = tiny.policy.encoder.prefix(instructions[1], robot=True)
-
-    @jax.jit
-    def prefill(params):
-        model = nnx.merge(tiny.graph, params)
-        return model.prefill(images[1].images[None], row[None], np.array([length]), 0)[0]
-
-    wanted = prefill(tiny.policy.params)
-    ids = loaded.prefix(instructions[1])
-    assert ids == row[len(row) - length :].tolist()
-    found, _ = loaded.model.prefill(torch.from_numpy(images[1].images), torch.tensor(ids))
-    np.testing.assert_allclose(found.numpy(), wanted[0, 0], atol=2e-4)
-
-
-def test_bfloat16_decodes_nearly_the_same(exported, loaded, observations):
-    half = torch_policy.TorchPolicy.load(exported, dtype=torch.bfloat16)
-    images, instructions = observations
-    prefix = torch.tensor(loaded.prefix(instructions[0]))
-    exact, _ = loaded.model.prefill(torch.from_numpy(images[0].images), prefix)
-    rough, _ = half.model.prefill(torch.from_numpy(images[0].images), prefix)
-    assert 0 < (exact - rough).norm() / exact.norm() < 0.1
-
-
 @pytest.mark.parametrize(
     ("images", "instruction", "message"),
     [
@@ -85,29 +59,45 @@ def test_bad_input_is_refused(loaded, images, instruction, message):
         loaded.act(images, instruction)
 
 
+def test_a_folder_marked_incomplete_is_refused(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "policy")
+    (folder / "INCOMPLETE").write_text("a token differs")
+    with pytest.raises(ValueError, match="marked incomplete: a token differs"):
+        torch_policy.TorchPolicy.load(folder)
+    torch_policy.TorchPolicy.load(folder, unchecked=True)
+
+
+def test_an_unknown_dtype_is_refused(exported):
+    with pytest.raises(ValueError, match="expected one of float32, bfloat16, float16, found int8"):
+        torch_policy.TorchPolicy.load(exported, dtype="int8")
+
+
 def test_a_folder_that_is_no_policy_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no policy\.json"):
         torch_policy.TorchPolicy.load(tmp_path)
 
 
+BLOCKED = ("jax", "jaxlib", "flax", "einops", "transformers")
 ALONE = """
-import runpy, sys
+import os, runpy, sys
 
 class Blocker:
     def find_spec(self, fullname, path=None, target=None):
-        if fullname.partition(".")[0] in {"vla_jax", "jax", "jaxlib", "flax", "einops"}:
+        if fullname.partition(".")[0] in BLOCKED:
             raise ImportError(f"{fullname} is blocked")
 
 sys.meta_path.insert(0, Blocker())
+del sys.argv[0]  # what is left is the program's own
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def run_alone(folder, *arguments):
-    program = str(folder / "torch_policy.py")
-    code = ALONE.replace("sys.argv[0]", repr(program))
+def run_alone(folder, *arguments, program="torch_policy.py", blocked=BLOCKED):
+    """Runs a folder's program where nothing of this package, nor what is blocked, can be found."""
+    code = ALONE.replace("BLOCKED", repr({"vla_jax", *blocked}))
     return subprocess.run(
-        [sys.executable, "-I", "-c", code, *arguments],
+        [sys.executable, "-I", "-c", code, str(folder / program), *arguments],
         check=False,
         capture_output=True,
         text=True,
@@ -127,8 +117,38 @@ def test_the_folder_runs_without_the_package(exported, tiny, tmp_path):
     assert lines[1].split() == ["dx", f"{action.values[0, 1]:+.5f}", "metres", "per", "step"]
 
 
+def test_the_selftest_passes_without_the_package(exported, tmp_path):
+    run = run_alone(exported, "--selftest", "--json", str(tmp_path / "report.json"))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "float32: as JAX" in run.stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["measured"]["float32"]["prompts"] == 64
+    assert "jax" in report["versions"]  # installed, and yet not imported
+
+
+def test_the_jax_program_needs_jax_alone(tiny, observations, tmp_path):
+    seen, instructions = observations
+    out = export(tiny, tmp_path / "policy", (seen[:2], instructions[:2]), form="jax")
+    others = ("flax", "einops", "optax", "orbax", "torch", "transformers", "tensorflow")
+    run = run_alone(out, "--selftest", program="jax_policy.py", blocked=others)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "float32: as JAX" in run.stdout
+
+
+def test_the_selftest_fails_when_a_golden_token_differs(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "policy")
+    with np.load(folder / "golden.npz") as file:
+        golden = dict(file)
+    ids = json.loads((folder / "policy.json").read_text())["action_token_ids"]
+    golden["tokens"][-1, -1] = ids[ids.index(golden["tokens"][-1, -1]) - 1]
+    np.savez(folder / "golden.npz", **golden)
+    run = run_alone(folder, "--selftest")
+    assert run.returncode == 1
+    assert "wrong_tokens 1, allowed 0" in run.stdout
+
+
 @pytest.mark.parametrize("case", ["grey", "missing", "not an image", "empty"])
-def test_the_program_ends_in_one_line(exported, tmp_path, capsys, case):
+def test_the_program_ends_in_one_line(exported, tmp_path, capsys, monkeypatch, case):
     file, instruction = tmp_path / "view.png", "pick up the star"
     if case == "grey":
         cv2.imwrite(str(file), IMAGE[..., 0])
@@ -138,8 +158,9 @@ def test_the_program_ends_in_one_line(exported, tmp_path, capsys, case):
         cv2.imwrite(str(file), IMAGE)
         instruction = ""
     arguments = ["--folder", str(exported), "--image", str(file), "--instruction", instruction]
+    monkeypatch.setattr(sys, "argv", ["torch_policy.py"])
     with pytest.raises(SystemExit) as stop:
-        torch_policy.main(arguments)
+        selftest.main(torch_policy.TorchPolicy.load, pathlib.Path(), arguments)
     assert str(stop.value).startswith("torch_policy: ")
     assert "\n" not in str(stop.value)
     assert capsys.readouterr().out == ""
@@ -149,5 +170,5 @@ def test_the_program_ends_in_one_line(exported, tmp_path, capsys, case):
 @pytest.mark.parametrize("shape", [(32, 32), (40, 56), (64, 96), (300, 333), (20, 90)])
 def test_images_are_resized_as_in_training(shape, method):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    found = torch_policy._resize(image, 32, method)
+    found = exported_policy._resize(image, 32, method)
     np.testing.assert_array_equal(found, images.resize(image, 32, method))

@@ -41,6 +41,11 @@ class Normalizer:
         """How many numbers there are."""
         return len(self._low)
 
+    @property
+    def bounds(self) -> tuple[Float[np.ndarray, " a"], Float[np.ndarray, " a"]]:
+        """What -1 and 1 stand for, float64 in robot units; equal in a dead dimension."""
+        return self._low, self._low + np.where(self._alive, self._width, 0)
+
     def normalize(self, values: Float[np.ndarray, "... a"]) -> Float[np.ndarray, "... a"]:
         """Maps robot units to [-1, 1], float32, clipped; a dead dimension (q01 = q99) maps to 0."""
         scaled = 2 * (values - self._low) / self._divisor - 1

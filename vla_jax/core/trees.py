@@ -52,6 +52,11 @@ def map_with_name(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     )
 
 
+def size(tree: Any) -> int:
+    """Returns the number of elements in all arrays (or `jax.ShapeDtypeStruct`s) of a pytree."""
+    return sum(leaf.size for leaf in jax.tree_util.tree_leaves(tree))
+
+
 def mask(tree: Any, pattern: str) -> Any:
     """Marks the leaves whose whole name matches a regular expression.
 

@@ -1,26 +1,26 @@
-"""A run -> a folder for PyTorch, handed over only if PyTorch decodes the same tokens."""
+"""A run -> a folder for another runtime, handed over only if that computes what JAX computes."""
 
 import dataclasses
-import importlib.util
-import json
 import os
 import pathlib
-import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
+from vla_jax.core.errors import UserError, nearest
 from vla_jax.envs.tabletop import scene
 from vla_jax.experiment import load, sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.workdir import Workdir
-from vla_jax.policy.export import folder
+from vla_jax.policy.export import folder, gate, golden
+from vla_jax.policy.export.format import Format, Options, Wanted
 from vla_jax.policy.observation import Observation
 from vla_jax.policy.policy import Policy
-
-GATE_FRAMES, _GOLDEN_FRAMES = 64, 4
+from vla_jax.runtime import progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,71 +29,150 @@ class Report:
 
     Attributes:
       step: updates behind the parameters.
+      format: of the folder.
+      dtype: of the weights.
       source: what was looked at, `held-out frames` or `random images`.
       frames: number of observations.
-      tokens: number of tokens compared, all of them equal; 0 without PyTorch.
+      skipped: whether nothing was compared.
+      versions: of Python and packages that computed the comparison.
+      measured: dtype of the computation -> what was measured, see `policy/selftest.py`.
     """
 
     step: int
+    format: str
+    dtype: str
     source: str
     frames: int
-    tokens: int
+    skipped: bool
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    measured: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
-def export(workdir: Workdir, out: str | os.PathLike[str], robot: str | None = None) -> Report:
+def export(
+    workdir: Workdir,
+    out: str | os.PathLike[str],
+    robot: str | None = None,
+    *,
+    form: str = "torch",
+    options: Options | None = None,
+    python: str = sys.executable,
+    skip_parity: bool = False,
+) -> Report:
     """Writes the policy of a run's newest checkpoint and compares it with JAX.
 
-    Both compute in float32, whatever the run computed in, so that tokens can be compared exactly.
-    Nothing is left in `out` if anything goes wrong.
+    JAX computes in float32, from the parameters rounded to the dtype of the export, whatever the
+    run computed in, so that the other runtime can be held to equal tokens.
 
     Args:
       workdir: the run.
       out: a new or empty directory.
       robot: the robot dataset whose robot it is for; may be left out where there is one.
+      form: name of the format.
+      options: dtype and size of the files.
+      python: the interpreter in which the folder's own program is tested.
+      skip_parity: hands the folder over unchecked.
 
     Raises:
-      UserError: there is no such run or robot, `out` holds something, or a token differs.
+      UserError: there is no such run, robot or format, the format cannot express the model, `out`
+        holds something, or the other runtime is absent or computes something else. In the last
+        case `OUT.incomplete` stays behind, marked.
     """
-    folder.check_empty(out)
+    options = options or Options()
+    growing = folder.check_place(out)
+    kind = _format(form)
     config = workdir.config()
-    model = dataclasses.replace(config.model, dtype="float32")
+    _check(workdir, config, kind, robot, options)
+    if not skip_parity:
+        gate.check_runtime(kind, python)
     # An accelerator's default precision is lower than float32.
     with jax.default_matmul_precision("highest"):
-        run = load.open_run(workdir, dataclasses.replace(config, model=model))
+        run = load.open_run(workdir, _computing(config, "float32", options.dtype))
         policy = run.policy(robot)
         source, observations, instructions = _observations(config, policy)
-        try:
-            some = slice(_GOLDEN_FRAMES)
-            folder.write(out, policy, config.model, observations[some], instructions[some])
-            tokens = _gate(out, policy, observations, instructions)
-            report = Report(step=run.step, source=source, frames=len(observations), tokens=tokens)
-            text = json.dumps(dataclasses.asdict(report), indent=2)
-            (pathlib.Path(out) / "parity.json").write_text(text + "\n")
-        except BaseException:
-            shutil.rmtree(out, ignore_errors=True)
-            raise
+        progress.note(f"writing {growing}")
+        folder.write(growing, kind, policy, config.model, options, observations, instructions)
+    found = {} if skip_parity else _verdict(growing, kind, python)
+    report = Report(
+        step=run.step,
+        format=form,
+        dtype=options.dtype,
+        source=source,
+        frames=len(observations),
+        skipped=skip_parity,
+        **found,
+    )
+    folder.hand_over(growing, out, dataclasses.asdict(report))
     return report
 
 
-def _gate(
-    out: str | os.PathLike[str],
-    policy: Policy,
-    observations: Sequence[Observation],
-    instructions: Sequence[str],
-) -> int:
-    """Returns how many tokens were compared."""
-    if importlib.util.find_spec("torch") is None:
-        return 0
-    from vla_jax.policy.export import parity  # noqa: PLC0415  (torch is optional)
-
-    _, tokens = policy.act_batch(observations, instructions)
-    parity.check(out, observations, instructions, tokens)
-    return tokens.size
+def _format(name: str) -> Format:
+    if name not in folder.FORMATS:
+        raise UserError(
+            "--format",
+            expected=f"one of {', '.join(folder.FORMATS)}",
+            found=name,
+            fix=nearest(name, list(folder.FORMATS)),
+        )
+    return folder.FORMATS[name]
 
 
-def _observations(config: RunConfig, policy: Policy) -> tuple[str, list[Observation], list[str]]:
+def _check(
+    workdir: Workdir, config: RunConfig, form: Format, robot: str | None, options: Options
+) -> None:
+    """Refuses what the format cannot express, before anything large is read."""
+    encoder = workdir.load_encoder()
+    if encoder is not None:  # else opening the run says what is missing
+        name = encoder.robot(robot)
+        if (largest := max(encoder.action_token_ids)) >= encoder.tokenizer.size:
+            raise UserError(
+                f"action tokens of {workdir.path}",
+                expected=f"ids below {encoder.tokenizer.size}, as its tokenizer has",
+                found=largest,
+            )
+        views = [v for v in config.loader.views if v in sources.robots(config)[name].images]
+        form.check(
+            Wanted(
+                config=config.model,
+                encoder=encoder,
+                robot=name,
+                images=len(views) * config.loader.history,
+                options=options,
+            )
+        )
+
+
+def _computing(config: RunConfig, dtype: Any, param_dtype: Any) -> RunConfig:
+    model = dataclasses.replace(config.model, dtype=dtype, param_dtype=param_dtype)
+    return dataclasses.replace(config, model=model)
+
+
+def _verdict(growing: pathlib.Path, form: Format, python: str) -> dict[str, Any]:
+    """Runs the folder's own test; returns versions and measurements.
+
+    Raises:
+      UserError: something is not as in JAX.
+    """
+    progress.note(f"running its own selftest, {form.programs[0]}, in {python}")
+    try:
+        found = gate.measure(growing, form, python)
+    except UserError as error:
+        folder.mark(growing, str(error))
+        raise
+    if wrong := gate.failures(found["measured"]):
+        folder.mark(growing, "; ".join(wrong))
+        raise UserError(
+            f"exported policy, left in {growing}",
+            expected="what JAX computes",
+            found="; ".join(wrong),
+        )
+    return {"versions": found["versions"], "measured": found["measured"]}
+
+
+def _observations(
+    config: RunConfig, policy: Policy
+) -> tuple[str, Sequence[Observation], Sequence[str]]:
     """Returns what to compare on: held-out frames if they are on disk, else random images."""
-    name = policy.robot
+    name, count = policy.robot, golden.PROMPTS
     place = sources.directory(config, "robots", name)
     has_held_out = config.loader.held_out > 0
     # The data may have stayed behind.
@@ -102,17 +181,21 @@ def _observations(config: RunConfig, policy: Policy) -> tuple[str, list[Observat
     adapter = sources.robots(config)[name]
     index = sources.open_index(config, name, adapter, place)
     held_out = sources.open_episodes(config, name, adapter, index, "held_out")
-    chosen = [held_out.example(i * len(held_out) // GATE_FRAMES) for i in range(GATE_FRAMES)]
+    chosen = [held_out.example(i * len(held_out) // count) for i in range(count)]
     observations = [policy.observer.read(example) for example in chosen]
     return "held-out frames", observations, [example.prefix for example in chosen]
 
 
 def _random_observations(config: RunConfig, policy: Policy) -> tuple[list[Observation], list[str]]:
-    rng = np.random.default_rng(config.seed)
+    rng, count = np.random.default_rng(config.seed), golden.PROMPTS
     tasks = config.tabletop.demonstrations.tasks
-    instructions = [scene.sample(rng, tasks=tasks).instruction for _ in range(GATE_FRAMES)]
-    observer = policy.observer
-    shape = (len(observer.views), observer.image_size, observer.image_size, 3)
-    pictures = rng.integers(0, 256, (GATE_FRAMES, *shape), np.uint8)
-    views = [dict(zip(observer.views, seen, strict=True)) for seen in pictures]
-    return [observer.look(images) for images in views], instructions
+    instructions = [scene.sample(rng, tasks=tasks).instruction for _ in range(count)]
+    observer, statistics = policy.observer, policy.encoder.states.get(policy.robot)
+    side, out = observer.image_size, []
+    for number in range(count):
+        steps = observer.history - number % observer.history
+        state = None if statistics is None else rng.uniform(statistics.low, statistics.high)
+        pictures = rng.integers(0, 256, (len(observer.views), steps, side, side, 3), np.uint8)
+        images = {view: list(seen) for view, seen in zip(observer.views, pictures, strict=True)}
+        out.append(observer.look(images, state))
+    return out, instructions

@@ -12,6 +12,7 @@ from vla_jax.experiment import parts, pretraining, sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.held_out import HeldOut
 from vla_jax.experiment.workdir import Workdir
+from vla_jax.models import attention
 from vla_jax.policy.policy import Policy
 from vla_jax.runtime import mesh as mesh_lib
 from vla_jax.runtime import progress, sharding
@@ -74,6 +75,7 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
       KeyboardInterrupt: asked to stop; everything done is saved.
     """
     mesh = mesh_lib.make_mesh(config.mesh)
+    attention.check(config.model.backend)
     encoder = workdir.load_encoder()
     # A wrong checkpoint is told before the directory is taken and datasets are opened.
     weights = pretraining.open_weights(config) if encoder is None else None
@@ -155,6 +157,7 @@ def _run(
         sources=len(data.names),
         config=config.loss,
     )
+    measure = mesh_lib.under(model.mesh, measure)
     train_step = jax.jit(step.make_train_step(measure, model.optimizer), donate_argnums=0)
     loader = parts.make_loader(config, data.sources, encoder, start)
     parts.print_ledger(config, data, encoder, loader)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vla_jax.core.arrays import Array, Bool, Float, Int
+from vla_jax.core.arrays import Array, Float, Int
 from vla_jax.core.errors import UserError
 from vla_jax.models import attention, layers
 
@@ -97,11 +97,12 @@ class DecoderBlock(nnx.Module):
         self,
         x: Float[Array, "b q d"],
         positions: Int[Array, "b q"],
-        mask: Bool[Array, "b 1 q s"],
+        mask: attention.Mask,
         cache: KeyValue | None = None,
         index: Array | int = 0,
         *,
         asking: int | None = None,
+        backend: attention.Backend = "xla",
     ) -> tuple[Float[Array, "b q d"], KeyValue]:
         """Adds attention and feed-forward to the residual stream.
 
@@ -113,6 +114,7 @@ class DecoderBlock(nnx.Module):
           index: the cache slot of the first token.
           asking: how many of the last tokens go on; the others only give keys and values. None
             for all.
+          backend: see `attention.attend`.
 
         Returns:
           The residual stream of the asking tokens, and the keys and values attended over.
@@ -125,14 +127,20 @@ class DecoderBlock(nnx.Module):
             for part, kernel in ((asked, self.query), (y, self.key), (y, self.value))
         )
         if asking is not None:
-            x, mask = x[:, -asking:], mask[:, :, -asking:]
+            x = x[:, -asking:]
         query = attention.rope(query, positions[:, -query.shape[1] :], config.rope_base)
         key = attention.rope(key, positions, config.rope_base)
         if cache is not None:
             key = jax.lax.dynamic_update_slice_in_dim(cache[0], key, index, 1)
             value = jax.lax.dynamic_update_slice_in_dim(cache[1], value, index, 1)
         y = attention.attend(
-            query, key, value, mask, scale=config.query_scale, softcap=config.attention_softcap
+            query,
+            key,
+            value,
+            mask,
+            scale=config.query_scale,
+            softcap=config.attention_softcap,
+            backend=backend,
         )
         y = jnp.einsum("bqhk,hkd->bqd", y, self.out[...].astype(x.dtype))
         x = x + (normalize(y, self.post_attention_norm, config) if config.post_norms else y)
@@ -167,12 +175,13 @@ class Decoder(nnx.Module):
         self,
         x: Float[Array, "b s d"],
         positions: Int[Array, "b s"],
-        mask: Bool[Array, "b 1 s s"],
+        mask: attention.Mask,
         *,
         remat: layers.Remat = "none",
         unroll: int = 1,
         keep_cache: bool = False,
         asking: int | None = None,
+        backend: attention.Backend = "xla",
     ) -> tuple[Float[Array, "b q d"], KeyValue | None]:
         """Runs all layers over embeddings.
 
@@ -185,6 +194,7 @@ class Decoder(nnx.Module):
           keep_cache: whether keys and values are wanted.
           asking: how many of the last hidden states are wanted; None for all. Where the loop is
             unrolled the last layer computes no others, which a loop over equal layers cannot.
+          backend: see `attention.attend`.
 
         Returns:
           Normalised hidden states [b, asking, d], and keys and values [l, b, s, g, k] if
@@ -201,7 +211,7 @@ class Decoder(nnx.Module):
         def call(
             block: DecoderBlock, x: Array, _: None, asking: int | None = None
         ) -> tuple[Array, KeyValue | None]:
-            x, key_value = block(x, positions, mask, asking=asking)
+            x, key_value = block(x, positions, mask, asking=asking, backend=backend)
             return x, key_value if keep_cache else None
 
         x, cache = layers.run_stack(
@@ -220,7 +230,7 @@ class Decoder(nnx.Module):
         self,
         x: Float[Array, "b 1 d"],
         positions: Int[Array, "b 1"],
-        mask: Bool[Array, "b 1 1 s"],
+        mask: attention.Mask,
         cache: KeyValue,
         index: Array | int,
         *,

@@ -139,7 +139,9 @@ class ViTBlock(nnx.Module):
             self.attention_scale = init.constant((d,), ("norm",), 1)
             self.mlp_scale = init.constant((d,), ("norm",), 1)
 
-    def __call__(self, x: Float[Array, "b p d"]) -> Float[Array, "b p d"]:
+    def __call__(
+        self, x: Float[Array, "b p d"], backend: attention.Backend = "xla"
+    ) -> Float[Array, "b p d"]:
         """Adds attention and feed-forward to the residual stream."""
         y = layers.layer_norm(x, self.attention_norm_scale[...], self.attention_norm_bias[...])
         query, key, value = (
@@ -150,7 +152,7 @@ class ViTBlock(nnx.Module):
                 (self.value, self.value_bias),
             )
         )
-        y = attention.attend(query, key, value, None)
+        y = attention.attend(query, key, value, None, backend=backend)
         y = jnp.einsum("bphk,hkd->bpd", y, self.out[...].astype(x.dtype))
         y = y + self.out_bias[...].astype(x.dtype)[None, None]
         x = x + (layers.scale(y, self.attention_scale) if self.config.layer_scale else y)
@@ -243,7 +245,12 @@ class ViT(nnx.Module):
         return images / std - offset
 
     def __call__(
-        self, images: Float[Array, "b y x 3"], *, remat: layers.Remat = "none", unroll: int = 1
+        self,
+        images: Float[Array, "b y x 3"],
+        *,
+        remat: layers.Remat = "none",
+        unroll: int = 1,
+        backend: attention.Backend = "xla",
     ) -> Float[Array, "b p d"]:
         """Returns features of normalised `images`, row by row."""
         x = images
@@ -259,11 +266,17 @@ class ViT(nnx.Module):
             position = sincos2d(self.config.grid, self.config.width)
         x = x + jnp.asarray(position).astype(x.dtype)[None]
         if extra := self.config.extra_tokens:
-            first = jnp.broadcast_to(self.extra[...].astype(x.dtype), (len(x), extra, x.shape[2]))
+            first = jnp.broadcast_to(
+                self.extra[...].astype(x.dtype), (x.shape[0], extra, x.shape[2])
+            )
             x = jnp.concatenate([first, x], axis=1)
         if self.config.depth:
             x, _ = layers.run_stack(
-                self.blocks, lambda block, x, _: (block(x), None), x, remat=remat, unroll=unroll
+                self.blocks,
+                lambda block, x, _: (block(x, backend), None),
+                x,
+                remat=remat,
+                unroll=unroll,
             )
         x = x[:, self.config.extra_tokens :]
         if self.config.features == "penultimate":

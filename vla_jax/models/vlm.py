@@ -17,6 +17,7 @@ from vla_jax.core.arrays import Array, Bool, Float, Int, UInt8
 from vla_jax.core.batch import IMAGE_TOKEN, STATE_TOKEN
 from vla_jax.core.errors import UserError
 from vla_jax.models import attention, layers
+from vla_jax.models.attention import Backend
 from vla_jax.models.decoder import Decoder, DecoderConfig, KeyValue
 from vla_jax.models.projector import Projector, StateProjector
 from vla_jax.models.vit import ViT, ViTConfig
@@ -47,6 +48,8 @@ class VLMConfig:
       param_dtype: dtype in which parameters are kept.
       remat: what the backward pass recomputes.
       unroll: layers per loop iteration of the stacks.
+      backend: what computes attention in training: `xla`, `cudnn` (GPU, bfloat16), `splash` (TPU),
+        or `auto`, see `attention.choose`. Decoding takes XLA, so that a run opens anywhere.
     """
 
     vision: ViTConfig = ViTConfig()
@@ -61,6 +64,7 @@ class VLMConfig:
     param_dtype: Dtype = "float32"
     remat: layers.Remat = "full"
     unroll: int = 1
+    backend: Backend = "auto"
 
     def __post_init__(self) -> None:
         if self.attention == "image_only" and self.images != "first":
@@ -85,6 +89,27 @@ class VLMConfig:
                 "config.model.fused_vision",
                 expected="image_size and number of patches of config.model.vision",
                 found=f"{fused.image_size} and {fused.patches}" if fused else "none",
+            )
+        if self.backend == "cudnn":
+            self._check_cudnn()
+
+    def _check_cudnn(self) -> None:
+        """Refuses what cuDNN's attention lacks. Source: jax:jax/_src/cudnn/fused_attention_*."""
+        towers = [tower for tower in (self.vision, self.fused_vision) if tower is not None]
+        sizes = [tower.width // tower.heads for tower in towers] + [self.decoder.head_dim]
+        reasons = {
+            f"dtype {self.dtype}": self.dtype != "bfloat16",
+            f"attention_softcap {self.decoder.attention_softcap}": bool(
+                self.decoder.attention_softcap
+            ),
+            f"heads of {sizes}": any(size % 8 or size > 256 for size in sizes),
+        }
+        if found := [reason for reason, holds in reasons.items() if holds]:
+            raise UserError(
+                "config.model.backend=cudnn",
+                expected="dtype bfloat16, no attention_softcap, heads of a multiple of 8 up to 256",
+                found=", ".join(found),
+                fix="Choose auto or xla",
             )
 
     @property
@@ -117,12 +142,15 @@ class VLM(nnx.Module):
             self.state = StateProjector(config.state, config.decoder.width, init)
         self.decoder = Decoder(config.decoder, vocabulary, rngs, dtype)
 
-    def features(self, images: UInt8[Array, "n y x 3"]) -> Float[Array, "n p d"]:
+    def features(
+        self, images: UInt8[Array, "n y x 3"], backend: Backend = "xla"
+    ) -> Float[Array, "n p d"]:
         """Returns what the tower(s) say of single images, 0..255."""
         parts = []
         for tower in (self.vision, *((self.fused_vision,) if self.config.fused_vision else ())):
             pixels = tower.normalize(images.astype(jnp.dtype(self.config.dtype)))
-            parts.append(tower(pixels, remat=self.config.remat, unroll=self.config.unroll))
+            options = {"remat": self.config.remat, "unroll": self.config.unroll}
+            parts.append(tower(pixels, **options, backend=backend))
         x = jnp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
         side = self.config.shuffle
         if side == 1:
@@ -132,9 +160,11 @@ class VLM(nnx.Module):
             x, "n (y i x j) d -> n (y x) (i j d)", y=rows, x=rows, i=side, j=side
         )
 
-    def encode(self, images: UInt8[Array, "b w y x 3"]) -> Float[Array, "b p d"]:
+    def encode(
+        self, images: UInt8[Array, "b w y x 3"], backend: Backend = "xla"
+    ) -> Float[Array, "b p d"]:
         """Returns the image tokens of all views."""
-        x = self.features(einops.rearrange(images, "b w y x c -> (b w) y x c"))
+        x = self.features(einops.rearrange(images, "b w y x c -> (b w) y x c"), backend)
         return einops.rearrange(self.projector(x), "(b w) p d -> b (w p) d", w=images.shape[1])
 
     def _embed(
@@ -146,9 +176,10 @@ class VLM(nnx.Module):
         image_mask: Bool[Array, "b w"] | None,
         state: Float[Array, "b s"] | None,
         state_mask: Bool[Array, "b s"] | None,
+        backend: Backend = "xla",
     ) -> tuple[Float[Array, "b s d"], Bool[Array, "b s"], "_Spans"]:
         """Embeds images, state and text; also tells the valid slots, and how far each part goes."""
-        x = self.encode(images)
+        x = self.encode(images, backend)
         patches = x.shape[1] // images.shape[1]
         if image_mask is None:
             image_mask = jnp.ones(images.shape[:2], bool)
@@ -191,10 +222,10 @@ class VLM(nnx.Module):
         token = self.state(jnp.where(mask, state, 0).astype(dtype))
         return token, jnp.any(mask, axis=1, keepdims=True)
 
-    def _mask(self, valid: Bool[Array, "b s"], spans: "_Spans") -> Bool[Array, "b 1 s s"]:
+    def _mask(self, valid: Bool[Array, "b s"], spans: "_Spans") -> attention.Mask:
         """Returns who sees whom."""
         everyone = {"prefix_lm": spans.prefix, "causal": 0, "image_only": spans.images}
-        return attention.prefix_lm_mask(valid, everyone[self.config.attention])
+        return attention.Mask(valid=valid, everyone=everyone[self.config.attention])
 
     def hidden(
         self,
@@ -224,8 +255,9 @@ class VLM(nnx.Module):
         Raises:
           UserError: the state is missing or of another size.
         """
+        backend = self.config.backend
         x, valid, spans = self._embed(
-            images, tokens[:, :-1], prefix_length, prefix, image_mask, state, state_mask
+            images, tokens[:, :-1], prefix_length, prefix, image_mask, state, state_mask, backend
         )
         x, _ = self.decoder(
             x,
@@ -234,6 +266,7 @@ class VLM(nnx.Module):
             remat=self.config.remat,
             unroll=self.config.unroll,
             asking=x.shape[1] - spans.prefix + 1,
+            backend=backend,
         )
         return x
 
@@ -289,7 +322,7 @@ class VLM(nnx.Module):
         x, key_value = self.decoder.step(
             x,
             position,
-            valid[:, None, None, :],
+            attention.Mask(valid=valid, everyone=valid.shape[1]),
             cache.key_value,
             cache.index,
             unroll=self.config.unroll,

@@ -29,10 +29,6 @@ def make_decoder(graph: nnx.GraphDef, mask: Bool[np.ndarray, "n v"]) -> Decoder:
     """
     legal = jnp.asarray(mask)
 
-    def choose(logits: Array, allowed: Array) -> Array:
-        masked = jnp.where(allowed[None, None], logits, -jnp.inf)
-        return jnp.argmax(masked, axis=-1).astype(jnp.int32)
-
     def decode(
         params: Any,
         tokens: Int[Array, "b t"],
@@ -40,18 +36,46 @@ def make_decoder(graph: nnx.GraphDef, mask: Bool[np.ndarray, "n v"]) -> Decoder:
         **observations: Array,
     ) -> Int[Array, "b n"]:
         model = nnx.merge(graph, params)
-        logits, cache = model.prefill(
-            tokens=tokens, prefix_length=prefix_length, slots=len(mask) - 1, **observations
-        )
-        first = choose(logits, legal[0])
-
-        def step(carry: Any, allowed: Array) -> tuple[Any, Array]:
-            token, cache = carry
-            logits, cache = model.step(token, cache)
-            token = choose(logits, allowed)
-            return (token, cache), token[:, 0]
-
-        _, rest = jax.lax.scan(step, (first, cache), legal[1:])
-        return jnp.concatenate([first, rest.T], axis=1)
+        named = {"tokens": tokens, "prefix_length": prefix_length, **observations}
+        return greedy(model, legal, lambda logits: None, **named)[0]
 
     return jax.jit(decode)
+
+
+def greedy(
+    model: Any,
+    legal: Bool[Array, "n v"],
+    watch: Callable[[Array], Any],
+    **inputs: Array,
+) -> tuple[Int[Array, "b n"], Any]:
+    """Decodes n tokens, each the likeliest of those that are legal at its position.
+
+    Args:
+      model: a VLM.
+      legal: the mask.
+      watch: what to keep of the logits [b, v] of a position, before the mask.
+      **inputs: what `VLM.prefill` takes, by name.
+
+    Returns:
+      The tokens, and what `watch` kept, stacked on the second axis.
+    """
+
+    def choose(logits: Array, allowed: Array) -> Array:
+        masked = jnp.where(allowed[None, None], logits, -jnp.inf)
+        return jnp.argmax(masked, axis=-1).astype(jnp.int32)
+
+    logits, cache = model.prefill(slots=legal.shape[0] - 1, **inputs)
+    first, kept = choose(logits, legal[0]), watch(logits[:, 0])
+
+    def step(carry: Any, allowed: Array) -> tuple[Any, Any]:
+        token, cache = carry
+        logits, cache = model.step(token, cache)
+        token = choose(logits, allowed)
+        return (token, cache), (token[:, 0], watch(logits[:, 0]))
+
+    _, (rest, more) = jax.lax.scan(step, (first, cache), legal[1:])
+    tokens = jnp.concatenate([first, rest.T], axis=1)
+    stacked = jax.tree.map(
+        lambda one, others: jnp.swapaxes(jnp.concatenate([one[None], others]), 0, 1), kept, more
+    )
+    return tokens, stacked

@@ -56,7 +56,8 @@ class Policy:
         robot: str | None = None,
         observer: Observer,
     ):
-        self.params, self.encoder, self.observer = params, encoder, observer
+        self.graph, self.params = graph, params
+        self.encoder, self.observer = encoder, observer
         self.robot = encoder.robot(robot)
         self.action_tokens = encoder.actions[self.robot]
         vocabulary = encoder.vocabulary

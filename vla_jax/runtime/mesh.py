@@ -5,9 +5,10 @@ and the hidden width of every layer.
 """
 
 import dataclasses
+import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -92,3 +93,14 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.s
     shape = tuple(rest if size == -1 else size for size in sizes)
     kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
     return jax.make_mesh(shape, AXES, axis_types=kinds, devices=list(devices))
+
+
+def under(mesh: jax.sharding.Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function, to be jitted, in which `jax.shard_map` knows the mesh."""
+
+    @functools.wraps(function)
+    def call(*inputs: Any, **named: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*inputs, **named)
+
+    return call

@@ -26,6 +26,7 @@ RULES: Mapping[str, str | None] = {
     "norm": None,
     "patch": None,
     "position": None,
+    "rank": None,
 }
 
 # The mesh axes over which the examples of a batch are spread.

@@ -138,6 +138,11 @@ class ActionTokens:
         """The number of bins."""
         return len(self.ids)
 
+    @property
+    def bounds(self) -> tuple[Float[np.ndarray, " a"], Float[np.ndarray, " a"]]:
+        """What -1 and 1 stand for in robot units, see `Normalizer.bounds`."""
+        return self._normalizer.bounds
+
     def bins(self, action: Float[np.ndarray, "... a"]) -> Int[np.ndarray, "... a"]:
         """Returns the bin of every dimension; a discrete value k is bin k."""
         ranged = bins.encode(self._normalizer.normalize(action), self.count, self.convention)

@@ -1,13 +1,14 @@
-"""A policy -> a folder that runs in PyTorch alone.
+"""A policy -> a folder: what every format has in common, and the gate at its end.
 
-model.safetensors   parameters, float32, under their names in the tree
-tokenizer.json      the tokenizer
-policy.json         action space, statistics, action token ids, prompt, layout, image, model
-golden.npz          a few images with their prefixes and the tokens decoded by JAX
-torch_policy.py     the program that runs them
+policy.json     all that acting depends on beside parameters and vocabulary
+tokenizer.json  the tokenizer
+golden.npz      observations, prompts, and what JAX made of them
+parity.json     how the gate was passed, or that it was skipped
+*.py            the programs that run it, which need nothing of this package
+
+A folder grows as `OUT.incomplete`, marked by a file INCOMPLETE, and gets its name at the end.
 """
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -15,114 +16,94 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
-from safetensors.numpy import save_file
 
-from vla_jax.core import config as config_lib
-from vla_jax.core import trees
 from vla_jax.core.errors import UserError
 from vla_jax.models.vlm import VLMConfig
-from vla_jax.policy.observation import Observation, stack
+from vla_jax.policy.export import gate, golden, native, openvla, paligemma, stablehlo
+from vla_jax.policy.export.description import describe
+from vla_jax.policy.export.format import Format, Options
+from vla_jax.policy.observation import Observation
 from vla_jax.policy.policy import Policy
-from vla_jax.tokens import prompts
 
-FORMAT_VERSION = 1  # torch_policy.py reads this one
-PROGRAM = "torch_policy.py"
+FORMATS = {
+    form.name: form for form in (native.FORMAT, paligemma.FORMAT, openvla.FORMAT, stablehlo.FORMAT)
+}
+INCOMPLETE = "INCOMPLETE"
 
 
-def check_empty(out: str | os.PathLike[str]) -> None:
+def check_place(out: str | os.PathLike[str]) -> pathlib.Path:
     """Refuses a place that holds something.
 
+    Returns:
+      Where the folder grows.
+
     Raises:
-      UserError: `out` is a file, or a directory that is not empty.
+      UserError: `out` is a file, or a directory that is not empty, or beside it lies something of
+        the name that the folder has until it is complete.
     """
     path = pathlib.Path(out)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(
-            f"export to {path}",
-            expected="a new or empty directory",
-            found="files in it" if path.is_dir() else "a file",
-            fix="Choose another directory or remove it",
-        )
+    growing = path.with_name(f"{path.name}.incomplete")
+    for place in (path, growing):
+        if (place / INCOMPLETE).is_file() and place == growing:
+            continue  # left by an earlier export, and written over
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise UserError(
+                f"export to {place}",
+                expected="a new or empty directory",
+                found="files in it" if place.is_dir() else "a file",
+                fix="Choose another directory or remove it",
+            )
+    return growing
 
 
 def write(
-    out: str | os.PathLike[str],
+    growing: pathlib.Path,
+    form: Format,
     policy: Policy,
     config: VLMConfig,
+    options: Options,
     observations: Sequence[Observation],
     instructions: Sequence[str],
 ) -> None:
-    """Writes the folder.
+    """Writes everything but the verdict.
 
     Args:
-      out: a new or empty directory.
-      policy: what to export.
+      growing: from `check_place`.
+      form: the format.
+      policy: what to export; it computes in float32, from parameters in the dtype of the export.
       config: sizes of its model.
+      options: what was chosen.
       observations: golden ones.
       instructions: one for each of them.
 
     Raises:
-      UserError: `out` is not empty or cannot be made.
+      UserError: the directory cannot be made, a number does not fit the dtype.
     """
-    check_empty(out)
-    folder = pathlib.Path(out)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(growing, ignore_errors=True)
+        growing.mkdir(parents=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(
-            f"export to {folder}", expected="a directory", found="a file on the way there"
+            f"export to {growing}", expected="a directory", found="a file on the way there"
         ) from error
-    named = trees.named_leaves(jax.device_get(policy.params))
-    tensors = {k: np.ascontiguousarray(v, dtype=np.float32) for k, v in named.items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    policy.encoder.tokenizer.save(folder / "tokenizer.json")
-    (folder / "policy.json").write_text(json.dumps(describe(policy, config), indent=2) + "\n")
-    _write_golden(folder / "golden.npz", policy, observations, instructions)
-    # safetensors writes for the owner alone.
-    shutil.copymode(folder / "policy.json", folder / "model.safetensors")
-    shutil.copyfile(pathlib.Path(__file__).parents[1] / PROGRAM, folder / PROGRAM)
+    mark(growing, "the export did not finish")
+    form.write(growing, policy, config, options)
+    description = describe(policy, config, form.name, options.dtype)
+    (growing / "policy.json").write_text(json.dumps(description, indent=2) + "\n")
+    arrays = golden.make(policy, observations, instructions)
+    np.savez_compressed(growing / "golden.npz", **arrays)  # type: ignore[arg-type]
+    for program in form.programs:
+        shutil.copyfile(gate.PROGRAMS / program, growing / program)
 
 
-def describe(policy: Policy, config: VLMConfig) -> dict[str, Any]:
-    """Returns everything beside parameters and vocabulary that acting depends on, as JSON."""
-    encoder = policy.encoder
-    wording = encoder.prompts.robot
-    return {
-        "format_version": FORMAT_VERSION,
-        "action_spec": policy.action_tokens.spec.to_json(),
-        "statistics": policy.action_tokens.statistics.to_json(),
-        "action_token_ids": list(policy.action_tokens.ids),
-        "chunk": encoder.chunk,
-        "prompt": {"name": wording, "template": prompts.ROBOT[wording]},
-        "special_tokens": dataclasses.asdict(encoder.tokenizer.special),
-        "sequence": config_lib.to_json(encoder.layout),
-        "views": list(policy.observer.views),
-        "image": {
-            "size": policy.observer.image_size,
-            "channels": "RGB uint8",
-            "resize": policy.observer.resize,  # to a square; `_resize` in torch_policy.py says how
-            "range": [-1, 1],
-        },
-        "model": config_lib.to_json(config) | {"vocabulary": encoder.tokenizer.size},
-    }
+def mark(growing: pathlib.Path, reason: str) -> None:
+    """Says in the folder why it is not to be used."""
+    (growing / INCOMPLETE).write_text(reason + "\n")
 
 
-def _write_golden(
-    path: pathlib.Path,
-    policy: Policy,
-    observations: Sequence[Observation],
-    instructions: Sequence[str],
-) -> None:
-    values, tokens = policy.act_batch(observations, instructions)
-    prefixes = [policy.encoder.prefix(text, robot=True) for text in instructions]
-    np.savez_compressed(
-        path,
-        **stack(observations),
-        instructions=np.array(instructions),
-        prefix=np.stack([row for row, _ in prefixes]),
-        prefix_length=np.array([length for _, length in prefixes], np.int32),
-        tokens=tokens,
-        values=values,
-    )
+def hand_over(growing: pathlib.Path, out: str | os.PathLike[str], report: dict[str, Any]) -> None:
+    """Writes the report, takes the mark away and gives the folder its name."""
+    (growing / "parity.json").write_text(json.dumps(report, indent=2) + "\n")
+    (growing / INCOMPLETE).unlink()
+    os.replace(growing, out)

@@ -1,0 +1,76 @@
+"""policy.json: everything beside parameters and vocabulary that acting depends on."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from vla_jax.actions import bins
+from vla_jax.core import config as config_lib
+from vla_jax.models.vlm import VLMConfig
+from vla_jax.policy.policy import Policy
+from vla_jax.tokens import prompts
+
+FORMAT_VERSION = 2  # exported_policy.py reads this one
+
+# The gate. Logits are compared in units of their standard deviation.
+PARITY = {
+    "float32": {
+        "wrong_prompts": 0,
+        "wrong_inputs": 0,
+        "wrong_tokens": 0,
+        "logits_max": 1e-5,
+        "actions_max": 1e-6,
+    },
+    "rounded": {"logits_rms": 0.02},
+}
+
+
+def describe(policy: Policy, config: VLMConfig, form: str, dtype: str) -> dict[str, Any]:
+    """Returns the description as JSON values.
+
+    Args:
+      policy: what is exported.
+      config: sizes of its model.
+      form: the format of the folder.
+      dtype: of the weights in it.
+    """
+    encoder, observer, tokens = policy.encoder, policy.observer, policy.action_tokens
+    centres = bins.decode(np.arange(tokens.count), tokens.count, tokens.convention)
+    low, high = tokens.bounds
+    wording = encoder.prompts.robot
+    statistics = encoder.states.get(policy.robot)
+    return {
+        "format_version": FORMAT_VERSION,
+        "format": form,
+        "dtype": dtype,
+        "robot": policy.robot,
+        "action_spec": tokens.spec.to_json(),
+        "statistics": tokens.statistics.to_json(),
+        "action_token_ids": list(tokens.ids),
+        "bins": {"convention": tokens.convention, "centres": centres.tolist()},
+        "bounds": {"low": low.tolist(), "high": high.tolist()},  # what -1 and 1 stand for
+        "chunk": encoder.chunk,
+        "prompt": {
+            "name": wording,
+            "template": prompts.ROBOT[wording],
+            "lower": wording in prompts.LOWER,
+            "image_tokens": encoder.image_tokens,  # inside the text; 0: they stand before it
+        },
+        "special_tokens": dataclasses.asdict(encoder.tokenizer.special),
+        "tokenizer_size": encoder.tokenizer.size,  # ids; the model may have rows beyond them
+        "sequence": config_lib.to_json(encoder.layout),
+        "views": list(observer.views),
+        "history": observer.history,
+        "image": {
+            "size": observer.image_size,
+            "channels": "RGB uint8",
+            "resize": observer.resize,  # to a square; `_resize` in exported_policy.py says how
+        },
+        "state": {
+            "size": observer.state,
+            "statistics": None if statistics is None else statistics.to_json(),
+        },
+        "model": config_lib.to_json(config) | {"vocabulary": encoder.vocabulary},
+        "parity": PARITY,
+    }

@@ -1,0 +1,261 @@
+"""An exported folder, read: observations -> the model's inputs, token ids -> an action.
+
+The part of a stand-alone policy that does not depend on what computes the model; it is copied into
+every export beside the program that does. Needs numpy, tokenizers, and OpenCV or Pillow for images
+that are not of the model's size. Axes: w images, n chunk, a action dimensions, t tokens.
+"""
+
+import dataclasses
+import json
+import pathlib
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import tokenizers
+
+FORMAT_VERSION = 2
+INCOMPLETE = "INCOMPLETE"  # a file of this name: the export was refused, or did not finish
+IMAGE_TOKEN, STATE_TOKEN = -1, -2  # prefix ids in whose place the model puts images and state
+_PLACES = {"<image>": IMAGE_TOKEN, "<state>": STATE_TOKEN}
+_DEAD = 1e-8  # q99 - q01 below this is a dimension that never moves
+
+
+@dataclasses.dataclass(frozen=True)
+class Action:
+    """What a policy wants done.
+
+    Attributes:
+      values: float32 [n, a] in robot units, n steps to be executed in order.
+      tokens: int32 [n * a], as decoded.
+      terminate: True if the first step ends the episode.
+      milliseconds: time of the stages `prepare` and `decode`.
+    """
+
+    values: np.ndarray
+    tokens: np.ndarray
+    terminate: bool
+    milliseconds: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """One observation and its prompt, as a model takes them.
+
+    Attributes:
+      images: uint8 [w, y, x, 3], all views of the oldest step first; 0 where absent.
+      image_mask: bool [w], False where a view is absent.
+      prefix: int32 [t], `<bos> prompt separator`, no padding.
+      state: float32 [s] in [-1, 1], padded to the model's size; None for a model without.
+      state_mask: bool [s], False beyond the robot's dimensions; None for a model without.
+    """
+
+    images: np.ndarray
+    image_mask: np.ndarray
+    prefix: np.ndarray
+    state: np.ndarray | None = None
+    state_mask: np.ndarray | None = None
+
+
+class Model(Protocol):
+    """What computes: one prefill, then greedy steps."""
+
+    def decode(
+        self, inputs: Inputs, legal: Sequence[np.ndarray], wanted: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Decodes one token per entry of `legal`, each the likeliest of the ids in it (sorted).
+
+        Returns:
+          Tokens int32 [t], and float32 [t, v], the logits of the ids `wanted` at each of them.
+        """
+        ...
+
+
+class ExportedPolicy:
+    """Images and an instruction in, an action in robot units out.
+
+    Args:
+      folder: what an export wrote.
+      model: computes.
+      unchecked: whether a folder that failed its parity check, or has yet to pass it, will do.
+
+    Raises:
+      ValueError: the folder is no exported policy, is incomplete or of another format version.
+    """
+
+    def __init__(self, folder: str | pathlib.Path, model: Model, *, unchecked: bool = False):
+        self.description, self.model = read(folder, unchecked=unchecked), model
+        tokenizer = pathlib.Path(folder) / "tokenizer.json"
+        self._tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer))
+        ids, size = self.description["tokenizer_size"], self._tokenizer.get_vocab_size()
+        if size < ids:
+            raise ValueError(f"{tokenizer}: expected {ids} ids, as in training, found {size}")
+        spec = self.description["action_spec"]
+        self.names, self.units = tuple(spec["names"]), tuple(spec["units"])
+        self.views = tuple(self.description["views"])
+        self.history = int(self.description["history"])
+        self.legal = legal_ids(self.description)
+
+    def act(
+        self,
+        images: Mapping[str, "np.ndarray | Sequence[np.ndarray]"],
+        instruction: str,
+        state: "np.ndarray | None" = None,
+    ) -> Action:
+        """Decides on one observation.
+
+        Args:
+          images: view name -> uint8 RGB [y, x, 3] of any size; for a model that looks back, the
+            last of them, oldest first (fewer at the beginning of an episode).
+          instruction: what to do, in words.
+          state: proprioception in robot units, for a model that takes it.
+
+        Raises:
+          ValueError: a view is missing or unknown, an image is not RGB uint8, there are more steps
+            than the model takes, the state is missing or of another size, the instruction is empty
+            or too long.
+        """
+        start = time.perf_counter()
+        inputs = self.look(images, instruction, state)
+        prepared = time.perf_counter()
+        tokens, _ = self.model.decode(inputs, self.legal, np.zeros(0, np.int64))
+        values = self.values(tokens)
+        done = time.perf_counter()
+        stages = {"prepare": 1e3 * (prepared - start), "decode": 1e3 * (done - prepared)}
+        terminate = dict(zip(self.names, values[0], strict=True)).get("terminate", 0) > 0.5
+        return Action(values=values, tokens=tokens, terminate=bool(terminate), milliseconds=stages)
+
+    def look(
+        self,
+        images: Mapping[str, "np.ndarray | Sequence[np.ndarray]"],
+        instruction: str,
+        state: "np.ndarray | None" = None,
+    ) -> Inputs:
+        """Checks, resizes and stacks what `act` is given, as in training."""
+        if set(images) != set(self.views):
+            raise ValueError(f"images: expected the views {self.views}, found {tuple(images)}")
+        size, resize = (self.description["image"][key] for key in ("size", "resize"))
+        slots = self.history * len(self.views)
+        pixels, mask = np.zeros((slots, size, size, 3), np.uint8), np.zeros(slots, bool)
+        for number, view in enumerate(self.views):
+            given = images[view]
+            is_one = isinstance(given, np.ndarray) and given.ndim != 4
+            steps = [given] if is_one else list(given)
+            if not 1 <= len(steps) <= self.history:
+                raise ValueError(
+                    f"images of {view}: expected 1 to {self.history} steps, found {len(steps)}"
+                )
+            for step, image in enumerate(steps, start=self.history - len(steps)):
+                slot = step * len(self.views) + number
+                pixels[slot] = _resize(_checked(np.asarray(image), view), size, resize)
+                mask[slot] = True
+        return Inputs(pixels, mask, self.prefix(instruction), *self._state(state))
+
+    def prefix(self, instruction: str) -> np.ndarray:
+        """Returns int32 [t]: `<bos> prompt separator`, with places for images and state in it."""
+        words = " ".join(instruction.split()).rstrip("?.")
+        if not words:
+            raise ValueError(f"instruction {instruction!r}: expected at least one word")
+        prompt, special = self.description["prompt"], self.description["special_tokens"]
+        text = prompt["template"].format(text=words.lower() if prompt["lower"] else words)
+        count = {IMAGE_TOKEN: prompt["image_tokens"], STATE_TOKEN: 1}
+        parts = re.split("(<image>|<state>)", text) if prompt["image_tokens"] else [text]
+        ids = [special["bos"]]
+        for part in parts:
+            if prompt["image_tokens"] and part in _PLACES:
+                ids += [_PLACES[part]] * count[_PLACES[part]]
+            elif said := part.strip() if len(parts) > 1 else part:
+                ids += self._tokenizer.encode(said, add_special_tokens=False).ids
+        ids.append(special["separator"])
+        if len(ids) > (room := self.description["sequence"]["prefix"]):
+            raise ValueError(f"prompt {text!r}: expected at most {room} tokens, found {len(ids)}")
+        return np.array(ids, np.int32)
+
+    def values(self, tokens: np.ndarray) -> np.ndarray:
+        """Turns ids into robot units, float32 [n, a]: bin centres between the bounds."""
+        spec, bounds = self.description["action_spec"], self.description["bounds"]
+        centres = np.array(self.description["bins"]["centres"], np.float32)
+        bin_of = {token: k for k, token in enumerate(self.description["action_token_ids"])}
+        index = np.array([bin_of[int(token)] for token in tokens]).reshape(-1, len(self.names))
+        low, high = np.asarray(bounds["low"]), np.asarray(bounds["high"])
+        ranged = (low + (centres[index] + 1) / 2 * (high - low)).astype(np.float32)
+        exact = index + np.asarray(spec["low"])
+        return np.where(spec["discrete"], exact, ranged).astype(np.float32)
+
+    def _state(self, state: "np.ndarray | None") -> tuple["np.ndarray | None", "np.ndarray | None"]:
+        """Returns the state as the model takes it, and which of it the robot has."""
+        size, statistics = (self.description["state"][key] for key in ("size", "statistics"))
+        if not size:
+            return None, None
+        values, known = np.zeros(size, np.float32), np.zeros(size, bool)
+        if statistics is None:
+            return values, known
+        low, high = (np.asarray(statistics[key]) for key in ("q01", "q99"))
+        if state is None or np.shape(state) != low.shape:
+            found = "none" if state is None else f"shape {np.shape(state)}"
+            raise ValueError(f"state: expected {len(low)} numbers in robot units, found {found}")
+        alive = high - low > _DEAD
+        scaled = 2 * (np.asarray(state, np.float32) - low) / np.where(alive, high - low, 1) - 1
+        values[: len(low)] = np.where(alive, np.clip(scaled, -1, 1), 0)
+        known[: len(low)] = True
+        return values, known
+
+
+def read(folder: str | pathlib.Path, *, unchecked: bool = False) -> dict[str, Any]:
+    """Reads policy.json.
+
+    Args:
+      folder: what an export wrote.
+      unchecked: whether a folder marked incomplete will do.
+
+    Raises:
+      ValueError: the folder is no exported policy, is incomplete or of another format version.
+    """
+    folder = pathlib.Path(folder)
+    if not (folder / "policy.json").is_file():
+        raise ValueError(f"{folder} is no exported policy: it has no policy.json")
+    description = json.loads((folder / "policy.json").read_text())
+    if description["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"{folder}: expected format {FORMAT_VERSION}; use the program in it")
+    if not unchecked and (folder / INCOMPLETE).exists():
+        reason = (folder / INCOMPLETE).read_text().strip()
+        raise ValueError(f"{folder} is marked incomplete: {reason}")
+    return description
+
+
+def legal_ids(description: Mapping[str, Any]) -> list[np.ndarray]:
+    """Returns which ids may stand at each position, sorted: discrete dimensions have few."""
+    spec, ids = description["action_spec"], description["action_token_ids"]
+    ranges = zip(spec["discrete"], spec["low"], spec["high"], strict=True)
+    step = [
+        np.sort(np.asarray(ids[: int(high - low) + 1] if discrete else ids, np.int64))
+        for discrete, low, high in ranges
+    ]
+    return step * description["chunk"]
+
+
+def _checked(image: np.ndarray, view: str) -> np.ndarray:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+        found = f"{image.dtype} {list(image.shape)}"
+        raise ValueError(f"image {view}: expected RGB uint8 [y, x, 3], found {found}")
+    return image
+
+
+def _resize(image: np.ndarray, size: int, method: str) -> np.ndarray:
+    """Resizes to a square as in training: Lanczos, or box averages by 2, 4, 8 and then linear."""
+    if image.shape[:2] == (size, size):
+        return image
+    if method == "lanczos":
+        from PIL import Image  # noqa: PLC0415  (a robot needs one of the two)
+
+        return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
+    import cv2  # noqa: PLC0415
+
+    height, width = image.shape[:2]
+    factor = max(f for f in (1, 2, 4, 8) if f == 1 or min(height, width) >= f * size)
+    if factor > 1:
+        reduced = (width // factor, height // factor)
+        image = cv2.resize(image, reduced, interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)

@@ -1,0 +1,101 @@
+"""An exported policy in JAX alone: the folder that this file lies in is all a robot needs.
+
+    python jax_policy.py --image camera.png --instruction "pick up the red cube"
+    python jax_policy.py --selftest
+
+The model is StableHLO, compiled by whatever JAX finds: a CPU, a GPU or a TPU. Nothing here needs
+the package that trained the policy.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import selftest
+from exported_policy import ExportedPolicy, Inputs, read
+from safetensors.flax import load_file
+
+
+class Program:
+    """The compiled decoder.
+
+    Args:
+      folder: of format `jax`.
+      description: its policy.json.
+      device: `cpu`, `gpu` or `tpu`.
+      dtype: of the computation, one that the folder has a program for.
+    """
+
+    def __init__(self, folder: pathlib.Path, description: dict[str, Any], device: str, dtype: str):
+        file = folder / f"decode.{dtype}.stablehlo"
+        if not file.is_file():
+            raise ValueError(f"dtype {dtype}: {folder} has no program for it ({file.name})")
+        self._device = jax.local_devices(backend=device)[0]
+        self._params: dict[str, Any] = {}
+        for part in sorted(folder.glob("*.safetensors")):
+            for name, value in load_file(part).items():
+                *parents, last = name.split("/")
+                node = self._params
+                for parent in parents:
+                    node = node.setdefault(parent, {})
+                node[last] = jax.device_put(value, self._device)
+        self._call = jax.jit(jax.export.deserialize(bytearray(file.read_bytes())).call)
+        self._room = description["sequence"]["prefix"]
+        self._vocabulary = description["model"]["vocabulary"]
+        self._pad = description["special_tokens"]["pad"]
+
+    def decode(
+        self, inputs: Inputs, legal: Sequence[np.ndarray], wanted: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Decodes greedily: see `exported_policy.Model`."""
+        mask = np.zeros((len(legal), self._vocabulary), bool)
+        for row, ids in zip(mask, legal, strict=True):
+            row[ids] = True
+        row = np.full(self._room, self._pad, np.int32)
+        row[self._room - len(inputs.prefix) :] = inputs.prefix
+        named = {k: v for k, v in dataclasses.asdict(inputs).items() if v is not None}
+        named |= {"tokens": row, "prefix_length": np.int32(len(inputs.prefix))}
+        del named["prefix"]
+        batch = {name: jnp.asarray(value)[None] for name, value in named.items()}
+        with jax.default_device(self._device):
+            tokens, logits = self._call(self._params, mask, batch)
+        return np.asarray(tokens[0]), np.asarray(logits[0][:, wanted])
+
+
+class JaxPolicy(ExportedPolicy):
+    """Images and an instruction in, an action in robot units out; made by `load`."""
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | pathlib.Path,
+        device: str = "cpu",
+        dtype: str = "float32",
+        *,
+        unchecked: bool = False,
+    ) -> "JaxPolicy":
+        """Reads an exported folder of format `jax`.
+
+        Args:
+          folder: what an export wrote.
+          device: `cpu`, `gpu` or `tpu`.
+          dtype: of the computation: float32, or that of the weights.
+          unchecked: whether a folder marked incomplete will do.
+
+        Raises:
+          ValueError: the folder is no such policy, or has no program for the dtype.
+        """
+        folder = pathlib.Path(folder)
+        description = read(folder, unchecked=unchecked)
+        if description["format"] != "jax":
+            raise ValueError(f"{folder} is of format {description['format']}: see torch_policy.py")
+        return cls(folder, Program(folder, description, device, dtype), unchecked=unchecked)
+
+
+if __name__ == "__main__":
+    selftest.main(JaxPolicy.load, pathlib.Path(__file__).resolve().parent)
