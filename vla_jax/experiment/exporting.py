@@ -91,7 +91,7 @@ def export(
         source, observations, instructions = _observations(config, policy)
         progress.note(f"writing {growing}")
         folder.write(growing, kind, policy, config.model, options, observations, instructions)
-    found = {} if skip_parity else _verdict(growing, kind, python)
+    found = {} if skip_parity else _verdict(growing, kind, options.dtype, python)
     report = Report(
         step=run.step,
         format=form,
@@ -146,7 +146,7 @@ def _computing(config: RunConfig, dtype: Any, param_dtype: Any) -> RunConfig:
     return dataclasses.replace(config, model=model)
 
 
-def _verdict(growing: pathlib.Path, form: Format, python: str) -> dict[str, Any]:
+def _verdict(growing: pathlib.Path, form: Format, dtype: str, python: str) -> dict[str, Any]:
     """Runs the folder's own test; returns versions and measurements.
 
     Raises:
@@ -158,7 +158,7 @@ def _verdict(growing: pathlib.Path, form: Format, python: str) -> dict[str, Any]
     except UserError as error:
         folder.mark(growing, str(error))
         raise
-    if wrong := gate.failures(found["measured"]):
+    if wrong := gate.failures(found, dtype):
         folder.mark(growing, "; ".join(wrong))
         raise UserError(
             f"exported policy, left in {growing}",
