@@ -93,6 +93,15 @@ def test_a_part_starts_from_the_checkpoint_the_rest_from_the_seed(make, released
         assert np.array_equal(leaf, expected[name]) == name.startswith("vision/"), name
 
 
+def test_what_no_released_model_has_starts_from_the_seed(make, released):
+    config = make(model=dataclasses.replace(released.config, state=3))
+    _, _, state = start(config)
+    assert state.params["state"]["up"].std() > 0.1
+    np.testing.assert_array_equal(
+        state.params["decoder"]["embedding"], released.params["decoder"]["embedding"]
+    )
+
+
 def test_rows_of_actions_are_added_to_the_embedding(make, released):
     scheme = ActionTokensConfig(scheme="extend", initialization="mean")
     config = make(size=ROWS, action_tokens=scheme)

@@ -1,4 +1,4 @@
-"""Sizes from the config.json of the released checkpoints, which say little: no tensor is needed."""
+"""Sizes from a config.json that leaves its defaults out; no tensor is needed."""
 
 import dataclasses
 
@@ -35,7 +35,7 @@ GEMMA = {
     "torch_dtype": "float32",
     "vocab_size": 257216,
 }
-# What the hub's files say, defaults left out as they leave them out.
+# The published sizes, written as transformers and OpenVLA write them: without what is default.
 RELEASED = {
     "paligemma_3b_224": (
         huggingface.paligemma,

@@ -255,30 +255,44 @@ def test_siglip_alone(tmp_path):
     assert np.abs(tower.pool(features) - out.pooler_output.numpy()).max() <= TOLERANCE
 
 
-def test_dinov2_alone(tmp_path):
-    config = transformers.Dinov2WithRegistersConfig(
-        hidden_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        image_size=28,
-        patch_size=14,
-    )
-    theirs = randomized(transformers.Dinov2WithRegistersModel(config), 2)
+@pytest.mark.parametrize("registers", [0, 4])
+def test_dinov2_alone(tmp_path, registers):
+    sizes = {
+        "hidden_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    if registers:
+        config = transformers.Dinov2WithRegistersConfig(**sizes, num_register_tokens=registers)
+        theirs = randomized(transformers.Dinov2WithRegistersModel(config), 2)
+    else:
+        theirs = randomized(transformers.Dinov2Model(transformers.Dinov2Config(**sizes)), 2)
     theirs.save_pretrained(tmp_path)
     pixels, images = pixels_of(2)
     with torch.no_grad():
-        out = theirs(pixel_values=pixels).last_hidden_state[:, 5:].numpy()
+        out = theirs(pixel_values=pixels).last_hidden_state[:, 1 + registers :].numpy()
     found = pretrained.load(str(tmp_path)).tower()(images)
     assert np.abs(found - out).max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_llama_alone(tmp_path, filled, tied):
-    config = transformers.LlamaConfig(**TEXT, num_key_value_heads=2, tie_word_embeddings=tied)
-    theirs = randomized(transformers.LlamaForCausalLM(config), 3)
-    theirs.save_pretrained(tmp_path)
+@pytest.mark.parametrize("kind", ["llama", "llama_tied", "gemma", "gemma2"])
+def test_a_language_model_alone(tmp_path, filled, kind):
+    sizes = TEXT | {"num_key_value_heads": 2, "attn_implementation": "eager"}
+    if kind == "gemma":
+        config = transformers.GemmaConfig(**sizes, head_dim=32)
+        theirs = transformers.GemmaForCausalLM(config)
+    elif kind == "gemma2":
+        config = transformers.Gemma2Config(**sizes, head_dim=32)
+        theirs = transformers.Gemma2ForCausalLM(config)
+    else:
+        config = transformers.LlamaConfig(**sizes, tie_word_embeddings=kind == "llama_tied")
+        theirs = transformers.LlamaForCausalLM(config)
+    randomized(theirs, 3).save_pretrained(tmp_path)
     loaded = pretrained.load(str(tmp_path))
     assert (loaded.parts, loaded.vocabulary) == (("text",), 256)
+    assert loaded.config.decoder.tied == (kind != "llama")
     tokens = np.random.default_rng(0).integers(0, 256, (2, 7))
     with torch.no_grad():
         expected = theirs(input_ids=torch.tensor(tokens)).logits.numpy()

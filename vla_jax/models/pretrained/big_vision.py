@@ -78,4 +78,5 @@ def paligemma(config: VLMConfig) -> Family:
             Piece(ROOTS, "projector/", _PROJECTOR),
             Piece(tuple(f"{root}llm/" for root in ROOTS), "decoder/", _TEXT + attention),
         ),
+        ignored=(r"(opt|chrono)\b.*",),  # of a training that may go on there
     )

@@ -111,8 +111,15 @@ def load(
             abstract,
             places,
         )
-    found = weights.read(config, trees.named_leaves(abstract))
     parts = weights.architecture.parts
+    if config.state and "projector" in parts:
+        raise UserError(
+            f"checkpoint {path}: state={config.state}",
+            expected="0, no released model takes one",
+            found=config.state,
+            fix="Train from the checkpoint with config.pretrained: what it lacks starts at random",
+        )
+    found = weights.read(config, trees.named_leaves(abstract))
     return Pretrained(config, weights.vocabulary, parts, graph, trees.nest(found))
 
 

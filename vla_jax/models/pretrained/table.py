@@ -172,6 +172,8 @@ def _spell(
             shape = leaves[ours[0]]
             if index is not None:
                 shape = (len(range(*index.indices(shape[0]))), *shape[1:])
+                if not shape[0]:
+                    return  # a tower without registers
             yield _entry(row, root + row.theirs, places, shape, plus)
         return
     # A tower that takes the features of the layer before the last keeps that one by itself.

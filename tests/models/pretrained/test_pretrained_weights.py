@@ -65,6 +65,11 @@ def test_parameters_that_no_tensor_holds_are_named(golden, paligemma):
         pretrained.load(golden("pg1")[0], pooled)
 
 
+def test_a_model_with_a_state_is_not_one_that_was_released(golden, paligemma):
+    with pytest.raises(UserError, match="expected 0, no released model takes one, found 8"):
+        pretrained.load(golden("pg1")[0], dataclasses.replace(paligemma("pg1").config, state=8))
+
+
 def test_a_variant_is_checked_and_its_differences_named(golden):
     with pytest.raises(UserError) as error:
         pretrained.load(golden("pg1")[0], "paligemma_3b_224")
