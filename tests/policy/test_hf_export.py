@@ -13,6 +13,7 @@ import pytest
 import selftest
 import torch_policy
 import transformers
+from PIL import Image
 from safetensors.numpy import load_file
 from small_policies import (
     CONFIGS,
@@ -81,13 +82,18 @@ def test_transformers_misses_nothing_and_keeps_every_number(built, exported):
     assert len(list(exported.glob("*.safetensors"))) > 1  # it was read in shards
 
 
-def test_its_processor_makes_the_same_prompt(built, exported):
-    tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
-    encoder = built.policy.encoder
+def test_its_processor_makes_the_same_inputs(built, exported):
+    processor = transformers.AutoProcessor.from_pretrained(exported)
+    encoder, vision = built.policy.encoder, built.config.vision
     text = encoder.prompts.for_robot("pick up the red cube")
-    ours, length = encoder.prefix("pick up the red cube", robot=True)
-    theirs = tokenizer.encode(text, add_special_tokens=False)
-    assert theirs == ours[len(ours) - length + 1 : -1].tolist()
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    found = processor(images=Image.fromarray(pixels), text=f"<image>{text}", return_tensors="np")
+    row, length = encoder.prefix("pick up the red cube", robot=True)
+    image = [encoder.tokenizer.size] * vision.patches
+    assert found["input_ids"][0].tolist() == image + row[len(row) - length :].tolist()
+    theirs = np.moveaxis(found["pixel_values"][0], 0, -1)
+    np.testing.assert_allclose(theirs, pixels / 127.5 - 1, atol=1e-6)
+    tokenizer = processor.tokenizer
     assert tokenizer.convert_tokens_to_ids("<image>") == encoder.tokenizer.size
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (2, 1)
 

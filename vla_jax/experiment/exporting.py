@@ -84,25 +84,38 @@ def export(
     _check(workdir, config, kind, robot, options)
     if not skip_parity:
         gate.check_runtime(kind, python)
+    step, source, count = _write(workdir, config, kind, robot, options, growing)
+    found = {} if skip_parity else _verdict(growing, kind, options.dtype, python)
+    report = Report(
+        step=step,
+        format=form,
+        dtype=options.dtype,
+        source=source,
+        frames=count,
+        skipped=skip_parity,
+        **found,
+    )
+    folder.hand_over(growing, out, dataclasses.asdict(report))
+    return report
+
+
+def _write(
+    workdir: Workdir,
+    config: RunConfig,
+    form: Format,
+    robot: str | None,
+    options: Options,
+    growing: pathlib.Path,
+) -> tuple[int, str, int]:
+    """Writes the folder; returns the step, what is looked at, and how many observations of it."""
     # An accelerator's default precision is lower than float32.
     with jax.default_matmul_precision("highest"):
         run = load.open_run(workdir, _computing(config, "float32", options.dtype))
         policy = run.policy(robot)
         source, observations, instructions = _observations(config, policy)
         progress.note(f"writing {growing}")
-        folder.write(growing, kind, policy, config.model, options, observations, instructions)
-    found = {} if skip_parity else _verdict(growing, kind, python)
-    report = Report(
-        step=run.step,
-        format=form,
-        dtype=options.dtype,
-        source=source,
-        frames=len(observations),
-        skipped=skip_parity,
-        **found,
-    )
-    folder.hand_over(growing, out, dataclasses.asdict(report))
-    return report
+        folder.write(growing, form, policy, config.model, options, observations, instructions)
+    return run.step, source, len(observations)
 
 
 def _format(name: str) -> Format:
@@ -146,7 +159,7 @@ def _computing(config: RunConfig, dtype: Any, param_dtype: Any) -> RunConfig:
     return dataclasses.replace(config, model=model)
 
 
-def _verdict(growing: pathlib.Path, form: Format, python: str) -> dict[str, Any]:
+def _verdict(growing: pathlib.Path, form: Format, dtype: str, python: str) -> dict[str, Any]:
     """Runs the folder's own test; returns versions and measurements.
 
     Raises:
@@ -158,7 +171,7 @@ def _verdict(growing: pathlib.Path, form: Format, python: str) -> dict[str, Any]
     except UserError as error:
         folder.mark(growing, str(error))
         raise
-    if wrong := gate.failures(found["measured"]):
+    if wrong := gate.failures(found, dtype):
         folder.mark(growing, "; ".join(wrong))
         raise UserError(
             f"exported policy, left in {growing}",

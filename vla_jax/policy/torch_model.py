@@ -38,6 +38,8 @@ class VLM:
         self._embedding = self._parameters["decoder/embedding"]
         self._head = self._parameters.get("decoder/head", self._embedding)
         self.device = self._embedding.device
+        stacks = ("vision", "fused_vision", "decoder")
+        self._layers = {stack: list(self._unstacked(stack)) for stack in stacks}
 
     @torch.inference_mode()
     def decode(
@@ -141,7 +143,7 @@ class VLM:
         x = x + position.to(self.device, self.dtype)
         if extra := config["extra_tokens"]:
             x = torch.cat([p["extra"].expand(len(x), -1, -1), x], dim=1)
-        for layer in self._layers(tower):
+        for layer in self._layers[tower]:
             x = self._tower_block(x, layer, act)
         x = x[:, extra:]
         if config["features"] == "penultimate":
@@ -169,7 +171,7 @@ class VLM:
         """Runs x [s, d], the tokens from position `start` on; logits [v] of the last one."""
         config = self.decoder
         act = _ACTIVATIONS[config["activation"]]
-        for n, p in enumerate(self._layers("decoder")):
+        for n, p in enumerate(self._layers["decoder"]):
             y = self._rms_norm(x, p["attention_norm"])
             query, key, value = (
                 torch.einsum("sd,dhk->shk", y, p[name]) for name in ("query", "key", "value")
@@ -200,7 +202,7 @@ class VLM:
             if name.startswith(prefix)
         }
 
-    def _layers(self, stack: str) -> Iterator[Tensors]:
+    def _unstacked(self, stack: str) -> Iterator[Tensors]:
         """Yields the parameters of layer 0, 1, ... of a stack, by their last name."""
         named = self._named(f"{stack}/blocks/")
         for slices in zip(*named.values(), strict=True):

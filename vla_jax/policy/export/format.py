@@ -83,6 +83,15 @@ class Rule:
     expected: object
 
 
+def equal(where: str, values: object, usual: Mapping[str, object]) -> list[Rule]:
+    """Returns the rules that fields of `values`, which is config field `where`, are as usual."""
+    return [
+        Rule(f"{where}.{field}", found, found == expected, expected)
+        for field, expected in usual.items()
+        for found in (getattr(values, field),)
+    ]
+
+
 def refuse_unless(form: str, rules: Iterable[Rule]) -> None:
     """Names the first rule that does not hold.
 

@@ -15,8 +15,8 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 
 from vla_jax.core.errors import UserError
-from vla_jax.policy.export.description import PARITY
 from vla_jax.policy.export.format import Format
+from vla_jax.policy.export.golden import PROMPTS
 
 PROGRAMS = pathlib.Path(__file__).parents[1]  # where the stand-alone files come from
 
@@ -61,16 +61,22 @@ def measure(folder: pathlib.Path, form: Format, python: str = sys.executable) ->
         return json.loads(report.read_text())
 
 
-def failures(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Returns what is above its tolerance, in words; nothing if the export is as JAX."""
-    if "float32" not in measured:
-        return ["nothing was computed in float32"]
-    return [
-        f"{dtype}: {name} {found.get(name, float('nan')):.3g}, allowed {limit:g}"
-        for dtype, found in measured.items()
-        for name, limit in PARITY["float32" if dtype == "float32" else "rounded"].items()
-        if not found.get(name, float("nan")) <= limit
-    ]
+def failures(report: Mapping[str, Any], dtype: str) -> list[str]:
+    """Returns why the export is not as JAX, in words; nothing if it is.
+
+    Args:
+      report: from `measure`; it holds what exceeds the tolerances that `description.PARITY` put
+        into the folder.
+      dtype: of the weights, in which it has to be measured, too.
+    """
+    out = []
+    for name in dict.fromkeys(("float32", dtype)):
+        found = report["measured"].get(name)
+        if found is None or found["prompts"] < PROMPTS:
+            out.append(f"{name}: fewer than {PROMPTS} prompts were decoded")
+        else:
+            out += [f"{name}: {line}" for line in found["failures"]]
+    return out
 
 
 def _run(command: list[str], python: str) -> subprocess.CompletedProcess[str]:

@@ -14,16 +14,13 @@ from vla_jax.core import trees
 from vla_jax.core.errors import UserError
 from vla_jax.models import dinov2, siglip
 from vla_jax.models.pretrained import openvla, table
-from vla_jax.models.vit import ViTConfig
 from vla_jax.models.vlm import VLMConfig
-from vla_jax.policy.export import tensors, weights
-from vla_jax.policy.export.format import Format, Options, Rule, Wanted, refuse_unless
+from vla_jax.policy.export import openvla_config, tensors, weights
+from vla_jax.policy.export.format import Format, Options, Rule, Wanted, equal, refuse_unless
 from vla_jax.policy.policy import Policy
-from vla_jax.tokens.tokenizer import Special
 
 CODE = ("configuration_prismatic.py", "modeling_prismatic.py", "processing_prismatic.py")
 _SEPARATOR = 29871  # what `predict_action` puts behind every prompt
-_PADDING = 64  # rows of the embedding behind those of the vocabulary
 # timm's name of a tower, and of those that differ in resolution alone.
 _TIMM = {
     dinov2.OPENVLA_L_14_REG4: "vit_large_patch14_reg4_dinov2.lvd142m",
@@ -37,69 +34,57 @@ def check(wanted: Wanted) -> None:
     Raises:
       UserError: names the field and what can be expressed.
     """
-    config, encoder = wanted.config, wanted.encoder
-    actions = encoder.actions[wanted.robot]
-    base = encoder.tokenizer.base_size
-    others = [k for k, token in enumerate(actions.ids) if token != base - 1 - k]
-    separator = encoder.tokenizer.special.separator
-    refuse_unless(
-        "openvla",
-        (
-            *_model_rules(config),
-            Rule("config.loader: images of an example", wanted.images, wanted.images == 1, "1"),
-            Rule("config.loader.chunk", encoder.chunk, encoder.chunk == 1, "1"),
-            Rule(
-                "config.prompts.robot",
-                encoder.prompts.robot,
-                encoder.prompts.robot == "openvla",
-                "openvla",
-            ),
-            Rule(
-                "config.bins.convention",
-                actions.convention,
-                actions.convention == "openvla",
-                "openvla",
-            ),
-            Rule(
-                "action token ids",
-                f"{actions.ids[others[0]]} for bin {others[0]}" if others else "",
-                not others,
-                f"{base} - 1 - bin (config.action_tokens.rows=openvla)",
-            ),
-            Rule(
-                "action space",
-                "discrete dimensions",
-                not any(actions.spec.discrete),
-                "ranges alone: OpenVLA has no terminate",
-            ),
-            Rule(
-                "rows of the embedding",
-                encoder.vocabulary,
-                encoder.vocabulary <= base + _PADDING,
-                f"at most {base + _PADDING}",
-            ),
-            Rule(
-                "tokenizer: id of the lone space",
-                separator,
-                separator == _SEPARATOR,
-                f"{_SEPARATOR}, Llama 2's",
-            ),
-        ),
-    )
-    _timm_models(config, wanted.options)
+    refuse_unless("openvla", (*_model_rules(wanted.config), *_token_rules(wanted)))
+    _timm_models(wanted.config, wanted.options)
     _code(wanted.options)
+
+
+def _token_rules(wanted: Wanted) -> list[Rule]:
+    encoder = wanted.encoder
+    actions, base = encoder.actions[wanted.robot], encoder.tokenizer.base_size
+    rows, separator = base + openvla_config.PADDING, encoder.tokenizer.special.separator
+    others = [k for k, token in enumerate(actions.ids) if token != base - 1 - k]
+    return [
+        Rule("config.loader: images of an example", wanted.images, wanted.images == 1, "1"),
+        Rule("config.loader.chunk", encoder.chunk, encoder.chunk == 1, "1"),
+        *equal("config.prompts", encoder.prompts, {"robot": "openvla"}),
+        *equal("config.bins", actions, {"convention": "openvla"}),
+        Rule(
+            "action token ids",
+            f"{actions.ids[others[0]]} for bin {others[0]}" if others else "",
+            not others,
+            f"{base} - 1 - bin (config.action_tokens.rows=openvla)",
+        ),
+        Rule(
+            "action space",
+            "discrete dimensions",
+            not any(actions.spec.discrete),
+            "ranges alone: OpenVLA has no terminate",
+        ),
+        Rule(
+            "rows of the embedding",
+            encoder.vocabulary,
+            encoder.vocabulary <= rows,
+            f"at most {rows}",
+        ),
+        Rule(
+            "tokenizer: id of the lone space",
+            separator,
+            separator == _SEPARATOR,
+            f"{_SEPARATOR}, Llama 2's",
+        ),
+    ]
 
 
 def _model_rules(config: VLMConfig) -> list[Rule]:
     decoder = config.decoder
-    projector = "mlp2" if config.fused_vision is None else "mlp3"
-    rules = [
-        Rule("config.model.images", config.images, config.images == "after_bos", "after_bos"),
-        Rule("config.model.attention", config.attention, config.attention == "causal", "causal"),
-        Rule("config.model.state", config.state, not config.state, "0"),
-        Rule("config.model.shuffle", config.shuffle, config.shuffle == 1, "1"),
-        Rule("config.model.projector", config.projector, config.projector == projector, projector),
-    ]
+    usual = {
+        "images": "after_bos",
+        "attention": "causal",
+        "state": 0,
+        "shuffle": 1,
+        "projector": "mlp2" if config.fused_vision is None else "mlp3",
+    }
     llama = {
         "activation": "silu",
         "norm_offset": 0.0,
@@ -117,23 +102,18 @@ def _model_rules(config: VLMConfig) -> list[Rule]:
         "stem_strides": (),
         "features": "penultimate",
     }
-    parts = {"decoder": (decoder, llama), "vision": (config.vision, tower)}
-    if config.fused_vision is not None:
-        parts["fused_vision"] = (config.fused_vision, tower)
-    for part, (values, usual) in parts.items():
-        for field, expected in usual.items():
-            found = getattr(values, field)
-            rules.append(Rule(f"config.model.{part}.{field}", found, found == expected, expected))
-    return rules
-
-
-def _towers(config: VLMConfig) -> list[ViTConfig]:
-    return [tower for tower in (config.vision, config.fused_vision) if tower is not None]
+    fused = config.fused_vision
+    return [
+        *equal("config.model", config, usual),
+        *equal("config.model.decoder", decoder, llama),
+        *equal("config.model.vision", config.vision, tower),
+        *(equal("config.model.fused_vision", fused, tower) if fused is not None else ()),
+    ]
 
 
 def _timm_models(config: VLMConfig, options: Options) -> list[str]:
     """Returns timm's names of the towers: OpenVLA's own, or those that the user gives."""
-    towers = _towers(config)
+    towers = openvla_config.towers(config)
     if options.timm_models:
         if len(options.timm_models) != len(towers):
             raise UserError(
@@ -170,7 +150,7 @@ def _code(options: Options) -> pathlib.Path:
 
 def _write(folder: pathlib.Path, policy: Policy, config: VLMConfig, options: Options) -> None:
     tokenizer = policy.encoder.tokenizer
-    rows = tokenizer.base_size + _PADDING
+    rows = tokenizer.base_size + openvla_config.PADDING
     leaves = trees.named_leaves(policy.params)
     padded = {"decoder/embedding": rows, "decoder/head": rows}
     shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
@@ -182,8 +162,18 @@ def _write(folder: pathlib.Path, policy: Policy, config: VLMConfig, options: Opt
     for name in CODE:
         shutil.copyfile(_code(options) / name, folder / name)
     statistics = {policy.robot: norm_stats(policy)}
-    bins = policy.action_tokens.count
-    named = files(config, tokenizer.special, rows, bins, options, statistics)
+    config_json = {
+        **openvla_config.config(config, tokenizer.special, rows),
+        "timm_model_ids": _timm_models(config, options),
+        "n_action_bins": policy.action_tokens.count,
+        "norm_stats": statistics,
+        "torch_dtype": options.dtype,
+    }
+    named = {
+        "config.json": config_json,
+        "dataset_statistics.json": statistics,
+        **openvla_config.beside(config, tokenizer.special),
+    }
     for name, values in named.items():
         (folder / name).write_text(json.dumps(values, indent=2) + "\n")
 
@@ -196,105 +186,6 @@ def norm_stats(policy: Policy) -> dict[str, Any]:
     action = {theirs: list(values[ours]) for theirs, ours in names.items()}
     action["mask"] = [unit != "0..1" for unit in spec.units]
     return {"action": action, "num_transitions": statistics.count, "num_trajectories": 0}
-
-
-def files(
-    config: VLMConfig,
-    special: Special,
-    rows: int,
-    bins: int,
-    options: Options,
-    statistics: dict[str, Any],
-) -> dict[str, dict[str, Any]]:
-    """Returns the JSON files by name.
-
-    Args:
-      config: sizes.
-      special: ids of the special tokens.
-      rows: of the embedding.
-      bins: of an action dimension.
-      options: dtype, names of the towers.
-      statistics: robot -> `norm_stats`.
-    """
-    towers, fused = _towers(config), config.fused_vision is not None
-    ids = {"bos_token_id": special.bos, "eos_token_id": special.eos, "pad_token_id": special.pad}
-    size = config.vision.image_size
-    modelling, processing = "modeling_prismatic", "processing_prismatic"
-    return {
-        "config.json": {
-            "architectures": ["OpenVLAForActionPrediction"],
-            "auto_map": {
-                "AutoConfig": "configuration_prismatic.OpenVLAConfig",
-                "AutoModelForVision2Seq": f"{modelling}.OpenVLAForActionPrediction",
-            },
-            "model_type": "openvla",
-            "arch_specifier": "no-align+fused-gelu-mlp" if fused else "no-align+gelu-mlp",
-            "vision_backbone_id": "dinosiglip-vit-so-224px" if fused else "siglip-vit-so400m",
-            "use_fused_vision_backbone": fused,
-            "timm_model_ids": _timm_models(config, options),
-            "timm_override_act_layers": [None] * len(towers),
-            "image_sizes": [size] * len(towers),
-            "image_resize_strategy": "resize-naive",
-            "llm_backbone_id": "llama2-7b-pure",
-            "hf_llm_id": "meta-llama/Llama-2-7b-hf",
-            "llm_max_length": 2048,
-            "pad_to_multiple_of": _PADDING,
-            "pad_token_id": special.pad,
-            "n_action_bins": bins,
-            "norm_stats": statistics,
-            "output_projector_states": False,
-            "text_config": _text(config, special, rows),
-            "torch_dtype": options.dtype,
-            "transformers_version": "4.40.1",
-        },
-        "generation_config.json": ids | {"transformers_version": "4.40.1"},
-        "dataset_statistics.json": statistics,
-        "preprocessor_config.json": {
-            "auto_map": {
-                "AutoImageProcessor": f"{processing}.PrismaticImageProcessor",
-                "AutoProcessor": f"{processing}.PrismaticProcessor",
-            },
-            "image_processor_type": "PrismaticImageProcessor",
-            "processor_class": "PrismaticProcessor",
-            "use_fused_vision_backbone": fused,
-            "image_resize_strategy": "resize-naive",
-            "input_sizes": [[3, size, size]] * len(towers),
-            "interpolations": ["bicubic"] * len(towers),
-            "means": [list(tower.mean) for tower in towers],
-            "stds": [list(tower.std) for tower in towers],
-        },
-        "tokenizer_config.json": {
-            "tokenizer_class": "LlamaTokenizer",
-            "processor_class": "PrismaticProcessor",
-            "auto_map": {"AutoProcessor": f"{processing}.PrismaticProcessor"},
-            "add_bos_token": True,
-            "add_eos_token": False,
-            "bos_token": "<s>",
-            "eos_token": "</s>",
-            "pad_token": "<PAD>",
-            "unk_token": "<unk>",
-            "clean_up_tokenization_spaces": False,
-            "model_max_length": 2048,
-        },
-    }
-
-
-def _text(config: VLMConfig, special: Special, rows: int) -> dict[str, Any]:
-    decoder = config.decoder
-    return {
-        "model_type": "llama",
-        "hidden_size": decoder.width,
-        "intermediate_size": decoder.mlp,
-        "num_hidden_layers": decoder.depth,
-        "num_attention_heads": decoder.heads,
-        "num_key_value_heads": decoder.key_heads,
-        "rms_norm_eps": decoder.norm_epsilon,
-        "rope_theta": decoder.rope_base,
-        "max_position_embeddings": 2048,
-        "tie_word_embeddings": False,
-        "vocab_size": rows,
-        "pad_token_id": special.pad,
-    }
 
 
 FORMAT = Format(
