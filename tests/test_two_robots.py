@@ -120,7 +120,8 @@ def test_each_robot_is_exported_with_its_own_statistics(trained, tmp_path):
     for robot in ROBOTS:
         report = exporting.export(trained, tmp_path / robot, robot)
         assert report.source == "held-out frames"
-        assert report.tokens == 64 * 7
+        assert report.measured["float32"]["tokens"] == 64 * 7
+        assert report.measured["float32"]["wrong_tokens"] == 0
     found = {r: json.loads((tmp_path / r / "policy.json").read_text()) for r in ROBOTS}
     assert found["bridge_orig"]["views"] == ["primary", "secondary"]
     assert found["fractal20220817_data"]["views"] == ["primary"]

@@ -106,6 +106,16 @@ def test_a_damaged_config_is_named(workdir):
             act()
 
 
+def test_a_run_of_another_version_is_refused(workdir):
+    workdir.save_encoder(make_encoder())
+    path = workdir.path / "policy.json"
+    written = json.loads(path.read_text())
+    del written["vocabulary"]
+    path.write_text(json.dumps(written))
+    with pytest.raises(UserError, match=r"policy\.json: expected the field 'vocabulary'"):
+        workdir.load_encoder()
+
+
 @pytest.mark.parametrize("scheme", ["overwrite", "extend"])
 def test_the_encoder_comes_back_with_equal_tokens(workdir, scheme):
     encoder = make_encoder(scheme)

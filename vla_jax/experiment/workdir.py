@@ -126,10 +126,24 @@ class Workdir:
         )
 
     def load_encoder(self) -> Encoder | None:
-        """Reads what `save_encoder` wrote; None if the run has not come that far."""
+        """Reads what `save_encoder` wrote; None if the run has not come that far.
+
+        Raises:
+          UserError: the files are damaged, or of another version of vla_jax.
+        """
         if not self._policy.exists():
             return None
-        policy = read_json(self._policy)
+        try:
+            return self._read_encoder(read_json(self._policy))
+        except KeyError as error:
+            raise UserError(
+                f"{self._policy}",
+                expected=f"the field {error}",
+                found="none; another version of vla_jax wrote this run",
+                fix="Use that version, or train anew in another --workdir",
+            ) from error
+
+    def _read_encoder(self, policy: dict[str, Any]) -> Encoder:
         ids = tuple(policy["action_token_ids"])
         return Encoder(
             Tokenizer.load(self._tokenizer),
