@@ -107,6 +107,7 @@ def test_a_damaged_config_is_named(workdir):
 
 
 def test_a_run_of_another_version_is_refused(workdir):
+    workdir.claim(RunConfig())
     workdir.save_encoder(make_encoder())
     path = workdir.path / "policy.json"
     written = json.loads(path.read_text())
