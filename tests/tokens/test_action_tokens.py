@@ -1,9 +1,13 @@
 import dataclasses
+import json
+import pathlib
 
 import numpy as np
 import pytest
 
+from vla_jax.actions.statistics import Statistics
 from vla_jax.core.errors import UserError
+from vla_jax.data.robots.bridge_orig import ROBOT as BRIDGE
 from vla_jax.tokens.action_tokens import (
     ActionTokens,
     ActionTokensConfig,
@@ -158,3 +162,20 @@ def test_openvla_decodes_its_two_last_bins_alike_and_does_not_stretch_the_grippe
     assert tokens.decode(found)[1] == pytest.approx(expected, abs=1e-7)
     assert tokens.decode(found)[3] == pytest.approx(0.7, abs=1 / 255)
     assert found[3] == ids[int((0.7 + 1) / 2 * 255)]
+
+
+def test_openvla_actions_are_those_of_its_own_code():
+    folder = pathlib.Path(__file__).parents[1] / "models" / "data" / "openvla"
+    golden = np.load(folder / "golden_io.npz")
+    config = json.loads((folder / "config.json").read_text())
+    stored = config["norm_stats"]["bridge_orig"]["action"]
+    vocabulary = 30_016  # of the model that wrote the file, without padding
+    # Its decoding knows no grammar: an id that is no action is clipped to one.
+    bins = np.clip(vocabulary - golden["rows"][golden["gen"]] - 1, 0, 254)
+    zeros = np.zeros((2, 7), np.float32)
+    quantiles = {name: tuple(stored[name]) for name in ("q01", "q99")}
+    statistics = dataclasses.replace(Statistics.of(zeros), **quantiles)
+    ids = tuple(range(vocabulary - 1, vocabulary - 257, -1))
+    tokens = ActionTokens(BRIDGE.spec, statistics, ids, "openvla")
+    found = tokens.decode(np.array(ids)[bins])
+    np.testing.assert_allclose(found, golden["act"], atol=1e-6)
