@@ -21,6 +21,7 @@ from modelling.setting import (
 from vla_jax.core import trees
 from vla_jax.core.batch import Batch
 from vla_jax.models import vlm
+from vla_jax.models.vlm_config import Dtype
 from vla_jax.policy.decode import make_decoder
 from vla_jax.train import optimizer as optimizer_lib
 from vla_jax.train import step
@@ -28,7 +29,7 @@ from vla_jax.train.loss import LossConfig
 from vla_jax.train.state import TrainState
 
 
-def run(dtype: vlm.Dtype, times: int) -> Measured:
+def run(dtype: Dtype, times: int) -> Measured:
     """Measures both; master weights are float32 whatever the dtype of the computation."""
     config = dataclasses.replace(CONFIG, dtype=dtype)
     model = nnx.eval_shape(lambda: vlm.VLM(config, VOCABULARY, nnx.Rngs(0)))

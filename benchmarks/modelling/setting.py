@@ -15,7 +15,8 @@ from vla_jax.core import trees
 from vla_jax.models.decoder import DecoderConfig
 from vla_jax.models.pretrained import huggingface, table
 from vla_jax.models.vit import ViTConfig
-from vla_jax.models.vlm import VLM, VLMConfig
+from vla_jax.models.vlm import VLM
+from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.export.tensors import packed
 
 VOCABULARY = 16_384

@@ -18,7 +18,7 @@ from vla_jax.experiment.config import EvaluationConfig, RunConfig
 from vla_jax.experiment.workdir import Workdir
 from vla_jax.models.decoder import DecoderConfig
 from vla_jax.models.vit import ViTConfig
-from vla_jax.models.vlm import VLMConfig
+from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.runtime import mesh
 from vla_jax.runtime.checkpoint import CheckpointConfig, Checkpoints
 from vla_jax.tokens import action_tokens

@@ -11,7 +11,8 @@ from flax import nnx
 from vla_jax.core import trees
 from vla_jax.models.decoder import DecoderConfig
 from vla_jax.models.vit import ViTConfig
-from vla_jax.models.vlm import VLM, VLMConfig
+from vla_jax.models.vlm import VLM
+from vla_jax.models.vlm_config import VLMConfig
 
 VOCABULARY = 40
 

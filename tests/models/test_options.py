@@ -15,7 +15,8 @@ from vla_jax.core.errors import UserError
 from vla_jax.models import layers
 from vla_jax.models.decoder import DecoderConfig
 from vla_jax.models.vit import Pool, ViT, ViTConfig
-from vla_jax.models.vlm import VLM, VLMConfig
+from vla_jax.models.vlm import VLM
+from vla_jax.models.vlm_config import VLMConfig
 
 PREFIX, SUFFIX, VIEWS, STATE = 14, 4, 2, 3
 GEMMA = DecoderConfig(width=16, depth=2, mlp=24, heads=4, key_heads=1, head_dim=8)

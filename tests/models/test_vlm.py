@@ -8,7 +8,8 @@ from flax import nnx
 
 from vla_jax.core import trees
 from vla_jax.models import vlm
-from vla_jax.models.vlm import VLM, VLMConfig
+from vla_jax.models.vlm import VLM
+from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.runtime import sharding
 
 

@@ -19,7 +19,8 @@ from vla_jax.core import trees
 from vla_jax.data.robots.tabletop import TABLETOP
 from vla_jax.models.decoder import DecoderConfig
 from vla_jax.models.vit import ViTConfig
-from vla_jax.models.vlm import VLM, VLMConfig
+from vla_jax.models.vlm import VLM
+from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.export import folder
 from vla_jax.policy.export.format import Options
 from vla_jax.policy.observation import Observation, Observer

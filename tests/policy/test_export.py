@@ -18,7 +18,7 @@ from vla_jax.actions.statistics import Statistics
 from vla_jax.core import config as config_lib
 from vla_jax.core import trees
 from vla_jax.core.errors import UserError
-from vla_jax.models.vlm import VLMConfig
+from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.export import folder
 from vla_jax.policy.export.format import Options
 

@@ -15,7 +15,7 @@ from vla_jax.experiment import parts
 from vla_jax.experiment.config import RunConfig
 from vla_jax.models.decoder import DecoderConfig
 from vla_jax.models.vit import ViTConfig
-from vla_jax.models.vlm import VLMConfig
+from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.runtime import mesh as mesh_lib
 from vla_jax.runtime import sharding
 from vla_jax.tokens.sequence import SequenceConfig

@@ -12,7 +12,7 @@ from vla_jax.data.mixture import MixtureConfig
 from vla_jax.data.robots import table
 from vla_jax.envs.tabletop.datasets import DatasetsConfig
 from vla_jax.models.pretrained import PretrainedConfig
-from vla_jax.models.vlm import VLMConfig
+from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.runtime import storage
 from vla_jax.runtime.checkpoint import CheckpointConfig
 from vla_jax.runtime.mesh import MeshConfig

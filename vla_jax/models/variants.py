@@ -10,7 +10,7 @@ import dataclasses
 from vla_jax.models import dinov2, gemma, llama, siglip
 from vla_jax.models.decoder import DecoderConfig
 from vla_jax.models.vit import ViTConfig
-from vla_jax.models.vlm import VLMConfig
+from vla_jax.models.vlm_config import VLMConfig
 
 TABLETOP_TINY = VLMConfig(
     vision=ViTConfig(

@@ -16,10 +16,11 @@ from vla_jax.models.decoder import DecoderConfig
 from vla_jax.models.lora import ALL_LINEAR, Lora, LoraConfig
 from vla_jax.models.pretrained import huggingface, openvla, peft, table
 from vla_jax.models.vit import ViTConfig
+from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.export.tensors import packed
 
 VOCABULARY, IMAGE = 48, 47
-CONFIG = vlm.VLMConfig(
+CONFIG = VLMConfig(
     vision=ViTConfig(image_size=8, patch_size=4, width=16, depth=2, heads=2, mlp=24),
     decoder=DecoderConfig(width=32, depth=3, mlp=48, heads=4, key_heads=2, head_dim=12),
     dtype="float32",

@@ -18,7 +18,7 @@ from vla_jax.models.pretrained.files import Files
 from vla_jax.models.pretrained.table import Family
 from vla_jax.models.pretrained.tensors import Tensor
 from vla_jax.models.vit import ViTConfig
-from vla_jax.models.vlm import VLMConfig
+from vla_jax.models.vlm_config import VLMConfig
 
 Json = Mapping[str, Any]
 Tensors = Mapping[str, Tensor]

@@ -5,7 +5,7 @@ Sources: big_vision:models/vit.py, models/ppp/gemma.py, gemma2.py, models/proj/p
 
 from vla_jax.models.pretrained.table import Family, Piece, Row
 from vla_jax.models.vit import ViTConfig
-from vla_jax.models.vlm import VLMConfig
+from vla_jax.models.vlm_config import VLMConfig
 
 ROOTS = ("params/", "")
 

@@ -7,7 +7,7 @@ reads it), as version 5 saves it (B), and as a model holds it in memory (C, and 
 
 from vla_jax.models.pretrained.table import Family, Piece, Row
 from vla_jax.models.vit import ViTConfig
-from vla_jax.models.vlm import VLMConfig
+from vla_jax.models.vlm_config import VLMConfig
 
 _TIED = r"(.*\.)?lm_head\.weight"
 _COMPUTED = r".*\.(rotary_emb\.inv_freq|position_ids)"

@@ -15,7 +15,8 @@ from vla_jax.models import variants
 from vla_jax.models.decoder import Decoder
 from vla_jax.models.pretrained.weights import Weights, with_own_numerics
 from vla_jax.models.vit import ViT
-from vla_jax.models.vlm import VLM, VLMConfig, logical_axes
+from vla_jax.models.vlm import VLM, logical_axes
+from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.runtime import sharding
 
 

@@ -8,7 +8,7 @@ norm and pooling head of a tower are in the file although nobody asks them.
 from vla_jax.models.pretrained.huggingface import HEAD, both, decoder, mlp, norm, patches
 from vla_jax.models.pretrained.table import Family, Piece, Row
 from vla_jax.models.vit import ViTConfig
-from vla_jax.models.vlm import VLMConfig
+from vla_jax.models.vlm_config import VLMConfig
 
 
 def timm(config: ViTConfig, layer_scale: str = "gamma") -> tuple[Row, ...]:

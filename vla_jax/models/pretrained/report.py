@@ -4,7 +4,7 @@ from vla_jax.models import variants
 from vla_jax.models.decoder import DecoderConfig
 from vla_jax.models.pretrained.weights import Weights, with_own_numerics
 from vla_jax.models.vit import ViTConfig
-from vla_jax.models.vlm import VLMConfig
+from vla_jax.models.vlm_config import VLMConfig
 
 
 def rows(weights: Weights) -> list[tuple[str, str]]:

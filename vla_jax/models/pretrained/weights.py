@@ -15,7 +15,8 @@ from vla_jax.models.pretrained import filling, table
 from vla_jax.models.pretrained.architecture import Architecture, infer
 from vla_jax.models.pretrained.files import Files, open_files
 from vla_jax.models.pretrained.table import Entry, Family
-from vla_jax.models.vlm import VLM, VLMConfig
+from vla_jax.models.vlm import VLM
+from vla_jax.models.vlm_config import VLMConfig
 
 Parts = Literal["all", "vision", "text"]
 

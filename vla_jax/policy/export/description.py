@@ -7,7 +7,7 @@ import numpy as np
 
 from vla_jax.actions import bins
 from vla_jax.core import config as config_lib
-from vla_jax.models.vlm import VLMConfig
+from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.policy import Policy
 from vla_jax.tokens import prompts
 

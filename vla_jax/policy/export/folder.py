@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vla_jax.core.errors import UserError
-from vla_jax.models.vlm import VLMConfig
+from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.export import gate, golden, native, openvla, paligemma, stablehlo
 from vla_jax.policy.export.description import describe
 from vla_jax.policy.export.format import Format, Options

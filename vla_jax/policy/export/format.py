@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping
 
 from vla_jax.core.errors import UserError
-from vla_jax.models.vlm import VLMConfig
+from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.export.weights import SHARD_BYTES, Dtype
 from vla_jax.policy.policy import Policy
 from vla_jax.tokens.encoder import Encoder

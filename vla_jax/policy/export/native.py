@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vla_jax.core import trees
-from vla_jax.models.vlm import VLMConfig
+from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.export import weights
 from vla_jax.policy.export.format import Format, Options, Wanted
 from vla_jax.policy.policy import Policy

@@ -14,7 +14,7 @@ from vla_jax.core import trees
 from vla_jax.core.errors import UserError
 from vla_jax.models import dinov2, siglip
 from vla_jax.models.pretrained import openvla, table
-from vla_jax.models.vlm import VLMConfig
+from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.export import openvla_config, tensors, weights
 from vla_jax.policy.export.format import Format, Options, Rule, Wanted, equal, refuse_unless
 from vla_jax.policy.policy import Policy

@@ -3,7 +3,7 @@
 from typing import Any
 
 from vla_jax.models.vit import ViTConfig
-from vla_jax.models.vlm import VLMConfig
+from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.tokens.tokenizer import Special
 
 PADDING = 64  # rows of the embedding behind those of the vocabulary

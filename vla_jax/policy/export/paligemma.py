@@ -12,7 +12,7 @@ from vla_jax.core import trees
 from vla_jax.models.decoder import DecoderConfig
 from vla_jax.models.pretrained import huggingface, table
 from vla_jax.models.vit import sincos2d
-from vla_jax.models.vlm import VLMConfig
+from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.export import paligemma_config, tensors, weights
 from vla_jax.policy.export.format import Format, Options, Rule, Wanted, equal, refuse_unless
 from vla_jax.policy.policy import Policy

@@ -3,7 +3,7 @@
 from typing import Any
 
 from vla_jax.models.decoder import DecoderConfig
-from vla_jax.models.vlm import VLMConfig
+from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.tokens.tokenizer import Special
 
 _ACTIVATIONS = {"gelu": "gelu_pytorch_tanh", "gelu_exact": "gelu", "silu": "silu", "relu": "relu"}

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vla_jax.core.arrays import Array
-from vla_jax.models.vlm import VLM, VLMConfig
+from vla_jax.models.vlm import VLM
+from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.decode import greedy
 from vla_jax.policy.export import native, weights
 from vla_jax.policy.export.format import Format, Options, Wanted

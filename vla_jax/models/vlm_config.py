@@ -1,0 +1,105 @@
+"""What a vision-language model is made of."""
+
+import dataclasses
+from typing import Literal
+
+from vla_jax.core.errors import UserError
+from vla_jax.models import layers
+from vla_jax.models.attention import Backend
+from vla_jax.models.decoder import DecoderConfig
+from vla_jax.models.vit import ViTConfig
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VLMConfig:
+    """What a model is made of.
+
+    Attributes:
+      vision: the tower.
+      fused_vision: a second tower over the same patches, whose features are joined to those of the
+        first (OpenVLA); None for none.
+      shuffle: side of the squares of patches whose features are joined into one image token
+        (SmolVLM's pixel shuffle); 1 for none.
+      projector: from features to the decoder's width: `linear` (PaliGemma), two layers `mlp2`
+        (OpenVLA with one tower) or three `mlp3` (with two).
+      decoder: the language model.
+      attention: who sees whom: images and prefix each other and the suffix its past (`prefix_lm`),
+        everyone the past (`causal`), or the past and all images (`image_only`).
+      images: where image tokens stand: `first`, `after_bos` (OpenVLA), or `inline`: anywhere in the
+        prefix, in place of tokens IMAGE_TOKEN (PaLM-E's multimodal sentences).
+      state: dimensions of the proprioceptive state; it becomes one token behind the images, or in
+        place of STATE_TOKEN where images are inline. 0 for none.
+      dtype: dtype of the computation.
+      param_dtype: dtype in which parameters are kept.
+      remat: what the backward pass recomputes.
+      unroll: layers per loop iteration of the stacks.
+      backend: what computes attention in training: `xla`, `cudnn` (GPU, bfloat16), `splash` (TPU),
+        or `auto`, see `attention.choose`. Decoding takes XLA, so that a run opens anywhere.
+    """
+
+    vision: ViTConfig = ViTConfig()
+    fused_vision: ViTConfig | None = None
+    shuffle: int = 1
+    projector: Literal["linear", "mlp2", "mlp3"] = "linear"
+    decoder: DecoderConfig = DecoderConfig()
+    attention: Literal["prefix_lm", "causal", "image_only"] = "prefix_lm"
+    images: Literal["first", "after_bos", "inline"] = "first"
+    state: int = 0
+    dtype: Dtype = "bfloat16"
+    param_dtype: Dtype = "float32"
+    remat: layers.Remat = "full"
+    unroll: int = 1
+    backend: Backend = "auto"
+
+    def __post_init__(self) -> None:
+        if self.attention == "image_only" and self.images != "first":
+            raise UserError(
+                "config.model.images",
+                expected="first, for attention=image_only",
+                found=self.images,
+            )
+        if self.shuffle < 1 or self.vision.grid % self.shuffle:
+            raise UserError(
+                "config.model.shuffle",
+                expected=f"a divisor of {self.vision.grid} patches per side",
+                found=self.shuffle,
+            )
+        fused = self.fused_vision
+        same = fused is None or (fused.image_size, fused.patches) == (
+            self.vision.image_size,
+            self.vision.patches,
+        )
+        if not same:
+            raise UserError(
+                "config.model.fused_vision",
+                expected="image_size and number of patches of config.model.vision",
+                found=f"{fused.image_size} and {fused.patches}" if fused else "none",
+            )
+        if self.backend == "cudnn":
+            self._check_cudnn()
+
+    def _check_cudnn(self) -> None:
+        """Refuses what cuDNN's attention lacks. Source: jax:jax/_src/cudnn/fused_attention_*."""
+        towers = [tower for tower in (self.vision, self.fused_vision) if tower is not None]
+        sizes = [tower.width // tower.heads for tower in towers] + [self.decoder.head_dim]
+        reasons = {
+            f"dtype {self.dtype}": self.dtype != "bfloat16",
+            f"attention_softcap {self.decoder.attention_softcap}": bool(
+                self.decoder.attention_softcap
+            ),
+            f"heads of {sizes}": any(size % 8 or size > 256 for size in sizes),
+        }
+        if found := [reason for reason, holds in reasons.items() if holds]:
+            raise UserError(
+                "config.model.backend=cudnn",
+                expected="dtype bfloat16, no attention_softcap, heads of a multiple of 8 up to 256",
+                found=", ".join(found),
+                fix="Choose auto or xla",
+            )
+
+    @property
+    def image_tokens(self) -> int:
+        """Image tokens of one view."""
+        return self.vision.patches // self.shuffle**2
