@@ -148,7 +148,8 @@ class VLM(nnx.Module):
         Args:
           images: 0..255.
           tokens: prefix and suffix slots.
-          prefix_length: valid prefix tokens, at the right end of the prefix slots.
+          prefix_length: valid prefix tokens, at the right end of the prefix slots; `<bos>` and
+            one more at least where images stand behind it.
           prefix: number of prefix slots (static).
           image_mask: False where a view is absent: nobody sees it, and it takes no position.
           state: proprioception in [-1, 1], for a model that takes it.
