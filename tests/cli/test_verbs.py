@@ -38,6 +38,14 @@ def test_act_prints_every_dimension_with_its_unit(vla_jax, run, picture):
     assert "decode" in lines[9]
 
 
+def test_act_refuses_more_steps_than_the_model_takes_and_a_state_of_words(refused, run, picture):
+    arguments = ("act", run, f"--image={picture}", "--instruction=pick up the red cube")
+    line = refused(*arguments, f"--image={picture}")
+    assert "images of primary: expected 1 to 1 steps (config.loader.history)" in line
+    line = refused(*arguments, "--state=0.1,left")
+    assert "--state: expected numbers between commas, found 0.1,left" in line
+
+
 def test_act_takes_views_by_name(vla_jax, refused, run, picture):
     code, named, _ = vla_jax(
         "act", run, f"--image=primary={picture}", "--instruction=pick up the red cube"

@@ -10,7 +10,7 @@ from absl import flags as absl_flags
 from PIL import Image
 
 from vla_jax.cli import flags
-from vla_jax.core.arrays import UInt8
+from vla_jax.core.arrays import Float, UInt8
 from vla_jax.core.errors import UserError
 from vla_jax.data import images as images_lib
 from vla_jax.runtime import compilation, progress
@@ -27,12 +27,15 @@ def main(arguments: Sequence[str]) -> None:
     from vla_jax.experiment.workdir import Workdir
 
     pairs = [item.partition("=") if "=" in item else ("", "", item) for item in values.image]
-    pictures = {view: read_image(file) for view, _, file in pairs}
+    pictures = [(view, read_image(file)) for view, _, file in pairs]
+    state = None if values.state is None else _numbers(values.state)
     compilation.use_cache()
     policy = load.open_run(Workdir(path)).policy(values.robot)
-    named = {view or policy.observer.views[0]: picture for view, picture in pictures.items()}
-    first = policy.act(named, values.instruction)
-    again = policy.act(named, values.instruction)  # the first call compiles
+    seen: dict[str, list[np.ndarray]] = {}
+    for view, picture in pictures:
+        seen.setdefault(view or policy.observer.views[0], []).append(picture)
+    first = policy.act(seen, values.instruction, state)
+    again = policy.act(seen, values.instruction, state)  # the first call compiles
     spec = policy.action_tokens.spec
     width = max(map(len, spec.names))
     for number, step in enumerate(first.values):
@@ -76,14 +79,27 @@ def read_image(file: str) -> UInt8[np.ndarray, "y x 3"]:
     return images_lib.check(images_lib.decode(data, str(path)), str(path))
 
 
+def _numbers(items: Sequence[str]) -> Float[np.ndarray, " s"]:
+    try:
+        return np.array([float(item) for item in items], np.float32)
+    except ValueError as error:
+        raise UserError(
+            "vla-jax act --state", expected="numbers between commas", found=",".join(items)
+        ) from error
+
+
 def _define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_multi_string(
         "image",
         None,
-        "RGB image file; VIEW=FILE, once per view, for a robot with several cameras.",
+        "RGB image file; VIEW=FILE for a robot with several cameras. Several of one view are its "
+        "last steps, oldest first, for a model that looks back.",
         flag_values=values,
     )
     absl_flags.DEFINE_string(
         "robot", None, "Robot dataset whose robot it is, if there are several.", flag_values=values
+    )
+    absl_flags.DEFINE_list(
+        "state", None, "Proprioception, in robot units: 0.1,-0.2,...", flag_values=values
     )
     absl_flags.DEFINE_string("instruction", None, "What to do, in words.", flag_values=values)
