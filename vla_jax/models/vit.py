@@ -112,15 +112,12 @@ class ViTConfig:
         return int(self.features == "penultimate")
 
 
-class ViTBlock(nnx.Module):
-    """One layer; parameters carry the leading `layers` axis when `init` stacks."""
+class _Layer(nnx.Module):
+    """Attention and a feed-forward layer, with biases: what a block and the pooling head share."""
 
-    def __init__(self, config: ViTConfig, init: layers.Initializer):
+    def __init__(self, config: ViTConfig, init: layers.Initializer, out: float):
         d, h, k, m = config.width, config.heads, config.width // config.heads, config.mlp
-        out = (2 * config.depth) ** -0.5  # keeps the residual stream's variance with depth
         self.config = config
-        self.attention_norm_scale = init.constant((d,), ("norm",), 1)
-        self.attention_norm_bias = init.constant((d,), ("norm",), 0)
         self.query = init.normal((d, h, k), ("embed", "heads", "head_dim"), d**-0.5)
         self.query_bias = init.constant((h, k), ("heads", "head_dim"), 0)
         self.key = init.normal((d, h, k), ("embed", "heads", "head_dim"), d**-0.5)
@@ -129,12 +126,45 @@ class ViTBlock(nnx.Module):
         self.value_bias = init.constant((h, k), ("heads", "head_dim"), 0)
         self.out = init.normal((h, k, d), ("heads", "head_dim", "embed"), out * d**-0.5)
         self.out_bias = init.constant((d,), ("norm",), 0)
-        self.mlp_norm_scale = init.constant((d,), ("norm",), 1)
-        self.mlp_norm_bias = init.constant((d,), ("norm",), 0)
         self.up = init.normal((d, m), ("embed", "mlp"), d**-0.5)
         self.up_bias = init.constant((m,), ("mlp",), 0)
         self.down = init.normal((m, d), ("mlp", "embed"), out * m**-0.5)
         self.down_bias = init.constant((d,), ("norm",), 0)
+
+    def _attend(
+        self,
+        asking: Float[Array, "b q d"],
+        x: Float[Array, "b p d"],
+        backend: attention.Backend = "xla",
+    ) -> Float[Array, "b q d"]:
+        query, key, value = (
+            layers.heads(part, kernel, bias)
+            for part, kernel, bias in (
+                (asking, self.query, self.query_bias),
+                (x, self.key, self.key_bias),
+                (x, self.value, self.value_bias),
+            )
+        )
+        y = attention.attend(query, key, value, None, backend=backend)
+        y = jnp.einsum("bphk,hkd->bpd", y, self.out[...].astype(x.dtype))
+        return y + self.out_bias[...].astype(x.dtype)[None, None]
+
+    def _feed(self, x: Float[Array, "b p d"]) -> Float[Array, "b p d"]:
+        x = layers.activate(layers.dense(x, self.up, self.up_bias), self.config.activation)
+        return layers.dense(x, self.down, self.down_bias)
+
+
+class ViTBlock(_Layer):
+    """One layer; parameters carry the leading `layers` axis when `init` stacks."""
+
+    def __init__(self, config: ViTConfig, init: layers.Initializer):
+        # keeps the residual stream's variance with depth
+        super().__init__(config, init, (2 * config.depth) ** -0.5)
+        d = config.width
+        self.attention_norm_scale = init.constant((d,), ("norm",), 1)
+        self.attention_norm_bias = init.constant((d,), ("norm",), 0)
+        self.mlp_norm_scale = init.constant((d,), ("norm",), 1)
+        self.mlp_norm_bias = init.constant((d,), ("norm",), 0)
         if config.layer_scale:
             self.attention_scale = init.constant((d,), ("norm",), 1)
             self.mlp_scale = init.constant((d,), ("norm",), 1)
@@ -144,63 +174,27 @@ class ViTBlock(nnx.Module):
     ) -> Float[Array, "b p d"]:
         """Adds attention and feed-forward to the residual stream."""
         y = layers.layer_norm(x, self.attention_norm_scale[...], self.attention_norm_bias[...])
-        query, key, value = (
-            layers.heads(y, kernel, bias)
-            for kernel, bias in (
-                (self.query, self.query_bias),
-                (self.key, self.key_bias),
-                (self.value, self.value_bias),
-            )
-        )
-        y = attention.attend(query, key, value, None, backend=backend)
-        y = jnp.einsum("bphk,hkd->bpd", y, self.out[...].astype(x.dtype))
-        y = y + self.out_bias[...].astype(x.dtype)[None, None]
+        y = self._attend(y, y, backend)
         x = x + (layers.scale(y, self.attention_scale) if self.config.layer_scale else y)
-        y = layers.layer_norm(x, self.mlp_norm_scale[...], self.mlp_norm_bias[...])
-        y = layers.activate(layers.dense(y, self.up, self.up_bias), self.config.activation)
-        y = layers.dense(y, self.down, self.down_bias)
+        y = self._feed(layers.layer_norm(x, self.mlp_norm_scale[...], self.mlp_norm_bias[...]))
         return x + (layers.scale(y, self.mlp_scale) if self.config.layer_scale else y)
 
 
-class Pool(nnx.Module):
+class Pool(_Layer):
     """SigLIP's head: one learned query attends over the features."""
 
     def __init__(self, config: ViTConfig, init: layers.Initializer):
-        d, h, k, m = config.width, config.heads, config.width // config.heads, config.mlp
-        self.config = config
-        self.probe = init.normal((d,), ("norm",), d**-0.5)
-        self.query = init.normal((d, h, k), ("embed", "heads", "head_dim"), d**-0.5)
-        self.query_bias = init.constant((h, k), ("heads", "head_dim"), 0)
-        self.key = init.normal((d, h, k), ("embed", "heads", "head_dim"), d**-0.5)
-        self.key_bias = init.constant((h, k), ("heads", "head_dim"), 0)
-        self.value = init.normal((d, h, k), ("embed", "heads", "head_dim"), d**-0.5)
-        self.value_bias = init.constant((h, k), ("heads", "head_dim"), 0)
-        self.out = init.normal((h, k, d), ("heads", "head_dim", "embed"), d**-0.5)
-        self.out_bias = init.constant((d,), ("norm",), 0)
-        self.norm_scale = init.constant((d,), ("norm",), 1)
-        self.norm_bias = init.constant((d,), ("norm",), 0)
-        self.up = init.normal((d, m), ("embed", "mlp"), d**-0.5)
-        self.up_bias = init.constant((m,), ("mlp",), 0)
-        self.down = init.normal((m, d), ("mlp", "embed"), m**-0.5)
-        self.down_bias = init.constant((d,), ("norm",), 0)
+        self.probe = init.normal((config.width,), ("norm",), config.width**-0.5)
+        super().__init__(config, init, 1.0)
+        self.norm_scale = init.constant((config.width,), ("norm",), 1)
+        self.norm_bias = init.constant((config.width,), ("norm",), 0)
 
     def __call__(self, x: Float[Array, "b p d"]) -> Float[Array, "b d"]:
         """Returns one vector per image."""
-        probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), (len(x), 1, x.shape[2]))
-        query, key, value = (
-            layers.heads(part, kernel, bias)
-            for part, kernel, bias in (
-                (probe, self.query, self.query_bias),
-                (x, self.key, self.key_bias),
-                (x, self.value, self.value_bias),
-            )
-        )
-        y = attention.attend(query, key, value, None)
-        y = jnp.einsum("bphk,hkd->bd", y, self.out[...].astype(x.dtype))
-        y = y + self.out_bias[...].astype(x.dtype)[None]
-        z = layers.layer_norm(y, self.norm_scale[...], self.norm_bias[...])
-        z = layers.activate(layers.dense(z, self.up, self.up_bias), self.config.activation)
-        return y + layers.dense(z, self.down, self.down_bias)
+        shape = (x.shape[0], 1, x.shape[2])
+        y = self._attend(jnp.broadcast_to(self.probe[...].astype(x.dtype), shape), x)
+        z = self._feed(layers.layer_norm(y, self.norm_scale[...], self.norm_bias[...]))
+        return (y + z)[:, 0]
 
 
 class ViT(nnx.Module):
