@@ -9,9 +9,8 @@ few percent stay for the driver.
 
 import dataclasses
 import re
-from typing import Literal
+from typing import Any, Literal
 
-import jax
 
 GIB = 2**30
 _GB, _TB, _TFLOP = 1e9, 1e12, 1e12
@@ -98,8 +97,8 @@ CHIPS = {
 }
 
 
-def of(device: jax.Device) -> Chip | None:
-    """Returns the chip behind a device; None where it is not in the table (a CPU, a PCIe card)."""
+def of(device: Any) -> Chip | None:
+    """Returns the chip behind a `jax.Device`; None where it is not in the table (a CPU, a PCIe card)."""
     for chip in CHIPS.values():
         if re.fullmatch(chip.kind, device.device_kind):
             return chip
