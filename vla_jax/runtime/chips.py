@@ -11,7 +11,6 @@ import dataclasses
 import re
 from typing import Any, Literal
 
-
 GIB = 2**30
 _GB, _TB, _TFLOP = 1e9, 1e12, 1e12
 
@@ -98,7 +97,7 @@ CHIPS = {
 
 
 def of(device: Any) -> Chip | None:
-    """Returns the chip behind a `jax.Device`; None where it is not in the table (a CPU, a PCIe card)."""
+    """Returns the chip behind a `jax.Device`; None where the table has none (CPUs, PCIe cards)."""
     for chip in CHIPS.values():
         if re.fullmatch(chip.kind, device.device_kind):
             return chip
