@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 
 from vla_jax.core import errors
 
@@ -92,7 +93,10 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.s
         )
     shape = tuple(rest if size == -1 else size for size in sizes)
     kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(shape, AXES, axis_types=kinds, devices=list(devices))
+    # A mesh axis may take a part of a physical one (tensor 4 on an 8x8x8 torus), which
+    # `jax.make_mesh` refuses on most TPUs.
+    laid_out = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return jax.sharding.Mesh(laid_out, AXES, axis_types=kinds)
 
 
 def under(mesh: jax.sharding.Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
