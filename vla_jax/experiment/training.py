@@ -5,8 +5,10 @@ import signal
 from collections.abc import Mapping
 from types import FrameType
 
+import jax
+
 from vla_jax.data.loader import Loader
-from vla_jax.experiment import parts, pretraining, sources, train_step
+from vla_jax.experiment import parts, pretraining, sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.held_out import HeldOut
 from vla_jax.experiment.workdir import Workdir
@@ -17,7 +19,7 @@ from vla_jax.runtime import progress, sharding
 from vla_jax.runtime.checkpoint import Checkpoints
 from vla_jax.runtime.metrics import MetricWriter
 from vla_jax.tokens.encoder import Encoder
-from vla_jax.train import loop
+from vla_jax.train import loop, step
 from vla_jax.train.state import TrainState
 
 
@@ -149,7 +151,14 @@ def _run(
 ) -> TrainState:
     """Wires loader, step, hooks and displays together and runs the loop."""
     start = int(state.step)
-    measure = train_step.make_loss(config, model, len(data.names))
+    measure = step.make_loss(
+        model.graph,
+        prefix=config.sequence.prefix,
+        sources=len(data.names),
+        config=config.loss,
+    )
+    measure = mesh_lib.under(model.mesh, measure)
+    train_step = jax.jit(step.make_train_step(measure, model.optimizer), donate_argnums=0)
     loader = parts.make_loader(config, data.sources, encoder, start)
     parts.print_ledger(config, data, encoder, loader)
     with (
@@ -174,7 +183,7 @@ def _run(
 
         state = loop.run(
             state,
-            train_step.make(config, model, len(data.names)),
+            train_step,
             loader,
             config.loop,
             place=lambda batch: sharding.place(batch, model.mesh),

@@ -92,6 +92,45 @@ def training(
     }
 
 
+def shares(
+    sizes: Mapping[str, int], trained: Mapping[str, int]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Returns what `training` asks of a run that trains some parameters.
+
+    Args:
+      sizes: parameters of the model by whole name, as in `core.trees.named_leaves`.
+      trained: those that are trained; adapters have the names of what they adapt, perhaps with
+        more behind it.
+
+    Returns:
+      The shares `trained` and `crossed`. Gradients cross all that lies behind something trained:
+      behind the embedding, which stands at the decoder's input, the whole decoder.
+    """
+    wanted, whole = (dict.fromkeys(COMPONENTS, 0) for _ in range(2))
+    for counts, total in ((trained, wanted), (sizes, whole)):
+        for name, size in counts.items():
+            total[_component(name, "decoder/head" not in sizes)] += size
+    share = {name: wanted[name] / max(whole[name], 1) for name in COMPONENTS}
+    embedded = any(name.startswith("decoder/embedding") for name in trained)
+    crossed, reached = {}, False
+    for name in COMPONENTS:
+        reached |= wanted[name] > 0 or (name == "decoder" and embedded)
+        crossed[name] = float(reached)
+    return share, crossed
+
+
+def _component(name: str, tied: bool) -> str:
+    part, _, rest = name.partition("/")
+    if part in ("vision", "fused_vision"):
+        return "vision"
+    if part != "decoder":
+        return "projector"
+    if rest.startswith("head") or (tied and rest.startswith("embedding")):
+        return "head"
+    # An embedding that is only looked up costs nothing: it must not count as trained matrices.
+    return "attention" if rest.startswith("embedding") else "decoder"
+
+
 def recomputed(config: VLMConfig, forward: Mapping[str, float]) -> float:
     """Returns the FLOPs that `config.remat` adds to a training step of one example.
 

@@ -1,4 +1,4 @@
-"""Machines that are not here: `v5p:8x8x8` or `h200:8x4` to devices, and a program compiled for them.
+"""Machines that are not here, `v5p:8x8x8` or `h200:8x4`, and programs compiled for them.
 
 The TPU's real compiler comes with libtpu and runs on any Linux machine; it says exactly how much
 memory a program takes.
@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 from jax.experimental import topologies
 
 from vla_jax.core.errors import UserError, nearest
@@ -81,7 +80,9 @@ class Topology:
                 )
             return cls(chip=chip, shape=shape)
         pod = _PODS[name]
-        if len(shape) != len(pod) or any(side > most for side, most in zip(sorted(shape), pod)):
+        if len(shape) != len(pod) or any(
+            side > most for side, most in zip(sorted(shape), pod, strict=False)
+        ):
             raise UserError(
                 f"--topology {text}",
                 expected=f"{len(pod)} sides, rising, of at most {'x'.join(map(str, pod))} chips",
@@ -160,7 +161,7 @@ class Memory:
         return self.arguments + self.temporaries + self.output - self.aliased
 
 
-class DoesNotFit(Exception):
+class NoRoomError(Exception):
     """The compiler found no way to run a program in the memory of a device.
 
     Args:
@@ -180,7 +181,7 @@ def compile_for_memory(lowered: Any, tick: Callable[[float], None]) -> Memory:
       tick: called every second with the seconds so far.
 
     Raises:
-      DoesNotFit: it takes more memory than a device has.
+      NoRoomError: it takes more memory than a device has.
     """
     outcome: list[Any] = []
 
@@ -201,7 +202,7 @@ def compile_for_memory(lowered: Any, tick: Callable[[float], None]) -> Memory:
         if "RESOURCE_EXHAUSTED" not in str(result):
             raise result
         used = re.search(r"Used ([\d.]+)G of", str(result))
-        raise DoesNotFit(float(used[1]) * GIB if used else None) from result
+        raise NoRoomError(float(used[1]) * GIB if used else None) from result
     found = result.memory_analysis()
     return Memory(
         arguments=found.argument_size_in_bytes,

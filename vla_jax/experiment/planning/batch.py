@@ -1,6 +1,5 @@
-"""The train step as it is jitted: training runs it here, the planner compiles it for elsewhere."""
+"""The shapes of a batch, without the datasets that it will be made of."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,30 +8,7 @@ import jax.numpy as jnp
 from vla_jax.core.batch import Batch
 from vla_jax.experiment import sources
 from vla_jax.experiment.config import RunConfig
-from vla_jax.experiment.parts import Model
-from vla_jax.runtime import mesh as mesh_lib
 from vla_jax.runtime import sharding
-from vla_jax.train import step
-
-
-def make_loss(config: RunConfig, model: Model, sources: int) -> Callable[..., Any]:
-    """Returns (params, batch) -> (loss, sums per source), to be jitted on the model's mesh."""
-    loss = step.make_loss(
-        model.graph, prefix=config.sequence.prefix, sources=sources, config=config.loss
-    )
-    return mesh_lib.under(model.mesh, loss)
-
-
-def make(config: RunConfig, model: Model, sources: int) -> Any:
-    """Returns the jitted (state, batch) -> (next state, metrics), which eats the state.
-
-    Args:
-      config: the run.
-      model: its model, on the mesh where it is to run.
-      sources: number of mixture sources.
-    """
-    loss = make_loss(config, model, sources)
-    return jax.jit(step.make_train_step(loss, model.optimizer), donate_argnums=0)
 
 
 def abstract_batch(config: RunConfig, mesh: jax.sharding.Mesh) -> Batch:
