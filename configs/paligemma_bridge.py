@@ -40,8 +40,8 @@ def get_config(variant: str = "robot_only") -> config_dict.ConfigDict:
     c.loader.augment.update(crop=0.9, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.05)
     c.mesh.update(data=1, fsdp=-1)
     c.optimizer.learning_rate = 2e-5
-    c.optimizer.warmup_steps = 500
-    c.optimizer.schedule = "cosine"
+    c.optimizer.schedule.warmup_steps = 500
+    c.optimizer.schedule.kind = "cosine"
     c.checkpoint.every = 2000
     c.loop.update(steps=60_000, log_every=50, eval_every=5000)
     return c

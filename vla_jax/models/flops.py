@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from vla_jax.models.vit import ViTConfig
 from vla_jax.models.vlm_config import VLMConfig
 
-COMPONENTS = ("vision", "projector", "decoder", "attention", "head")
+COMPONENTS: tuple[str, ...] = ("vision", "projector", "decoder", "attention", "head")
 
 
 def length(config: VLMConfig, *, images: int, prefix: int, suffix: int) -> int:
@@ -106,7 +106,8 @@ def shares(
       The shares `trained` and `crossed`. Gradients cross all that lies behind something trained:
       behind the embedding, which stands at the decoder's input, the whole decoder.
     """
-    wanted, whole = (dict.fromkeys(COMPONENTS, 0) for _ in range(2))
+    wanted: dict[str, int] = dict.fromkeys(COMPONENTS, 0)
+    whole: dict[str, int] = dict.fromkeys(COMPONENTS, 0)
     for counts, total in ((trained, wanted), (sizes, whole)):
         for name, size in counts.items():
             total[_component(name, "decoder/head" not in sizes)] += size

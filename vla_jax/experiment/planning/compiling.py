@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from vla_jax.experiment import sources
 from vla_jax.experiment.config import RunConfig
-from vla_jax.experiment.parts import Model
+from vla_jax.experiment.model import Model
 from vla_jax.experiment.planning.batch import abstract_batch
 from vla_jax.runtime import compilation
 from vla_jax.runtime import mesh as mesh_lib

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from vla_jax.core import trees
 from vla_jax.experiment.config import RunConfig
-from vla_jax.experiment.parts import Model
+from vla_jax.experiment.model import Model
 from vla_jax.experiment.planning.estimate import bytes_per_device, examples_per_device
 from vla_jax.models import flops
 from vla_jax.runtime import sharding

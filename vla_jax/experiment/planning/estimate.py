@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from vla_jax.experiment.config import RunConfig
-from vla_jax.experiment.parts import Model
+from vla_jax.experiment.model import Model
 from vla_jax.experiment.planning.batch import abstract_batch
 from vla_jax.models import flops
 from vla_jax.runtime import sharding

@@ -6,7 +6,7 @@ from typing import Any
 
 from vla_jax.core.errors import UserError
 from vla_jax.experiment.config import RunConfig
-from vla_jax.experiment.parts import Model
+from vla_jax.experiment.model import Model
 from vla_jax.experiment.planning import compiling
 from vla_jax.experiment.planning.cost import Cost, cost
 from vla_jax.experiment.planning.estimate import Estimate, estimate

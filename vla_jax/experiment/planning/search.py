@@ -6,7 +6,7 @@ from typing import get_args
 
 from vla_jax.core.errors import UserError
 from vla_jax.experiment.config import RunConfig
-from vla_jax.experiment.parts import Model
+from vla_jax.experiment.model import Model
 from vla_jax.experiment.planning import plan as plans
 from vla_jax.experiment.planning.compiling import Tick
 from vla_jax.experiment.planning.plan import Plan
