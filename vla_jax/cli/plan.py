@@ -58,11 +58,11 @@ def _changed(config: RunConfig, values: absl_flags.FlagValues) -> RunConfig:
     if values.mesh is None:
         return config
     sizes: dict[str, int] = {}
-    for item in values.mesh:
+    for item in values.mesh.split(","):
         axis, _, size = item.partition("=")
         if axis not in AXES or not size.removeprefix("-").isdigit():
             raise UserError(
-                f"--mesh {','.join(values.mesh)}",
+                f"--mesh {values.mesh}",
                 expected=f"AXIS=SIZE of {', '.join(AXES)}, such as fsdp=-1,tensor=4",
                 found=item,
                 fix=nearest(axis, AXES),
@@ -74,19 +74,23 @@ def _changed(config: RunConfig, values: absl_flags.FlagValues) -> RunConfig:
 
 
 def _define(values: absl_flags.FlagValues) -> None:
-    text, whole, number = (
-        absl_flags.DEFINE_string,
-        absl_flags.DEFINE_integer,
-        absl_flags.DEFINE_float,
-    )
-    every = {"flag_values": values}
-    text("topology", None, "CHIP:SHAPE, such as v5e:4x4, v5p:8x8x8, h200:8, h100:8x4.", **every)
-    absl_flags.DEFINE_list("mesh", None, "AXIS=SIZE,..., in place of config.mesh.", **every)
-    whole("batch", None, "Examples per step, in place of config.loader's.", 1, **every)
-    whole("vocabulary", None, "Token ids; found from the config by default.", 1, **every)
-    absl_flags.DEFINE_boolean("search", False, "Try other remat, mesh and batch.", **every)
-    absl_flags.DEFINE_boolean("estimate", False, "On paper, without the compiler.", **every)
-    number("examples", None, "How many examples to tell time and cost of.", 1, **every)
-    number("mfu", None, "Also tell time and cost at this utilisation, 0..1.", 0, 1, **every)
-    number("price", None, "Of one chip for one hour.", 0, **every)
-    text("json", None, "File to write the plan to.", **every)
+    text, number = absl_flags.DEFINE_string, absl_flags.DEFINE_float
+    for name, meaning in (
+        ("topology", "CHIP:SHAPE, such as v5e:4x4, v5p:8x8x8, h200:8, h100:8x4."),
+        ("mesh", "AXIS=SIZE,... in place of config.mesh; axes not named are 1."),
+        ("json", "File to write the plan to."),
+    ):
+        text(name, None, meaning, flag_values=values)
+    for name, meaning in (
+        ("batch", "Examples per step, in place of config.loader.batch_size."),
+        ("vocabulary", "Token ids; found from the config by default."),
+    ):
+        absl_flags.DEFINE_integer(name, None, meaning, lower_bound=1, flag_values=values)
+    for name, meaning in (
+        ("search", "Try other remat, mesh and batch."),
+        ("estimate", "On paper, without the compiler."),
+    ):
+        absl_flags.DEFINE_boolean(name, False, meaning, flag_values=values)
+    number("examples", None, "How many examples to tell time and cost of.", 1, flag_values=values)
+    number("mfu", None, "Tell them at this utilisation too, 0..1.", 0.01, 1, flag_values=values)
+    number("price", None, "Of one chip for one hour.", 0, flag_values=values)
