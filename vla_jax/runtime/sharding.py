@@ -4,6 +4,7 @@ A parameter says what its axes mean (`embed`, `mlp`, `heads`, ...); one table sa
 meaning goes. Nothing else in the project names a mesh axis.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -148,6 +149,19 @@ def like(tree: Any, params: Any, param_shardings: Any) -> Any:
 def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
     """Returns the sharding of a batch: its leading axis spread over `data` and `fsdp`."""
     return jax.sharding.NamedSharding(mesh, P(BATCH_AXES))
+
+
+def keep_batch(x: jax.Array) -> jax.Array:
+    """Keeps the examples of an activation, its leading axis, where those of the batch lie.
+
+    Left to itself the compiler may take the slices of the parameters for those of the activations:
+    every device then computes all examples, on a slice of their features. To be called where a
+    mesh is known (`mesh.under`); elsewhere, and where they do not divide, it changes nothing.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
+        return x
+    return jax.lax.with_sharding_constraint(x, P(BATCH_AXES, *(None,) * (x.ndim - 1)))
 
 
 def place(batch: Any, mesh: jax.sharding.Mesh) -> Any:

@@ -10,6 +10,7 @@ from vla_jax.experiment.model import Model
 from vla_jax.experiment.planning import compiling
 from vla_jax.experiment.planning.cost import Cost, cost
 from vla_jax.experiment.planning.estimate import Estimate, estimate
+from vla_jax.experiment.planning.shapes import Shapes
 from vla_jax.runtime import mesh as mesh_lib
 from vla_jax.runtime import sharding
 from vla_jax.runtime.topology import Memory, Topology
@@ -96,7 +97,7 @@ class Plan:
 
 
 def on_paper(
-    config: RunConfig, vocabulary: int, topology: Topology, model: Model | None = None
+    config: RunConfig, vocabulary: int, topology: Topology, shapes: Shapes | None = None
 ) -> Plan:
     """Plans without a compiler: a second for the largest model.
 
@@ -104,7 +105,7 @@ def on_paper(
       config: the run.
       vocabulary: number of token ids.
       topology: where it is to run.
-      model: that of a run that differs in batch and remat alone, if there is one.
+      shapes: those of a run that differs in batch and remat alone, if there is one.
 
     Raises:
       UserError: mesh or batch do not go with the topology.
@@ -123,17 +124,17 @@ def on_paper(
             found=config.loader.batch_size,
             fix=f"Take --batch={near}, or another --mesh",
         )
-    model = model or Model(config, vocabulary, mesh)
+    shapes = shapes or Shapes(Model(config, vocabulary, mesh))
     return Plan(
         topology=topology,
         mesh=dict(mesh.shape),
         batch=config.loader.batch_size,
         remat=config.model.remat,
         vocabulary=vocabulary,
-        parameters=model.size,
-        trained=model.trained_size,
-        cost=cost(config, model, vocabulary, topology),
-        estimate=estimate(config, model, vocabulary),
+        parameters=shapes.model.size,
+        trained=shapes.model.trained_size,
+        cost=cost(config, shapes, vocabulary, topology),
+        estimate=estimate(config, shapes, vocabulary),
     )
 
 

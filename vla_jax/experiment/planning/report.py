@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.planning.plan import Plan
 from vla_jax.experiment.planning.search import Candidate
 from vla_jax.runtime import progress
@@ -17,20 +16,19 @@ def waiting(seconds: float) -> None:
         progress.note(f"compiling the train step, {seconds:.0f} s (a large model takes minutes)")
 
 
-def follow(candidates: Iterable[Candidate], given: Plan, config: RunConfig) -> Plan:
+def follow(candidates: Iterable[Candidate], given: Plan) -> Plan:
     """Shows a search as it goes; returns the plan that fits, or the last one.
 
     Args:
       candidates: from `search.search`.
       given: the plan that is searched for better ones, returned if there is none.
-      config: that of `given`.
     """
     plan = given
     for candidate in candidates:
         plan = candidate.plan
         verdict = "fits" if plan.fits else "does not fit"
         progress.note(
-            f"{candidate.flags(config)}: {plan.taken / GIB:.2f} GiB, {verdict}, "
+            f"{candidate.flags(given)}: {plan.taken / GIB:.2f} GiB, {verdict}, "
             f"{1 / plan.seconds_per_example:,.0f} examples/s at best"
         )
     return plan
@@ -66,15 +64,15 @@ def show(
     progress.note(f"{verdict}: {plan.taken / GIB:.2f} of {_capacity(plan)} per device")
 
 
-def advice(plan: Plan, change: Candidate | None, config: RunConfig) -> str:
-    """Returns the smallest change that makes a plan fit."""
+def advice(given: Plan, change: Candidate | None) -> str:
+    """Returns what to do about a plan that does not fit: the smallest change, if there is one."""
     if change is None:
         return (
-            f"No mesh, remat or smaller batch holds it on {plan.topology}: take more chips, "
+            f"No mesh, remat or smaller batch holds it on {given.topology}: take more chips, "
             "or a strategy that trains fewer parameters"
         )
-    size = change.plan.estimate.total * plan.taken / plan.estimate.total
-    return f"The nearest change that should fit: {change.flags(config)} (about {_gib(size)})"
+    size = change.plan.estimate.total * given.taken / given.estimate.total
+    return f"The nearest change that should fit: {change.flags(given)} (about {_gib(size)})"
 
 
 def _memory(plan: Plan) -> list[tuple[str, str, str]]:
@@ -128,7 +126,7 @@ def _time(plan: Plan) -> list[tuple[str, str, str]]:
 def _run(when: str, plan: Plan, hours: float, price: float | None) -> tuple[str, str, str, str]:
     chip_hours = hours * plan.topology.chips
     cost = "give --price" if price is None else f"{chip_hours * price:,.0f}"
-    return when, f"{hours:,.1f}", f"{chip_hours:,.0f}", cost
+    return when, f"{hours:,.2f}", f"{chip_hours:,.1f}", cost
 
 
 def _gib(size: float) -> str:
