@@ -142,7 +142,9 @@ class Model:
             accumulate=self._config.optimizer.accumulate,
             ema_decay=self._config.optimizer.ema_decay,
         )
-        return jax.jit(update, donate_argnums=0)
+        # The next state lies as the last, whatever the compiler would choose.
+        places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
+        return jax.jit(update, donate_argnums=0, out_shardings=(places, None))
 
     def _state(self, trained: Any, frozen: Any) -> TrainState:
         averaged = self._config.optimizer.ema_decay > 0
