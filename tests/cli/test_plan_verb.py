@@ -36,7 +36,7 @@ def test_a_plan_for_gpus(capsys, tmp_path):
     written = json.loads(file.read_text())
     assert written["fits"]
     assert written["compiled_bytes"] is None
-    assert written["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
+    assert written["mesh"] == {"slice": 1, "data": 1, "fsdp": 8, "tensor": 1}
     row = next(line for line in out.splitlines() if "at 50% MFU" in line)
     hours, chip_hours, cost = (float(x.strip().replace(",", "")) for x in row.split("│")[2:5])
     seconds = 1e7 * sum(written["flops_per_step"].values()) / 128 / (8 * 989e12 * 0.5)

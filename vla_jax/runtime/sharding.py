@@ -34,6 +34,7 @@ RULES: Mapping[str, str | None] = {
 
 # The mesh axes over which the examples of a batch are spread.
 BATCH_AXES = ("slice", "data", "fsdp")
+_COPIES = ("slice", "data")  # those of the parameters
 
 
 def partition_spec(
@@ -170,8 +171,8 @@ def lookup(table: Array, tokens: Array, dtype: jnp.dtype) -> Array:
     its copy of the table, and rows go where examples lie: neither the table nor its gradient, which
     is as large, is ever put together.
     """
-    tokens = _constrain(tokens, P("data", None))
-    rows = _constrain(table[tokens], P("data", None, "fsdp"))
+    tokens = _constrain(tokens, P(_COPIES, None))
+    rows = _constrain(table[tokens], P(_COPIES, None, "fsdp"))
     return keep_batch(rows.astype(dtype))
 
 
@@ -188,7 +189,7 @@ def by_rows(x: Array, table: Any) -> tuple[Array, Any]:
     sliced = _constrain(table, P(("tensor", "fsdp"), None))
     if sliced is table:
         return x, table
-    return _constrain(x, P("data", None, None)), sliced
+    return _constrain(x, P(_COPIES, None, None)), sliced
 
 
 def _constrain(x: Array, spec: jax.sharding.PartitionSpec) -> Array:

@@ -101,4 +101,4 @@ def test_the_compiler_plans_as_it_did(name, monkeypatch, tmp_path):
 
 def test_a_mesh_laid_out_for_a_slice_is_that_of_training():
     kept = golden("palix_55b_v4-512")
-    assert mesh.shape(run("palix_55b_v4-512").mesh, kept["devices"]) == (1, 128, 4)
+    assert mesh.shape(run("palix_55b_v4-512").mesh, kept["devices"]) == (1, 1, 128, 4)

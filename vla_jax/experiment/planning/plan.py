@@ -1,6 +1,7 @@
 """What a run needs on machines that are not here: memory, time, money; and whether it fits."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -112,7 +113,7 @@ def on_paper(
     """
     mesh = mesh_lib.abstract_mesh(config.mesh, topology.devices)
     parts = config.optimizer.accumulate
-    slices = parts * mesh.shape["data"] * mesh.shape["fsdp"]
+    slices = parts * math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
     if config.loader.batch_size % slices:
         near = max(round(config.loader.batch_size / slices), 1) * slices
         raise UserError(

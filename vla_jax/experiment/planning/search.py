@@ -125,6 +125,6 @@ def _meshes(config: MeshConfig, devices: int) -> list[MeshConfig]:
         if data and devices % (tensor * data) == 0
     }
     return [
-        dataclasses.replace(config, data=data, fsdp=fsdp, tensor=tensor)
+        dataclasses.replace(config, slice=1, data=data, fsdp=fsdp, tensor=tensor)
         for data, fsdp, tensor in sorted(shapes)
     ]
