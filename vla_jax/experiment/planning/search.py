@@ -33,7 +33,8 @@ class Candidate:
         """Returns the flags that turn what was planned before into these settings."""
         out, plan = [], self.plan
         if plan.mesh != given.mesh:
-            out.append("--mesh=" + ",".join(f"{k}={v}" for k, v in plan.mesh.items()))
+            axes = [f"{k}={v}" for k, v in plan.mesh.items() if v > 1] or ["data=1"]
+            out.append(f"--mesh={','.join(axes)}")
         if plan.remat != given.remat:
             out.append(f"--config.model.remat={plan.remat}")
         if plan.batch != given.batch:
