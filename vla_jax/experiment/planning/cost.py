@@ -15,7 +15,11 @@ import jax.numpy as jnp
 
 from vla_jax.core import trees
 from vla_jax.experiment.config import RunConfig
-from vla_jax.experiment.planning.estimate import bytes_per_device, examples_per_device
+from vla_jax.experiment.planning.estimate import (
+    bytes_per_device,
+    examples_per_device,
+    is_spread,
+)
 from vla_jax.experiment.planning.shapes import Shapes
 from vla_jax.models import flops
 from vla_jax.runtime import sharding
@@ -103,8 +107,12 @@ def _collectives(config: RunConfig, mesh: Any, params: Any, trained: Any) -> dic
     share = {axis: (size - 1) / size for axis, size in mesh.shape.items()}
     sent = dict.fromkeys(mesh.shape, 0.0)
     for tree, times in ((params, 2), (trained, 1)):
-        sliced = [leaf for leaf in jax.tree.leaves(tree) if "fsdp" in leaf.sharding.spec]
-        whole = sum(_beside_tensor(leaf, mesh) for leaf in sliced) * item
+        whole = item * sum(
+            # Turning slices of columns into slices of rows moves one slice.
+            _beside_tensor(leaf, mesh) / (mesh.shape["fsdp"] if is_spread(path, leaf) else 1)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+            if "fsdp" in leaf.sharding.spec
+        )
         sent["fsdp"] += times * config.optimizer.accumulate * share["fsdp"] * whole
     for leaf in jax.tree.leaves(trained):
         mine = math.prod(leaf.sharding.shard_shape(leaf.shape)) * item

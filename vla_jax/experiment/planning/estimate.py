@@ -65,10 +65,8 @@ def estimate(config: RunConfig, shapes: Shapes, vocabulary: int) -> Estimate:
         batch=bytes_per_device(abstract_batch(config, mesh)),
         gradients=bytes_per_device(state.params),
         activations=kept,
-        # A layer is computed again and its gradients take as much.
-        working=2 * busy
-        + _gathered(config, mesh, state.params)
-        + _logits(config, mesh, vocabulary),
+        # A layer is computed again; its gradients take the place of what they are made of.
+        working=busy + _gathered(config, mesh, state.params) + _logits(config, mesh, vocabulary),
     )
 
 
@@ -185,8 +183,8 @@ def _gathered(config: RunConfig, mesh: Any, params: Any) -> float:
     """Returns the bytes of parameters and gradients that are put together for their use.
 
     Of a stack one layer is in use and the next on its way, in the dtype of the computation. Single
-    parameters, of which the embedding counts, are there as a whole, with a float32 gradient where
-    the parameter is sliced.
+    parameters are there as a whole, with a float32 gradient where the parameter is sliced; those
+    that `sharding.by_rows` spreads stay in slices.
     """
     item, tensor = jnp.dtype(config.model.dtype).itemsize, mesh.shape["tensor"]
     stacks: dict[str, float] = {}
@@ -194,13 +192,26 @@ def _gathered(config: RunConfig, mesh: Any, params: Any) -> float:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         sliced = "fsdp" in leaf.sharding.spec and mesh.shape["fsdp"] > 1
         size = leaf.size / (tensor if "tensor" in leaf.sharding.spec else 1)
-        if not _is_stacked(path):
+        if is_spread(path, leaf):
+            whole += size / mesh.shape["fsdp"] * (item + _FLOAT)
+        elif not _is_stacked(path):
             is_cast = jnp.dtype(leaf.dtype).itemsize != item
             whole += size * ((sliced or is_cast) * item + sliced * _FLOAT)
         elif sliced:
             stack = str(path[0])
             stacks[stack] = stacks.get(stack, 0.0) + 2 * size * item / leaf.shape[0]
     return max(stacks.values(), default=0.0) + whole
+
+
+def is_spread(path: Any, leaf: Any) -> bool:
+    """Tells whether a parameter is a table of the vocabulary that is never put together."""
+    mesh, spec = leaf.sharding.mesh, leaf.sharding.spec
+    is_table = getattr(path[-1], "key", None) in ("embedding", "head")
+    return (
+        is_table
+        and "fsdp" in spec
+        and (leaf.shape[0] % (mesh.shape["tensor"] * mesh.shape["fsdp"]) == 0)
+    )
 
 
 def _is_stacked(path: Any) -> bool:

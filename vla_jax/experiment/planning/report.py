@@ -49,12 +49,16 @@ def show(
       mfu: utilisation at which to tell them too, 0..1.
       price: of one chip for one hour, in any currency; None leaves the cost out.
     """
-    mesh = " ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
-    title = (
-        f"{plan.topology}: mesh {mesh}, batch {plan.batch}, remat {plan.remat}, "
-        f"{plan.parameters:,} parameters, {plan.trained:,} trained"
-    )
-    progress.table(title, ("what", "value", "of what"), [*_memory(plan), *_time(plan)])
+    sizes = [f"{axis} {size}" for axis, size in plan.mesh.items() if size > 1]
+    title = f"{plan.topology}, {' '.join(sizes) or 'one device'}"
+    share = f"{plan.trained / plan.parameters:.1%}"
+    rows = [
+        ("batch", f"{plan.batch}", ""),
+        ("remat", plan.remat, ""),
+        ("parameters", f"{plan.parameters:,}", ""),
+        ("parameters: trained", f"{plan.trained:,}", share),
+    ]
+    progress.table(title, ("what", "value", "of what"), [*rows, *_memory(plan), *_time(plan)])
     if examples is not None:
         rows = [_run("at best", plan, plan.hours(examples), price)]
         if mfu is not None:
@@ -110,14 +114,15 @@ def _time(plan: Plan) -> list[tuple[str, str, str]]:
         ("FLOPs per step: model", f"{total:.4g}", ""),
         ("FLOPs per step: recomputed", f"{cost.recomputed:.3g}", f"{cost.recomputed / total:.1%}"),
         *(
-            (f"sent per device over {axis}", f"{size / GIB:.2f} GiB", "")
+            (f"sent per device over {axis}", _gib(size), "")
             for axis, size in cost.collectives.items()
+            if plan.mesh[axis] > 1
         ),
         *(
-            (f"time at best: {names[name]}", f"{1e3 * seconds:.1f} ms", "")
+            (f"time at best: {names[name]}", f"{1e3 * seconds:.4g} ms", "")
             for name, seconds in cost.seconds.items()
         ),
-        ("time at best: step", f"{1e3 * cost.step_seconds:.1f} ms", ""),
+        ("time at best: step", f"{1e3 * cost.step_seconds:.4g} ms", ""),
         ("examples/s at best", f"{1 / plan.seconds_per_example:,.1f}", ""),
         ("MFU of that", f"{cost.mfu:.1%}", "100%"),
     ]
@@ -130,7 +135,7 @@ def _run(when: str, plan: Plan, hours: float, price: float | None) -> tuple[str,
 
 
 def _gib(size: float) -> str:
-    return f"{size / GIB:.2f} GiB"
+    return f"{size / GIB:.2f} GiB" if size > GIB / 10 else f"{size / 2**20:.2f} MiB"
 
 
 def _capacity(plan: Plan) -> str:
