@@ -7,7 +7,7 @@ import jax
 from vla_jax.data.loader import collate
 from vla_jax.envs.tabletop import world
 from vla_jax.eval.rate import Rate
-from vla_jax.experiment import evaluation, parts
+from vla_jax.experiment import evaluation, parts, sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.sources import Data
 from vla_jax.policy.policy import Policy
@@ -49,6 +49,22 @@ class HeldOut:
             for chosen in _spread(len(source), config.evaluation.frames, size)
         ]
         self._policies: dict[str, Policy] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """What is measured, but for the kinds of questions."""
+        names = [
+            f"held_out/{measure}/{name}"
+            for name in self._data.held_out
+            for measure in ("loss", "accuracy")
+        ]
+        if sources.TABLETOP in self._data.robots:
+            names += [f"success/{split}" for split in world.SPLITS]
+        return names
+
+    def gives(self, name: str) -> bool:
+        """Whether a value of this name is measured."""
+        return name in self.names or (bool(self._data.web_held_out) and name.startswith("vqa/"))
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Returns `held_out/{loss,accuracy}/SOURCE`, `success/SPLIT` and `vqa/KIND`."""

@@ -26,9 +26,14 @@ from vla_jax.tokens.prompts import PromptsConfig
 from vla_jax.tokens.sequence import SequenceConfig
 from vla_jax.tokens.tokenizer import Tokenizer
 
-# What batches do not depend on, but for images that would have stopped the run.
+# What the sound part of a run does not depend on: a run that goes on may do so on other devices,
+# with more patience for damaged images or losses, and with other checkpoints.
 _FREE = (
     "config.cache_dir",
+    *(f"config.loop.{field}" for field in ("on_nonfinite", "max_nonfinite")),
+    *(f"config.checkpoint.{field}" for field in ("every", "keep", "keep_every", "best", "best_is")),
+    *(f"config.mesh.{field}" for field in ("data", "fsdp", "tensor", "cpu_devices")),
+    *("config.metrics.wandb", "config.profiler.first", "config.profiler.steps"),
     *(f"config.loader.{field}" for field in ("threads", "prefetch", "ram_budget")),
     *(f"config.loader.{field}" for field in ("on_corrupt", "max_skipped")),
 )

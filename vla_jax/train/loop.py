@@ -152,7 +152,7 @@ def run(
         due = [hook for hook in hooks if (hook.at_end if final else n % hook.every == 0)]
         # A line is not written because of a stop: those of the resumed run are as if never stopped.
         is_line = n % config.log_every == 0 or n == config.steps
-        if due or is_line:
+        if due or is_line or final:
             # Waits for the step, so that no hook saves a ruined state or is charged for the step.
             for failed in window.settle():
                 on_nonfinite(failed)
