@@ -310,10 +310,7 @@ class _Reader(grain.transforms.Map):
 
     def _place(self, source: int, number: int) -> str:
         opened = self._collator.sources[source]
-        for _ in range(len(opened)):
-            place = opened.place(number)
-            if place not in self.skipped:
-                break
+        while (place := opened.place(number)) in self.skipped:
             number = (number + 1) % len(opened)  # gave way, as in `_sound`
         return place
 

@@ -5,6 +5,8 @@ tokenizer.json   the tokenizer
 policy.json      action space and statistics per robot, action token ids, prompts, layout
 checkpoints/     Orbax, one folder per step
 metrics.jsonl    and TensorBoard event files beside it
+nonfinite/       batches whose loss or gradient was no number
+profile/         a trace of a few steps, if one was asked for
 results.json, curves.png, episodes.gif   written at the end
 """
 
@@ -50,6 +52,8 @@ class Workdir:
         self.path = pathlib.Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.frozen = self.path / "frozen"
+        self.nonfinite = self.path / "nonfinite"
+        self.profile = self.path / "profile"
         self.results = self.path / "results.json"
         self.curves = self.path / "curves.png"
         self.episodes = self.path / "episodes.gif"

@@ -117,7 +117,7 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def _wandb_run(project: str, workdir: pathlib.Path, about: Mapping[str, Any]) -> Any:
     """Opens the run's page at W&B, the same after a resumption."""
     try:
-        import wandb  # noqa: PLC0415 - slow to import, and wanted by few
+        import wandb  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise errors.UserError(
             f"config.metrics.wandb={project}: {error}",
