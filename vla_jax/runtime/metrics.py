@@ -56,15 +56,15 @@ class MetricWriter:
         self._path = pathlib.Path(workdir) / FILE
         self._path.parent.mkdir(parents=True, exist_ok=True)
         _drop_after(self._path, start_step)
+        self._wandb = None
+        if config is not None and config.wandb is not None:
+            self._wandb = _wandb_run(config.wandb, self._path.parent, about or {})
         self._file = self._path.open("a", encoding="utf-8")
         # TensorBoard forgets the later steps as well.
         purge = start_step + 1 if start_step else None
         self._events = tensorboardX.SummaryWriter(
             str(self._path.parent / "events"), purge_step=purge
         )
-        self._wandb = None
-        if config is not None and config.wandb is not None:
-            self._wandb = _wandb_run(config.wandb, self._path.parent, about or {})
 
     def __enter__(self) -> "MetricWriter":
         """Returns itself."""
