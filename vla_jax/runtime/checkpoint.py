@@ -28,6 +28,7 @@ _PARAMS = "params"
 _TRAINING = "training"
 _LOADER = "loader"
 _BEST = "best"  # the one metric that Orbax is given
+_SMALL = 16 * 2**20  # bytes
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -123,7 +124,7 @@ class Checkpoints:
                 self._directory,
                 preservation_policy=(config or CheckpointConfig()).preservation(),
                 cleanup_tmp_directories=self._writes,
-                context=ocp.Context(async_options=recording),
+                context=ocp.Context(async_options=recording, array_options=_written_whole()),
             )
 
     def __enter__(self) -> "Checkpoints":
@@ -288,6 +289,12 @@ class Checkpoints:
                 structure, [leaves[name] for name in named[item]]
             )
         return out, dict(loader[_LOADER])
+
+
+def _written_whole() -> Any:
+    """Lets one replica write an array that is small; to cut it for all holds the caller up."""
+    options = ocp.options.ArrayOptions
+    return options(saving=options.Saving(min_slice_bytes_for_replica_parallel=_SMALL))
 
 
 @contextlib.contextmanager
