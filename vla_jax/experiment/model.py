@@ -49,7 +49,13 @@ class Model:
             config.strategy, self._abstract, self.axes, jnp.dtype(config.model.dtype)
         )
         trained, axes = self.strategy.trained, self.strategy.trained_axes
-        self.optimizer = make_optimizer(config.optimizer, config.loop.steps, trained, axes)
+        self.optimizer = make_optimizer(
+            config.optimizer,
+            config.loop.steps,
+            trained,
+            axes,
+            known=trees.named_leaves(self._abstract),
+        )
 
     @property
     def size(self) -> int:

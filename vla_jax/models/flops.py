@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from vla_jax.models.vit import ViTConfig
 from vla_jax.models.vlm_config import VLMConfig
 
-COMPONENTS = ("vision", "projector", "decoder", "attention", "head")
+COMPONENTS: tuple[str, ...] = ("vision", "projector", "decoder", "attention", "head")
 
 
 def length(config: VLMConfig, *, images: int, prefix: int, suffix: int) -> int:
@@ -90,6 +90,46 @@ def training(
         )
         for name, value in forward.items()
     }
+
+
+def shares(
+    sizes: Mapping[str, int], trained: Mapping[str, int]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Returns what `training` asks of a run that trains some parameters.
+
+    Args:
+      sizes: parameters of the model by whole name, as in `core.trees.named_leaves`.
+      trained: those that are trained; adapters have the names of what they adapt, perhaps with
+        more behind it.
+
+    Returns:
+      The shares `trained` and `crossed`. Gradients cross all that lies behind something trained:
+      behind the embedding, which stands at the decoder's input, the whole decoder.
+    """
+    wanted: dict[str, int] = dict.fromkeys(COMPONENTS, 0)
+    whole: dict[str, int] = dict.fromkeys(COMPONENTS, 0)
+    for counts, total in ((trained, wanted), (sizes, whole)):
+        for name, size in counts.items():
+            total[_component(name, "decoder/head" not in sizes)] += size
+    share = {name: wanted[name] / max(whole[name], 1) for name in COMPONENTS}
+    embedded = any(name.startswith("decoder/embedding") for name in trained)
+    crossed, reached = {}, False
+    for name in COMPONENTS:
+        reached |= wanted[name] > 0 or (name == "decoder" and embedded)
+        crossed[name] = float(reached)
+    return share, crossed
+
+
+def _component(name: str, tied: bool) -> str:
+    part, _, rest = name.partition("/")
+    if part in ("vision", "fused_vision"):
+        return "vision"
+    if part != "decoder":
+        return "projector"
+    if rest.startswith("head") or (tied and rest.startswith("embedding")):
+        return "head"
+    # An embedding that is only looked up costs nothing: it must not count as trained matrices.
+    return "attention" if rest.startswith("embedding") else "decoder"
 
 
 def recomputed(config: VLMConfig, forward: Mapping[str, float]) -> float:
