@@ -83,7 +83,6 @@ def test_announced_maintenance_is_a_sigterm(monkeypatch, capsys):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.server_port}")
         with Interruption() as asked:
-            interruption.watch_maintenance()
             until = time.monotonic() + 20
             while not asked.reached(1) and time.monotonic() < until:
                 time.sleep(0.01)
@@ -98,7 +97,8 @@ def test_announced_maintenance_is_a_sigterm(monkeypatch, capsys):
 
 def test_elsewhere_no_server_is_asked(monkeypatch):
     monkeypatch.setattr(interruption.threading, "Thread", None)  # not even a thread
-    interruption.watch_maintenance()
+    with Interruption() as asked:
+        assert not asked.reached(1)
 
 
 VERB = """

@@ -1,10 +1,14 @@
 """A training run from its configuration to its last checkpoint; run again, it goes on."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
 from vla_jax.core.config import to_json
+from vla_jax.core.errors import UserError
 from vla_jax.data.loader import Loader
 from vla_jax.experiment import frozen, parts, pretraining, sources
 from vla_jax.experiment.config import RunConfig
@@ -48,6 +52,7 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
     """
     mesh = mesh_lib.make_mesh(config.mesh)
     attention.check(config.model.backend)
+    _check_batch(config.loader.batch_size, mesh)
     encoder = workdir.load_encoder()
     # A wrong checkpoint is told before the directory is taken and datasets are opened.
     weights = pretraining.open_weights(config) if encoder is None else None
@@ -60,15 +65,17 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
     model = parts.Model(config, encoder.vocabulary, mesh)
     for line in model.fallbacks:
         progress.note(f"sharding: {line}")
-    with Checkpoints(workdir.checkpoints, config.checkpoint) as checkpoints:
+    with (
+        Interruption() as interruption,  # outermost: no signal cuts the last save short
+        Checkpoints(workdir.checkpoints, config.checkpoint) as checkpoints,
+    ):
         state, position = _start(config, workdir, model, encoder, data, checkpoints)
         clock = loop.Clock(position.get("seconds", 0.0))
         _announce(config, data, encoder, model, int(state.step))
-        with Interruption() as interruption:
-            state = _run(
-                *(config, workdir, data, encoder, model, state, checkpoints, clock, position),
-                interruption.reached,
-            )
+        state = _run(
+            *(config, workdir, data, encoder, model, state, checkpoints, clock, position),
+            interruption.reached,
+        )
     done = int(state.step)
     if done < config.loop.steps:
         raise interruption.stopped(f"stopped at step {done} of {config.loop.steps}, saved")
@@ -77,6 +84,17 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
         policies=parts.make_policies(config, encoder, model, model.joined(state)),
         summary=parts.summary(config, done, clock.seconds()),
     )
+
+
+def _check_batch(size: int, mesh: jax.sharding.Mesh) -> None:
+    shares = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
+    if size % shares:
+        raise UserError(
+            "config.loader.batch_size",
+            expected=f"a multiple of {shares} ({' x '.join(sharding.BATCH_AXES)} of the mesh)",
+            found=size,
+            fix="Change it, or config.mesh",
+        )
 
 
 def _start(

@@ -30,9 +30,11 @@ class Interruption:
         self._together = jax.process_count() > 1
 
     def __enter__(self) -> "Interruption":
-        """Takes over the signals; SIGTERM only where JAX has not."""
+        """Takes over the signals, SIGTERM only where JAX has not, and watches for maintenance."""
         numbers = (signal.SIGINT,) if self._together else (signal.SIGINT, signal.SIGTERM)
         self._previous = {number: signal.signal(number, self._ask) for number in numbers}
+        if jax.default_backend() == "tpu":
+            threading.Thread(target=_await_maintenance, daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -70,18 +72,13 @@ def _end(number: int, frame: FrameType | None) -> None:
     raise Preempted("stopped by SIGTERM")
 
 
-def watch_maintenance() -> None:
+def _await_maintenance() -> None:
     """Sends this process SIGTERM as soon as Google Cloud announces maintenance of its TPU VM.
 
-    In the background, from the metadata server of the machine
-    (cloud.google.com/compute/docs/metadata/getting-live-migration-notice). Elsewhere it does
-    nothing. A spot machine that is taken away sends SIGTERM by itself.
+    From the metadata server of the machine, see
+    cloud.google.com/compute/docs/metadata/getting-live-migration-notice; where there is none it
+    goes on asking in vain. A spot machine that is taken away sends SIGTERM by itself.
     """
-    if jax.default_backend() == "tpu":
-        threading.Thread(target=_await_maintenance, daemon=True).start()
-
-
-def _await_maintenance() -> None:
     while (event := _event()) in (None, "NONE"):
         if event is None:
             threading.Event().wait(_SECONDS_BETWEEN_TRIES)
