@@ -52,7 +52,7 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
     """
     mesh = mesh_lib.make_mesh(config.mesh)
     attention.check(config.model.backend)
-    _check_batch(config.loader.batch_size, mesh)
+    _check_batch(config, mesh)
     encoder = workdir.load_encoder()
     # A wrong checkpoint is told before the directory is taken and datasets are opened.
     weights = warm_start.open_weights(config) if encoder is None else None
@@ -86,14 +86,20 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
     )
 
 
-def _check_batch(size: int, mesh: jax.sharding.Mesh) -> None:
+def _check_batch(config: RunConfig, mesh: jax.sharding.Mesh) -> None:
+    """Checks that every device gets as many examples, in every part of an accumulated batch."""
     shares = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
-    if size % shares:
+    parts_of_batch = config.optimizer.accumulate
+    if config.loader.batch_size % (shares * parts_of_batch):
+        of = f"{' x '.join(sharding.BATCH_AXES)} of the mesh"
         raise UserError(
             "config.loader.batch_size",
-            expected=f"a multiple of {shares} ({' x '.join(sharding.BATCH_AXES)} of the mesh)",
-            found=size,
-            fix="Change it, or config.mesh",
+            expected=f"a multiple of {shares * parts_of_batch} ({shares}, {of}"
+            + (f", x {parts_of_batch} parts" if parts_of_batch > 1 else "")
+            + ")",
+            found=config.loader.batch_size,
+            fix="Change it, or config.mesh"
+            + (" or config.optimizer.accumulate" if parts_of_batch > 1 else ""),
         )
 
 
