@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 
-from vla_jax.core.errors import UserError
+from vla_jax.core.errors import Preempted, UserError
 
 VERBS = {
     "train": "train on robot episodes and web questions; run again to resume",
@@ -26,10 +26,11 @@ _OF_THE_PLACE = (
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
 )
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_PREEMPTED = 75  # EX_TEMPFAIL: to be run again
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs one verb and exits: 0 done, 1 a mistake in the input, 130 interrupted.
+    """Runs one verb and exits: 0 done, 1 a mistake in the input, 130 interrupted, 75 preempted.
 
     Args:
       argv: arguments after the program's name; those of the process by default.
@@ -47,6 +48,8 @@ def main(argv: list[str] | None = None) -> None:
         importlib.import_module(f"vla_jax.cli.{_MODULES.get(verb, verb)}").main(arguments)
     except UserError as error:
         _fail(str(error), 1)
+    except Preempted as stop:
+        _fail(str(stop), _PREEMPTED)
     except KeyboardInterrupt as stop:
         _fail(str(stop) or "interrupted; run the same command again to go on", _INTERRUPTED)
     except OSError as error:
