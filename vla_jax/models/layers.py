@@ -13,6 +13,7 @@ from flax import nnx
 
 from vla_jax.core.arrays import Array, Float
 from vla_jax.models import kernels
+from vla_jax.runtime import sharding
 
 Remat = Literal["none", "dots", "full"]
 Activation = Literal["gelu", "gelu_exact", "silu", "relu"]
@@ -163,7 +164,9 @@ def _run(
     def make_body(call: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Callable:
         def body(carry: Any, layer: Any) -> tuple[Any, Any]:
             layer_state, x = layer
-            return call(nnx.merge(graph, layer_state), carry, x)
+            carry = jax.tree.map(sharding.keep_batch, carry)
+            carry, y = call(nnx.merge(graph, layer_state), carry, x)
+            return jax.tree.map(sharding.keep_batch, carry), y
 
         if remat == "none":
             return body
