@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 from scipy import stats
@@ -53,8 +54,8 @@ def welch(first: Sequence[float], second: Sequence[float]) -> float | None:
     """
     if min(len(first), len(second)) < 2 or (np.ptp(first) == 0 and np.ptp(second) == 0):
         return None
-    _, p = stats.ttest_ind(first, second, equal_var=False)
-    return float(p)
+    test = cast(Any, stats.ttest_ind(first, second, equal_var=False))
+    return float(test.pvalue)
 
 
 def holm(p_values: Mapping[str, float], level: float = LEVEL) -> set[str]:
