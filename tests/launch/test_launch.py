@@ -34,11 +34,6 @@ def test_every_script_explains_itself(cloud, name):
     assert cloud.calls() == []
 
 
-def test_shellcheck_has_nothing_to_say():
-    files = [SCRIPTS / name for name in NAMES]
-    subprocess.run(["shellcheck", *files], check=True)
-
-
 @pytest.mark.parametrize("name", ["create", "setup", "launch", "logs", "status", "stop", "delete",
                                   "watch"])  # fmt: skip
 def test_a_dry_run_prints_commands_and_runs_none(cloud, name):

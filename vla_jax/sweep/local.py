@@ -148,7 +148,8 @@ class Local:
 
     def _launch(self, run: Run) -> None:
         slot = min(set(range(self._jobs)) - {each.slot for each in self._attempts.values()})
-        environment = dict(os.environ)
+        # One process is one run here, also inside an allocation of Slurm.
+        environment = {"VLA_JAX_CLUSTER": "none"} | os.environ
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot]
         with record.lock(run) as held:

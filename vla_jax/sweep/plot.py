@@ -65,7 +65,7 @@ def _along(panel: Axes, table: Table, measure: str, axis: str) -> None:
     lines: dict[str, list[str]] = {}
     for arm in table.arms:
         if axis in settings[arm]:
-            lines.setdefault(_line(settings[arm], axis), []).append(arm)
+            lines.setdefault(_line(arm, settings[arm], axis), []).append(arm)
     for number, (name, arms) in enumerate(lines.items()):
         arms.sort(key=lambda arm: settings[arm][axis])
         means = [table.mean(arm, measure) for arm in arms]
@@ -87,7 +87,11 @@ def _along(panel: Axes, table: Table, measure: str, axis: str) -> None:
         panel.legend(fontsize=8)
 
 
-def _line(settings: Mapping[str, Any], axis: str) -> str:
+def _line(arm: str, settings: Mapping[str, Any], axis: str) -> str:
+    """Names the line of an arm: by what else a grid has put into its name, or what else it sets."""
+    parts, own = arm.split(","), f"{axis.rpartition('.')[2]}={settings[axis]}"
+    if own in parts:
+        return ", ".join(part for part in parts if part != own)
     others = {field: value for field, value in settings.items() if field != axis}
     return ", ".join(f"{field.rpartition('.')[2]} {value}" for field, value in others.items())
 
