@@ -18,7 +18,7 @@ VALUES = {"a": (0.50, 0.52, 0.48), "b": (0.90, 0.94, 0.92), "c": (0.55, 0.45, 0.
 def finished(make_sweep, make_plan):
     """A sweep whose runs are done, by files alone."""
 
-    def finish(values=None, **fields):
+    def finish(values=None, without=None, **fields):
         values = VALUES if values is None else values
         arms = tuple(Arm(name=name, set={"bins.count": 16 * 2**k}) for k, name in enumerate(values))
         sweep = make_sweep(**({"arms": arms, "seeds": (0, 1, 2), "reference": "a"} | fields))
@@ -31,7 +31,7 @@ def finished(make_sweep, make_plan):
             value = values[run.arm][run.seed]
             results = {
                 "success": {"seen": {"rate": value, "low": 0}, "seen/pick": {"rate": 1 - value}},
-                "vqa": {"colour": {"rate": value / 2}},
+                "vqa": {"colour": {"rate": value / 2}} if run.arm != without else {},
                 "train": {"seconds": 1800},
             }
             (run.workdir / "results.json").write_text(json.dumps(results))
@@ -106,6 +106,15 @@ def test_the_csv_has_a_row_per_finished_run(finished, tmp_path):
 def test_a_measure_that_does_not_exist_is_told_the_nearest(finished):
     with pytest.raises(UserError, match=r"measure success/sene.*The nearest is 'success/seen'"):
         finished(measures={"x": "success/sene"})
+
+
+def test_what_one_arm_does_not_measure_stays_empty(finished, tmp_path):
+    found = finished(measures={"VQA": "vqa/colour", "seen": "success/seen"}, without="b")
+    table.write_markdown(found, tmp_path / "t.md")
+    assert "| b | 3 |  | 0.92 ± 0.05 * |" in (tmp_path / "t.md").read_text()
+    table.write_csv(found, tmp_path / "t.csv")
+    assert "b,0,32,,0.9,0.500" in (tmp_path / "t.csv").read_text()
+    plot.draw(found, tmp_path / "t.png")
 
 
 @pytest.mark.parametrize("axis", [None, "bins.count"])

@@ -80,7 +80,8 @@ class Local:
                 if self._asked is None:
                     self._start(elapsed)
                 show(self.states, self.records, elapsed)
-                if RUNNING not in self.states.values():
+                # Asked to stop, it waits for its own processes, and leaves those of others alone.
+                if not (RUNNING in self.states.values() if self._asked is None else self._attempts):
                     break
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
         finally:

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vla_jax.sweep.significance import Mean
 from vla_jax.sweep.table import Table
 
 _COLUMNS = 3
@@ -49,6 +50,8 @@ def _by_arm(panel: Axes, table: Table, measure: str) -> None:
     different = table.significant()
     for x, arm in enumerate(arms):
         values, mean = table.values(arm, measure), table.mean(arm, measure)
+        if mean is None:
+            continue
         colour = "C1" if arm == table.sweep.reference else "C0"
         panel.scatter([x + 0.12] * len(values), values, color=colour, **_DOTS)
         half = 0.0 if math.isnan(mean.half) else mean.half
@@ -64,11 +67,11 @@ def _along(panel: Axes, table: Table, measure: str, axis: str) -> None:
     settings = {row.run.arm: row.run.set for row in table.rows}
     lines: dict[str, list[str]] = {}
     for arm in table.arms:
-        if axis in settings[arm]:
+        if axis in settings[arm] and table.values(arm, measure):
             lines.setdefault(_line(arm, settings[arm], axis), []).append(arm)
     for number, (name, arms) in enumerate(lines.items()):
         arms.sort(key=lambda arm: settings[arm][axis])
-        means = [table.mean(arm, measure) for arm in arms]
+        means = [Mean.of(table.values(arm, measure)) for arm in arms]
         xs = [settings[arm][axis] for arm in arms]
         ys = [mean.value for mean in means]
         halves = [0.0 if math.isnan(mean.half) else mean.half for mean in means]

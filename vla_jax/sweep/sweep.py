@@ -97,15 +97,16 @@ class Sweep:
         for seeds in (self.seeds, *(arm.seeds for arm in everything if arm.seeds is not None)):
             if len(set(seeds)) < len(seeds) or not seeds:
                 raise UserError("seeds of the sweep", expected="some, each once", found=seeds)
+        if self.axis is not None and not any(self.axis in arm.set for arm in self.arms):
+            expected = "a field that the arms set"
+            raise UserError("axis of the sweep", expected=expected, found=self.axis)
         for name in (*(self.smoke.arms or ()), *([self.reference] if self.reference else ())):
             _check_known("arm", name, [arm.name for arm in self.arms])
-        known: list[str] = []
-        for arm in everything:
-            for value in arm.set.values():
-                if isinstance(value, Needs):
-                    _check_known(f"prerequisite of {arm.name}", value.name, known)
-            if arm in self.prerequisites:
-                known.append(arm.name)
+        names = [arm.name for arm in self.prerequisites]
+        for number, arm in enumerate(self.prerequisites):
+            _check_needs(arm, names[:number])
+        for arm in self.arms:
+            _check_needs(arm, names)
 
     def shortened(self) -> "Sweep":
         """Returns its smoke form."""
@@ -165,6 +166,12 @@ def _check_names(names: list[str]) -> None:
             raise UserError("name of an arm", expected=expected, found=repr(name))
         if names.count(name) > 1:
             raise UserError(f"two arms are called {name}")
+
+
+def _check_needs(arm: Arm, names: list[str]) -> None:
+    for value in arm.set.values():
+        if isinstance(value, Needs):
+            _check_known(f"prerequisite of {arm.name}", value.name, names)
 
 
 def _check_known(what: str, name: str, names: list[str]) -> None:

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import io
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ class Row:
 
     Attributes:
       run: which.
-      values: by the measure's name.
+      values: by the measure's name; a measure that its results lack is absent.
       hours: of training, as the run itself has counted them.
     """
 
@@ -50,12 +49,14 @@ class Table:
         return list(dict.fromkeys(row.run.arm for row in self.rows))
 
     def values(self, arm: str, measure: str) -> list[float]:
-        """Returns one value per finished seed."""
-        return [row.values[measure] for row in self.rows if row.run.arm == arm]
+        """Returns one value per finished seed whose results have the measure."""
+        rows = [row for row in self.rows if row.run.arm == arm]
+        return [row.values[measure] for row in rows if measure in row.values]
 
-    def mean(self, arm: str, measure: str) -> Mean:
-        """Returns the mean over the finished seeds."""
-        return Mean.of(self.values(arm, measure))
+    def mean(self, arm: str, measure: str) -> Mean | None:
+        """Returns the mean over the finished seeds; None where no results have the measure."""
+        values = self.values(arm, measure)
+        return Mean.of(values) if values else None
 
     def significant(self) -> set[tuple[str, str]]:
         """Returns the (arm, measure) pairs that differ from the reference arm.
@@ -79,13 +80,24 @@ def gather(sweep: Sweep, records: Sequence[Record]) -> Table:
     """Reads the results of the runs that are done.
 
     Raises:
-      UserError: a measure is not among the results of a run.
+      UserError: a measure is not among the results of any run.
     """
     order = [arm.name for arm in sweep.arms]
+    done = [each.run for each in records if each.state is State.DONE and each.run.measured]
+    found = {run.name: _numbers(run) for run in done}
+    for paths in sweep.measures.values():
+        _check_known(_several(paths), found)
     rows = [
-        _row(record.run, sweep.measures)
-        for record in records
-        if record.state is State.DONE and record.run.measured
+        Row(
+            run=run,
+            values={
+                name: _mean_of(_several(paths), found[run.name])
+                for name, paths in sweep.measures.items()
+                if found[run.name].keys() >= set(_several(paths))
+            },
+            hours=found[run.name]["train/seconds"] / 3600,
+        )
+        for run in done
     ]
     rows.sort(key=lambda row: (order.index(row.run.arm), row.run.seed))
     return Table(sweep=sweep, rows=rows)
@@ -99,7 +111,9 @@ def write_csv(table: Table, path: str | os.PathLike[str]) -> None:
     writer.writerow(["arm", "seed", *fields, *table.sweep.measures, "hours"])
     for row in table.rows:
         settings = [_spell(row.run.set.get(field, "")) for field in fields]
-        values = [f"{row.values[name]:.6g}" for name in table.sweep.measures]
+        values = [
+            f"{row.values[name]:.6g}" if name in row.values else "" for name in table.sweep.measures
+        ]
         writer.writerow([row.run.arm, row.run.seed, *settings, *values, f"{row.hours:.3f}"])
     files.write_whole(path, out.getvalue().encode())
 
@@ -114,16 +128,17 @@ def write_markdown(table: Table, path: str | os.PathLike[str]) -> None:
     ]
     for arm in table.arms:
         cells = [
-            cell(table.mean(arm, measure)) + (" *" if (arm, measure) in different else "")
+            _cell(table.mean(arm, measure)) + (" *" if (arm, measure) in different else "")
             for measure in measures
         ]
-        seeds = len(table.values(arm, measures[0]))
+        seeds = sum(row.run.arm == arm for row in table.rows)
         lines.append(f"| {arm} | {seeds} | {' | '.join(cells)} |")
     files.write_whole(path, "\n".join([*lines, "", _legend(table), ""]).encode())
 
 
-def cell(mean: Mean) -> str:
-    """Spells a mean, with its interval where there is one."""
+def _cell(mean: Mean | None) -> str:
+    if mean is None:
+        return ""
     return f"{mean.value:.3g}" + (f" ± {mean.half:.2g}" if mean.count > 1 else "")
 
 
@@ -138,25 +153,28 @@ def _legend(table: Table) -> str:
     )
 
 
-def _row(run: Run, measures: Mapping[str, str | tuple[str, ...]]) -> Row:
-    path = Workdir(run.workdir).results
-    found = dict(_leaves(read_json(path), ""))
-    values = {}
-    for name, paths in measures.items():
-        each = [_find(found, key, path) for key in ((paths,) if isinstance(paths, str) else paths)]
-        values[name] = sum(each) / len(each)
-    return Row(run=run, values=values, hours=_find(found, "train/seconds", path) / 3600)
+def _several(paths: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (paths,) if isinstance(paths, str) else paths
 
 
-def _find(found: Mapping[str, float], name: str, path: pathlib.Path) -> float:
-    if name not in found:
-        raise UserError(
-            f"measure {name} in {path}",
-            expected=f"one of {', '.join(found)}",
-            found="none of this name",
-            fix=nearest(name, list(found)),
-        )
-    return found[name]
+def _mean_of(paths: tuple[str, ...], numbers: Mapping[str, float]) -> float:
+    return sum(numbers[path] for path in paths) / len(paths)
+
+
+def _numbers(run: Run) -> dict[str, float]:
+    return dict(_leaves(read_json(Workdir(run.workdir).results), ""))
+
+
+def _check_known(paths: tuple[str, ...], found: Mapping[str, Mapping[str, float]]) -> None:
+    known = list(dict.fromkeys(name for numbers in found.values() for name in numbers))
+    for path in paths:
+        if known and path not in known:
+            raise UserError(
+                f"measure {path}",
+                expected=f"one of {', '.join(known)}",
+                found="none of this name in any results.json",
+                fix=nearest(path, known),
+            )
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, float]]:
