@@ -42,6 +42,9 @@ INSTALL = [
 # Readers of other robot data formats, for `vla-jax ingest`.
 INGEST = ["av>=12", "h5py>=3.11", "pyarrow>=16"]
 
+# The TPU's compiler, which runs anywhere, for `vla-jax plan`.
+PLAN = ["libtpu>=0.0.42"]
+
 # Checkpoints from the Hugging Face hub.
 HUB = ["huggingface_hub>=0.34"]
 
@@ -68,6 +71,7 @@ EXTRAS = {
     "http": ["aiohttp>=3.9"],
     "ingest": INGEST,
     "hub": HUB,
+    "plan": PLAN,
     # Not on the package index.
     "dlimp": ["dlimp @ git+https://github.com/kvablack/dlimp"],
     "wandb": ["wandb>=0.19"],

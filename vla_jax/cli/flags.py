@@ -2,6 +2,7 @@
 
 import difflib
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -13,6 +14,7 @@ from vla_jax.core.errors import UserError
 from vla_jax.experiment.config import RunConfig
 
 _HELP = {"-h", "--help"}
+_CONFIG = re.compile(r"\.py(:[^/]*)?$")
 
 
 def parse(
@@ -103,6 +105,16 @@ def parse_run(
             _check_field(argument.removeprefix("--").split("=")[0], values.config)
     values, _ = parse(verb, arguments, define)
     return config_lib.build(RunConfig, values.config), values
+
+
+def with_config(arguments: Sequence[str]) -> list[str]:
+    """Turns a positional CONFIG, `FILE.py` or `FILE.py:variant`, into the flag that reads it."""
+    return [f"--config={a}" if is_config(a) else a for a in arguments]
+
+
+def is_config(argument: str) -> bool:
+    """Tells whether an argument is the name of a config file, and no flag."""
+    return not argument.startswith("-") and _CONFIG.search(argument) is not None
 
 
 def _underscored(argument: str) -> str:

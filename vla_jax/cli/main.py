@@ -16,6 +16,7 @@ VERBS = {
     "export": "write the policy for PyTorch",
     "index": "find every frame of a dataset's shards, once, so that training can read them",
     "inspect": "print what a run would train on, or draw a batch, before it trains",
+    "plan": "tell memory, time and cost of a run on machines that are not here",
     "doctor": "examine a dataset: findings, a page with plots, exit code 2 if it is sick",
     "ingest": "convert HDF5 (LIBERO, robomimic) or LeRobot data to RLDS",
 }

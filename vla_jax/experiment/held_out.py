@@ -32,7 +32,7 @@ class HeldOut:
     ):
         self._config, self._data = config, data
         self._encoder, self._model = encoder, model
-        self._measure = jax.jit(lambda params, batch: measure(params, batch)[1])
+        self._measure = jax.jit(lambda params, batch: measure(params, batch)[1]["sums"])
         size = config.loader.batch_size
         numbers = {name: number for number, name in enumerate(data.names)}
         self._batches = [

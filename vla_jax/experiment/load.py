@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
 from vla_jax.core.errors import UserError
-from vla_jax.experiment import parts
+from vla_jax.experiment import frozen, parts
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.workdir import Workdir
 from vla_jax.policy.policy import Policy
@@ -23,7 +24,8 @@ class Run:
       config: its configuration.
       encoder: its tokens.
       model: its structure.
-      policies: its policy for each robot, parameters loaded.
+      policies: its policy for each robot, parameters loaded; adapters are merged.
+      trained: what was trained alone: all parameters, some, or adapters.
       step: updates behind the parameters.
       seconds: training time behind them.
     """
@@ -32,6 +34,7 @@ class Run:
     encoder: Encoder
     model: parts.Model
     policies: Mapping[str, Policy]
+    trained: Any
     step: int
     seconds: float
 
@@ -63,13 +66,16 @@ def open_run(workdir: Workdir, config: RunConfig | None = None) -> Run:
         step = checkpoints.latest_step()
         if step is None:
             raise _no_checkpoint(workdir)
-        params = checkpoints.restore_params(model.abstract_params(), step)
+        abstract = model.abstract_state()
+        trained = checkpoints.restore_params(abstract.params, step)
         seconds = checkpoints.loader_state(step)["seconds"]
+    untrained = frozen.restore(workdir.frozen, abstract.frozen)
     return Run(
         config=config,
         encoder=encoder,
         model=model,
-        policies=parts.make_policies(config, encoder, model, params),
+        policies=parts.make_policies(config, encoder, model, model.merged(trained, untrained)),
+        trained=trained,
         step=step,
         seconds=seconds,
     )
