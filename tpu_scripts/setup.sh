@@ -21,7 +21,9 @@ copy=(gcloud compute tpus tpu-vm scp "$archive" "$NAME:vla_jax.tar.gz" "${TPU_FL
 run "${copy[@]}"
 
 # The images have an older Python than the package needs; uv brings one along.
-install="mkdir -p $(quoted "$REMOTE_DIR") && tar -xzf vla_jax.tar.gz -C $(quoted "$REMOTE_DIR") &&
+# A module that is gone here must be gone there; runs and data beside the package stay.
+install="mkdir -p $(quoted "$REMOTE_DIR") && rm -rf $(quoted "$REMOTE_DIR/vla_jax") &&
+ tar -xzf vla_jax.tar.gz -C $(quoted "$REMOTE_DIR") &&
  cd $(quoted "$REMOTE_DIR") && python3 -m pip install --user --quiet uv &&
  ~/.local/bin/uv venv --quiet --allow-existing --python $(quoted "$PYTHON_VERSION") venv &&
  ~/.local/bin/uv pip install --quiet --python venv/bin/python -e $(quoted ".[$EXTRAS]")"
