@@ -89,6 +89,16 @@ def test_mistakes_are_one_line(sweep, flags, message):
     assert err.count("\n") == 1
 
 
+def test_a_failed_run_is_named_with_its_last_words_and_its_log(sweep, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    code, out, err = sweep("--smoke", "--config.pretrained.path=nowhere")
+    assert code == 1
+    assert "batch_size=8-seed0 failed (exit code 1): vla-jax: " in out
+    assert "nowhere" in out
+    assert f"{tmp_path}/example/runs/batch_size=8-seed0/train.log" in out
+    assert "failed: batch_size=8-seed0. Try them again with: vla-jax sweep" in err
+
+
 def command(tmp_path):
     return [
         *(sys.executable, "-m", "vla_jax.cli.main", "sweep", str(EXAMPLE), "--smoke"),
