@@ -4,13 +4,19 @@ import pathlib
 import shlex
 import signal
 import sys
+import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from absl import flags as absl_flags
 
 from vla_jax.cli import flags
 from vla_jax.core.errors import UserError
+
+if typing.TYPE_CHECKING:
+    from vla_jax.experiment.config import RunConfig
+    from vla_jax.sweep.plan import Run
+    from vla_jax.sweep.record import Record
+    from vla_jax.sweep.sweep import Sweep
 
 _LOCAL_ONLY = ("gpus", "budget")
 
@@ -45,15 +51,17 @@ def main(arguments: Sequence[str]) -> None:
     _exit(states, shlex.join(["vla-jax", "sweep", *arguments]))
 
 
-def _work(name: str, root: pathlib.Path, runs: Sequence[Any], values: Any) -> Mapping[str, str]:
+def _work(
+    name: str, root: pathlib.Path, runs: "Sequence[Run]", values: absl_flags.FlagValues
+) -> Mapping[str, str]:
     from vla_jax.runtime import progress
     from vla_jax.sweep import cluster, jobset, local, slurm
     from vla_jax.sweep.budget import Budget
     from vla_jax.sweep.display import Display
 
     if values.engine != "local":
-        slurm_engine = slurm.Slurm(name, root, values.jobs)
-        engine = slurm_engine if values.engine == "slurm" else jobset.JobSet()
+        on_slurm = values.engine == "slurm"
+        engine = slurm.Slurm(name, root, values.jobs) if on_slurm else jobset.JobSet()
 
         def tell(states: Mapping[str, str]) -> None:
             progress.table("sweep", ("run", "state"), list(states.items()))
@@ -69,7 +77,7 @@ def _work(name: str, root: pathlib.Path, runs: Sequence[Any], values: Any) -> Ma
     return states
 
 
-def _report(definition: Any, records: Sequence[Any], out: pathlib.Path) -> None:
+def _report(definition: "Sweep", records: "Sequence[Record]", out: pathlib.Path) -> None:
     from vla_jax.runtime import progress
     from vla_jax.sweep import plot, table
 
@@ -97,7 +105,7 @@ def _exit(states: Mapping[str, str], command: str) -> None:
         sys.exit(local.AGAIN)
 
 
-def _print_plan(records: Sequence[Any]) -> None:
+def _print_plan(records: "Sequence[Record]") -> None:
     from vla_jax.runtime import progress
 
     for record in records:
@@ -106,7 +114,7 @@ def _print_plan(records: Sequence[Any]) -> None:
         progress.note(f"{record.run.name}: {record.state.value}{why}\n  {command}")
 
 
-def _resolve(arguments: Sequence[str]) -> Any:
+def _resolve(arguments: Sequence[str]) -> "RunConfig":
     from vla_jax.cli import train
 
     return train.parse([*arguments, "--workdir=any"])[0]
