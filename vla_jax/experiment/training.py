@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import FrameType
 
 from vla_jax.data.loader import Loader
-from vla_jax.experiment import frozen, parts, pretraining, sources
+from vla_jax.experiment import frozen, parts, sources, warm_start
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.held_out import HeldOut
 from vla_jax.experiment.workdir import Workdir
@@ -76,7 +76,7 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
     attention.check(config.model.backend)
     encoder = workdir.load_encoder()
     # A wrong checkpoint is told before the directory is taken and datasets are opened.
-    weights = pretraining.open_weights(config) if encoder is None else None
+    weights = warm_start.open_weights(config) if encoder is None else None
     workdir.claim(config)
     with progress.Phases() as phases:
         data = sources.open_data(config, phases)
@@ -115,7 +115,7 @@ def _start(
       UserError: the datasets are not those that the run began with.
     """
     if checkpoints.latest_step() is None:
-        state = model.create(encoder, pretraining.open_weights(config))
+        state = model.create(encoder, warm_start.open_weights(config))
         frozen.save(workdir.frozen, state.frozen)
         return state, 0.0
     abstract = model.abstract_state()
