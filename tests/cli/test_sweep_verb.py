@@ -10,7 +10,7 @@ import time
 import pytest
 
 from vla_jax.cli import train
-from vla_jax.sweep import plan
+from vla_jax.sweep import plan, record
 from vla_jax.sweep import sweep as definitions
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -29,17 +29,17 @@ def test_a_dry_run_prints_every_command_and_writes_nothing(sweep, tmp_path):
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert [line for line in lines if line.endswith(": new")][:2] == [
-        "batch_size=8-seed0: new", "batch_size=16-seed0: new"]  # fmt: skip
+        "web-seed0: new", "learning_rate=0.0003-seed0: new"]  # fmt: skip
     commands = [line for line in lines if "vla-jax train" in line]
-    assert len(commands) == 9
+    assert len(commands) == 10
     assert all("'--config.data_dir=my data'" in line for line in commands)
     assert not (tmp_path / "example").exists()
 
 
-def test_the_smoke_form_is_one_short_run(sweep):
+def test_the_smoke_form_is_short(sweep):
     _, out, _ = sweep("--dry-run", "--smoke")
-    assert out.count("vla-jax train") == 1
-    assert "--config.loop.steps=4" in out
+    assert out.count("vla-jax train") == 2
+    assert out.count("--config.loop.steps=4") == 2
 
 
 def test_there_is_no_table_without_a_result(sweep):
@@ -52,6 +52,7 @@ def test_a_table_is_made_from_what_is_done_without_running_anything(sweep, tmp_p
     resolve = lambda arguments: train.parse([*arguments, "--workdir=x"])[0]  # noqa: E731
     for run in plan.plan(found, tmp_path / "example", resolve):
         run.workdir.mkdir(parents=True)
+        record.begin(run)
         (run.workdir / "config.json").write_text(json.dumps(run.config))
         results = {
             "open_loop": {"token_accuracy": 0.1 * run.seed, "error/dx": 1, "error/dy": 3},
@@ -61,22 +62,23 @@ def test_a_table_is_made_from_what_is_done_without_running_anything(sweep, tmp_p
         (run.workdir / "results.json").write_text(json.dumps(results))
     code, out, _ = sweep("--table", f"--out={tmp_path / 'out'}")
     assert code == 0
-    assert "| batch_size=16 | 3 | 0.1 ± 0.25 | 2 ± 0 | 0.5 ± 0 |" in out
+    assert "| learning_rate=0.001 | 3 | 0.1 ± 0.25 | 2 ± 0 | 0.5 ± 0 |" in out
     assert (tmp_path / "out/results.csv").read_text().splitlines()[0] == (
-        'arm,seed,loader.batch_size,token accuracy,"error in x, y (m)",VQA colour,hours'
+        "arm,seed,pretrained.path,loop.steps,optimizer.learning_rate,token accuracy,"
+        '"error in x, y (m)",VQA colour,hours'
     )
     assert (tmp_path / "out/results.png").stat().st_size > 10_000
     # What is on disk is another run now, and is neither shown nor overwritten.
-    code, _, err = sweep("--table", "--config.loop.steps=61")
+    code, _, err = sweep("--table", "--config.bins.count=64")
     assert code == 1
-    assert "batch_size=8-seed0 on disk is another run: config.loop.steps: 60 -> 61" in err
+    assert "learning_rate=0.001-seed0 on disk is another run: config.bins.count: 256 -> 64" in err
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--config.loop.stepz=3",), "config.loop.stepz: no such field"),
-        (("--rerun=batch_size=9-seed0",), "The nearest is 'batch_size=8-seed0'"),
+        (("--rerun=learning_rate=0.002-seed0",), "The nearest is 'learning_rate=0.00"),
         (("--jobs=0",), "not a positive integer"),
         (("--budget=-1",), "not a non-negative number"),
         (("--engine=ray",), "--engine=ray"),
@@ -93,10 +95,11 @@ def test_a_failed_run_is_named_with_its_last_words_and_its_log(sweep, tmp_path, 
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     code, out, err = sweep("--smoke", "--config.pretrained.path=nowhere")
     assert code == 1
-    assert "batch_size=8-seed0 failed (exit code 1): vla-jax: " in out
+    assert "web-seed0 failed (exit code 1): vla-jax: " in out
     assert "nowhere" in out
-    assert f"{tmp_path}/example/runs/batch_size=8-seed0/train.log" in out
-    assert "failed: batch_size=8-seed0. Try them again with: vla-jax sweep" in err
+    assert "learning_rate=0.001-seed0: blocked" in out
+    assert f"{tmp_path}/prerequisites/web-seed0/train.log" in out
+    assert "failed: web-seed0. Try them again with: vla-jax sweep" in err
 
 
 def command(tmp_path):
@@ -122,7 +125,7 @@ def trainings(run):
 def test_a_sweep_that_was_killed_with_its_training_goes_on(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "XLA_FLAGS": ""}
     where = {"cwd": REPOSITORY, "env": environment}
-    run = tmp_path / "example/runs/batch_size=8-seed0"
+    run = tmp_path / "example/runs/learning_rate=0.001-seed0"
     with subprocess.Popen(command(tmp_path), **where, start_new_session=True) as killed:
         end = time.monotonic() + 300
         while not any(path.name.isdigit() for path in run.glob("run/checkpoints/*")):
@@ -142,7 +145,7 @@ def test_a_sweep_that_was_killed_with_its_training_goes_on(tmp_path):
     lines = (run / "run/metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines]
     assert max(steps) == 40
-    assert "| batch_size=8 | 1 |" in (tmp_path / "example/results.md").read_text()
+    assert "| learning_rate=0.001 | 1 |" in (tmp_path / "example/results.md").read_text()
     third = subprocess.run(command(tmp_path), **where, check=False, capture_output=True, text=True)
     assert third.returncode == 0
     assert (run / "train.log").read_text() == log  # nothing was run again

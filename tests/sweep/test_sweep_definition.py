@@ -52,7 +52,7 @@ def test_random_arms_are_the_same_for_the_same_seed_and_more_begin_with_the_fewe
         ({"arms": (Arm(name="../a"),)}, "expected letters, digits"),
         ({"arms": (Arm(name="a"), Arm(name="a"))}, "two arms are called a"),
         ({"seeds": (0, 0)}, "expected some, each once"),
-        ({"axis": "loop.steps"}, "axis of the sweep: expected a field that the arms set"),
+        ({"axis": "loop.steps"}, "axis of the sweep: expected a field that arms set to numbers"),
         ({"reference": "aa"}, "The nearest is 'a'"),
         ({"smoke": Smoke(arms=("c",))}, "expected a, b, found c"),
         ({"arms": (Arm(name="a", set={"data_dir": Needs("x")}),)}, "prerequisite of a"),

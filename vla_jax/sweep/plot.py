@@ -83,8 +83,8 @@ def _along(panel: Axes, table: Table, measure: str, axis: str) -> None:
     every = sorted({settings[arm][axis] for arms in lines.values() for arm in arms})
     if _is_geometric(every):
         panel.set_xscale("log", base=2)
-        panel.set_xticks(every, [str(x) for x in every], fontsize=8)
         panel.minorticks_off()
+    panel.set_xticks(every, [str(x) for x in every], fontsize=8)
     panel.set_xlabel(axis.rpartition(".")[2])
     if any(lines):
         panel.legend(fontsize=8)

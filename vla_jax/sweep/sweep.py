@@ -97,9 +97,8 @@ class Sweep:
         for seeds in (self.seeds, *(arm.seeds for arm in everything if arm.seeds is not None)):
             if len(set(seeds)) < len(seeds) or not seeds:
                 raise UserError("seeds of the sweep", expected="some, each once", found=seeds)
-        if self.axis is not None and not any(self.axis in arm.set for arm in self.arms):
-            expected = "a field that the arms set"
-            raise UserError("axis of the sweep", expected=expected, found=self.axis)
+        if self.axis is not None:
+            _check_axis(self.axis, self.arms)
         for name in (*(self.smoke.arms or ()), *([self.reference] if self.reference else ())):
             _check_known("arm", name, [arm.name for arm in self.arms])
         names = [arm.name for arm in self.prerequisites]
@@ -166,6 +165,13 @@ def _check_names(names: list[str]) -> None:
             raise UserError("name of an arm", expected=expected, found=repr(name))
         if names.count(name) > 1:
             raise UserError(f"two arms are called {name}")
+
+
+def _check_axis(axis: str, arms: tuple[Arm, ...]) -> None:
+    along = [arm.set[axis] for arm in arms if axis in arm.set]
+    if not along or not all(isinstance(value, int | float) for value in along):
+        expected = "a field that arms set to numbers"
+        raise UserError("axis of the sweep", expected=expected, found=axis)
 
 
 def _check_needs(arm: Arm, names: list[str]) -> None:
