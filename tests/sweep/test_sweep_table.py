@@ -56,6 +56,9 @@ def test_welch_is_that_of_the_formula_and_says_nothing_of_one_seed():
     t = (a.mean() - b.mean()) / np.sqrt(va + vb)
     freedom = (va + vb) ** 2 / (va**2 / 2 + vb**2 / 2)
     assert significance.welch(a, b) == pytest.approx(2 * stats.t.sf(abs(t), freedom))
+    assert significance.welch(a, b) == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue)
+    assert significance.welch([0.2, 0.2, 0.2], b) < 0.05  # without a warning of lost precision
+    assert Mean.of([0.2, 0.2, 0.2]).half == 0
     assert significance.welch([0.1], [0.2, 0.3]) is None
     assert significance.welch([0.0, 0.0], [1.0, 1.0]) is None
 

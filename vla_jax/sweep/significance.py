@@ -38,7 +38,7 @@ class Mean:
         half = math.nan
         if count > 1:
             quantile = float(stats.t.ppf(1 - LEVEL / 2, count - 1))
-            half = quantile * float(np.std(values, ddof=1)) / math.sqrt(count)
+            half = quantile * _deviation(values) / math.sqrt(count)
         return cls(value=float(np.mean(values)), half=half, count=count)
 
 
@@ -52,9 +52,10 @@ def welch(first: Sequence[float], second: Sequence[float]) -> float | None:
     Returns:
       The p value; None where an arm has one seed or neither varies, which nothing can be said of.
     """
-    if min(len(first), len(second)) < 2 or (np.ptp(first) == 0 and np.ptp(second) == 0):
+    if min(len(first), len(second)) < 2 or _deviation(first) == _deviation(second) == 0:
         return None
-    test = cast(Any, stats.ttest_ind(first, second, equal_var=False))
+    sides = [(np.mean(side), _deviation(side), len(side)) for side in (first, second)]
+    test = cast(Any, stats.ttest_ind_from_stats(*sides[0], *sides[1], equal_var=False))
     return float(test.pvalue)
 
 
@@ -72,3 +73,8 @@ def holm(p_values: Mapping[str, float], level: float = LEVEL) -> set[str]:
         if p_values[name] > level / (len(ordered) - k):
             return set(ordered[:k])
     return set(ordered)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """Returns the standard deviation of a sample; exactly 0 where rounding would leave a trace."""
+    return float(np.std(values, ddof=1)) if np.ptp(values) else 0.0
