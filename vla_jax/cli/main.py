@@ -10,6 +10,7 @@ from vla_jax.core.errors import Preempted, UserError
 
 VERBS = {
     "train": "train on robot episodes and web questions; run again to resume",
+    "sweep": "run many trainings that differ in a few values, and compare them",
     "eval": "play the fixed episodes and ask the questions again",
     "act": "print one action for one image and one instruction",
     "export": "write the policy for PyTorch",
@@ -67,3 +68,7 @@ def _usage() -> str:
 def _fail(message: str, code: int) -> None:
     sys.stderr.write(f"vla-jax: {message}\n")
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

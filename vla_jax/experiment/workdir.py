@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from vla_jax.actions.spec import ActionSpec
@@ -71,7 +72,7 @@ class Workdir:
         wanted = config_lib.to_json(config)
         if self._config.exists():
             changes = config_lib.differences(read_json(self._config), wanted)
-            others = [change for change in changes if not change.startswith(_FREE)]
+            others = binding(changes)
             if others:
                 raise UserError(
                     f"workdir {self.path} holds another run: {'; '.join(others)}",
@@ -175,6 +176,11 @@ class Workdir:
             image_tokens=policy["image_tokens"],
             rows=policy["vocabulary"],
         )
+
+
+def binding(changes: Sequence[str]) -> list[str]:
+    """Returns those of `config.differences` that make it another run."""
+    return [change for change in changes if not change.startswith(_FREE)]
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
