@@ -31,6 +31,7 @@ INSTALL = [
     "opencv-python-headless>=4.10",
     "packaging>=23",
     "pillow>=10.4",
+    "psutil>=5.9",
     "rich>=13.7",
     "safetensors>=0.5",
     "scipy>=1.13",

@@ -6,10 +6,11 @@ import importlib
 import os
 import sys
 
-from vla_jax.core.errors import UserError
+from vla_jax.core.errors import Preempted, UserError
 
 VERBS = {
     "train": "train on robot episodes and web questions; run again to resume",
+    "sweep": "run many trainings that differ in a few values, and compare them",
     "eval": "play the fixed episodes and ask the questions again",
     "act": "print one action for one image and one instruction",
     "export": "write the policy for PyTorch",
@@ -26,10 +27,11 @@ _OF_THE_PLACE = (
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
 )
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_PREEMPTED = 75  # EX_TEMPFAIL: to be run again
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs one verb and exits: 0 done, 1 a mistake in the input, 130 interrupted.
+    """Runs one verb and exits: 0 done, 1 a mistake in the input, 130 interrupted, 75 preempted.
 
     Args:
       argv: arguments after the program's name; those of the process by default.
@@ -47,6 +49,8 @@ def main(argv: list[str] | None = None) -> None:
         importlib.import_module(f"vla_jax.cli.{_MODULES.get(verb, verb)}").main(arguments)
     except UserError as error:
         _fail(str(error), 1)
+    except Preempted as stop:
+        _fail(str(stop), _PREEMPTED)
     except KeyboardInterrupt as stop:
         _fail(str(stop) or "interrupted; run the same command again to go on", _INTERRUPTED)
     except OSError as error:
@@ -64,3 +68,7 @@ def _usage() -> str:
 def _fail(message: str, code: int) -> None:
     sys.stderr.write(f"vla-jax: {message}\n")
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,12 +9,13 @@ from absl import flags as absl_flags
 from vla_jax.cli import flags
 from vla_jax.core.errors import UserError
 from vla_jax.experiment.config import RunConfig
-from vla_jax.runtime import compilation, mesh
+from vla_jax.runtime import compilation, interruption, mesh
 
 
 def main(arguments: Sequence[str]) -> None:
     """Trains and evaluates; the same command again resumes or, when done, evaluates anew."""
     config, path = parse(arguments)
+    interruption.end_on_sigterm()
     mesh.split_cpu(config.mesh)
     compilation.use_cache()
     # Imported late, so that a typing error in a flag is told at once.
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
         finish.finish(config, workdir, trained.policies, trained.data, trained.summary)
     except KeyboardInterrupt as stop:
         command = f"vla-jax train {shlex.join(arguments)}"
-        raise KeyboardInterrupt(f"{stop or 'interrupted'}. Go on with: {command}") from stop
+        raise type(stop)(f"{stop or 'interrupted'}. Go on with: {command}") from stop
 
 
 def parse(arguments: Sequence[str]) -> tuple[RunConfig, str]:

@@ -5,6 +5,8 @@ tokenizer.json   the tokenizer
 policy.json      action space and statistics per robot, action token ids, prompts, layout
 checkpoints/     Orbax, one folder per step
 metrics.jsonl    and TensorBoard event files beside it
+nonfinite/       batches whose loss or gradient was no number
+profile/         a trace of a few steps, if one was asked for
 results.json, curves.png, episodes.gif   written at the end
 """
 
@@ -12,6 +14,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from vla_jax.actions.spec import ActionSpec
@@ -26,9 +29,12 @@ from vla_jax.tokens.prompts import PromptsConfig
 from vla_jax.tokens.sequence import SequenceConfig
 from vla_jax.tokens.tokenizer import Tokenizer
 
-# What batches do not depend on, but for images that would have stopped the run.
+# What the sound part of a run does not depend on: a run that goes on may do so on other devices,
+# with more patience for damaged images or losses, and with other checkpoints.
 _FREE = (
     "config.cache_dir",
+    *(f"config.{section}." for section in ("checkpoint", "mesh", "metrics", "profiler")),
+    *(f"config.loop.{field}" for field in ("on_nonfinite", "max_nonfinite")),
     *(f"config.loader.{field}" for field in ("threads", "prefetch", "ram_budget")),
     *(f"config.loader.{field}" for field in ("on_corrupt", "max_skipped")),
 )
@@ -45,6 +51,8 @@ class Workdir:
         self.path = pathlib.Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.frozen = self.path / "frozen"
+        self.nonfinite = self.path / "nonfinite"
+        self.profile = self.path / "profile"
         self.results = self.path / "results.json"
         self.curves = self.path / "curves.png"
         self.episodes = self.path / "episodes.gif"
@@ -64,7 +72,7 @@ class Workdir:
         wanted = config_lib.to_json(config)
         if self._config.exists():
             changes = config_lib.differences(read_json(self._config), wanted)
-            others = [change for change in changes if change.partition(":")[0] not in _FREE]
+            others = binding(changes)
             if others:
                 raise UserError(
                     f"workdir {self.path} holds another run: {'; '.join(others)}",
@@ -168,6 +176,11 @@ class Workdir:
             image_tokens=policy["image_tokens"],
             rows=policy["vocabulary"],
         )
+
+
+def binding(changes: Sequence[str]) -> list[str]:
+    """Returns those of `config.differences` that make it another run."""
+    return [change for change in changes if not change.startswith(_FREE)]
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:

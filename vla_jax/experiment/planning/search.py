@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import get_args
 
 from vla_jax.core.errors import UserError
 from vla_jax.experiment.config import RunConfig
@@ -10,8 +9,8 @@ from vla_jax.experiment.model import Model
 from vla_jax.experiment.planning import plan as plans
 from vla_jax.experiment.planning.compiling import Tick
 from vla_jax.experiment.planning.plan import Plan
+from vla_jax.experiment.planning.remat import REMATS
 from vla_jax.experiment.planning.shapes import Shapes
-from vla_jax.models.layers import Remat
 from vla_jax.runtime import mesh as mesh_lib
 from vla_jax.runtime.mesh import MeshConfig
 
@@ -109,7 +108,7 @@ def search(given: Plan, config: RunConfig, tick: Tick, *, exact: bool) -> Iterat
 def _changed(config: RunConfig) -> Iterator[RunConfig]:
     batch = config.loader.batch_size
     for part in _SMALLER:
-        for remat in get_args(Remat):
+        for remat in REMATS:
             if batch % part == 0:
                 yield dataclasses.replace(
                     config,
