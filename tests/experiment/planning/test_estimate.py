@@ -79,7 +79,9 @@ def test_slicing_parameters_shares_their_state_and_gathers_them_for_use(config):
     )
     assert sliced.state < whole.state / 6  # norms and biases are whole
     assert sliced.activations == whole.activations
-    assert sliced.working > whole.working
+    # A vocabulary that divides is not even put together for its use.
+    odd = Shapes(Model(config, 509, mesh.abstract_mesh(MeshConfig(fsdp=8), 8)))
+    assert sliced.working < whole.working < estimate(config, odd, 509).working
 
 
 @pytest.mark.parametrize(
