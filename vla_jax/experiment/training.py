@@ -13,7 +13,7 @@ from vla_jax.data.loader import Loader
 from vla_jax.experiment import frozen, parts, sources, warm_start
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.hooks import Hooks
-from vla_jax.experiment.planning import remat
+from vla_jax.experiment.planning import fit
 from vla_jax.experiment.workdir import Workdir
 from vla_jax.models import attention
 from vla_jax.policy.policy import Policy
@@ -63,13 +63,14 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
     if encoder is None:
         encoder = parts.make_encoder(config, data, weights)
         workdir.save_encoder(encoder)
-    config = remat.chosen_for(config, encoder.vocabulary, mesh)
+    config = fit.fit(config, encoder.vocabulary, mesh)
     model = parts.Model(config, encoder.vocabulary, mesh)
     for line in model.fallbacks:
         progress.note(f"sharding: {line}")
     with (
         Interruption() as interruption,  # outermost: no signal cuts the last save short
         Checkpoints(workdir.checkpoints, config.checkpoint) as checkpoints,
+        fit.memory_errors(),
     ):
         state, position = _start(config, workdir, model, encoder, data, checkpoints)
         clock = loop.Clock(position.get("seconds", 0.0))
