@@ -75,6 +75,6 @@ def memory_errors() -> Iterator[None]:
         raise UserError(
             "device memory is full",
             found=str(error).splitlines()[0].rstrip("."),
-            fix="Take config.model.remat=full, a smaller batch, more config.optimizer.accumulate or "
-            "config.mesh.fsdp; vla-jax plan tells what fits. Nothing saved is lost",
+            fix="Take config.model.remat=full, a smaller batch, more optimizer.accumulate or "
+            "mesh.fsdp; vla-jax plan tells what fits. Nothing saved is lost",
         ) from error
