@@ -5,8 +5,10 @@ import errno
 import importlib
 import os
 import sys
+import traceback
 
 from vla_jax.core.errors import UserError
+from vla_jax.runtime import lifeline
 
 VERBS = {
     "train": "train on robot episodes and web questions; run again to resume",
@@ -50,8 +52,12 @@ def main(argv: list[str] | None = None) -> None:
         _fail(str(stop) or "interrupted; run the same command again to go on", _INTERRUPTED)
     except OSError as error:
         if error.errno not in _OF_THE_PLACE:
+            _crash(error)
             raise
         _fail(f"{error.strerror}: {error.filename or os.getcwd()}. Nothing saved is lost.", 1)
+    except Exception as error:
+        _crash(error)
+        raise
 
 
 def _usage() -> str:
@@ -62,4 +68,14 @@ def _usage() -> str:
 
 def _fail(message: str, code: int) -> None:
     sys.stderr.write(f"vla-jax: {message}\n")
+    lifeline.leave(message, code)
     sys.exit(code)
+
+
+def _crash(error: Exception) -> None:
+    """Ends a process of several in which something unforeseen happened; returns if it is alone."""
+    if (line := lifeline.explain(error)) is not None:
+        _fail(line, lifeline.AGAIN)
+    if lifeline.is_shared():
+        traceback.print_exception(error)
+        lifeline.leave(f"{type(error).__name__}: {error}", 1)

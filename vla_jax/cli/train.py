@@ -7,38 +7,40 @@ from absl import flags as absl_flags
 
 from vla_jax.cli import flags
 from vla_jax.experiment.config import RunConfig
-from vla_jax.runtime import compilation, mesh
+from vla_jax.runtime import compilation, distributed, mesh, peers
 
 
 def main(arguments: Sequence[str]) -> None:
     """Trains and evaluates; the same command again resumes or, when done, evaluates anew."""
-    config, path = parse(arguments)
+    config, values = parse(arguments)
     mesh.split_cpu(config.mesh)
     compilation.use_cache()
     # Imported late, so that a typing error in a flag is told at once.
     from vla_jax.experiment import finish, training
     from vla_jax.experiment.workdir import Workdir
 
-    workdir = Workdir(path)
+    workdir = Workdir(values.workdir)
     try:
-        trained = training.train(config, workdir)
-        finish.finish(config, workdir, trained.policies, trained.data, trained.summary)
+        with distributed.joined(flags.processes(values)):
+            trained = training.train(config, workdir)
+            if peers.is_first():  # nothing that follows needs the others
+                finish.finish(config, workdir, trained.policies, trained.data, trained.summary)
     except KeyboardInterrupt as stop:
         command = f"vla-jax train {shlex.join(arguments)}"
         raise KeyboardInterrupt(f"{stop or 'interrupted'}. Go on with: {command}") from stop
 
 
-def parse(arguments: Sequence[str]) -> tuple[RunConfig, str]:
-    """Returns the resolved configuration and the workdir.
+def parse(arguments: Sequence[str]) -> tuple[RunConfig, absl_flags.FlagValues]:
+    """Returns the resolved configuration, and the flags with the workdir.
 
     Raises:
       UserError: see `flags.parse_run`.
     """
-    config, values = flags.parse_run("train", arguments, _define, ("config", "workdir"))
-    return config, values.workdir
+    return flags.parse_run("train", arguments, _define, ("config", "workdir"))
 
 
 def _define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string(
         "workdir", None, "Directory of the run; the same again resumes.", flag_values=values
     )
+    flags.define_processes(values)

@@ -11,7 +11,7 @@ from vla_jax.experiment import evaluation, parts
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.sources import Data
 from vla_jax.policy.policy import Policy
-from vla_jax.runtime import sharding
+from vla_jax.runtime import peers, sharding
 from vla_jax.tokens.encoder import Encoder
 from vla_jax.train import loss
 
@@ -33,7 +33,8 @@ class HeldOut:
         self._config, self._data = config, data
         self._encoder, self._model = encoder, model
         self._measure = jax.jit(lambda params, batch: measure(params, batch)[1])
-        size = config.loader.batch_size
+        part, parts_in_all = sharding.batch_part(model.mesh)
+        size = config.loader.batch_size // parts_in_all
         numbers = {name: number for number, name in enumerate(data.names)}
         self._batches = [
             collate(
@@ -46,19 +47,28 @@ class HeldOut:
                 state=config.model.state,
             )
             for name, source in data.held_out.items()
-            for chosen in _spread(len(source), config.evaluation.frames, size)
+            for chosen in _spread(len(source), config.evaluation.frames, config.loader.batch_size)
+            for chosen in [chosen[part * size : (part + 1) * size]]
         ]
         self._policies: dict[str, Policy] = {}
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Returns `held_out/{loss,accuracy}/SOURCE`, `success/SPLIT` and `vqa/KIND`."""
-        config = self._config
         sums = [
             self._measure(params, sharding.place(batch, self._model.mesh))
             for batch in self._batches
         ]
         losses = loss.source_metrics(jax.device_get(sums), self._data.names) if sums else {}
         values = {f"held_out/{name}": value for name, value in losses.items()}
+        params = peers.local(params)
+        if peers.is_first():
+            values |= self._play(params)
+        peers.wait("measured")
+        return values
+
+    def _play(self, params: Any) -> dict[str, float]:
+        """Lets the policies act and answer, in this process alone."""
+        config, values = self._config, {}
         if not self._policies:
             self._policies = parts.make_policies(config, self._encoder, self._model, params)
         else:

@@ -4,6 +4,7 @@ import dataclasses
 import signal
 from collections.abc import Mapping
 from types import FrameType
+from typing import cast
 
 import jax
 
@@ -15,9 +16,9 @@ from vla_jax.experiment.workdir import Workdir
 from vla_jax.models import attention
 from vla_jax.policy.policy import Policy
 from vla_jax.runtime import mesh as mesh_lib
-from vla_jax.runtime import progress, sharding
+from vla_jax.runtime import peers, progress, sharding
 from vla_jax.runtime.checkpoint import Checkpoints
-from vla_jax.runtime.metrics import MetricWriter
+from vla_jax.runtime.metrics import MetricWriter, NoWriter
 from vla_jax.tokens.encoder import Encoder
 from vla_jax.train import loop, step
 from vla_jax.train.state import TrainState
@@ -74,17 +75,18 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
       UserError: the workdir is another run's, or a part of the configuration is wrong.
       KeyboardInterrupt: asked to stop; everything done is saved.
     """
+    workdir.agree(config)
     mesh = mesh_lib.make_mesh(config.mesh)
     attention.check(config.model.backend)
     encoder = workdir.load_encoder()
     # A wrong checkpoint is told before the directory is taken and datasets are opened.
     weights = pretraining.open_weights(config) if encoder is None else None
-    workdir.claim(config)
-    with progress.Phases() as phases:
-        data = sources.open_data(config, phases)
+    peers.first(lambda: workdir.claim(config))
+    workdir.check_shared()
+    data = sources.open_together(config)
     if encoder is None:
-        encoder = parts.make_encoder(config, data, weights)
-        workdir.save_encoder(encoder)
+        peers.first(lambda: workdir.save_encoder(parts.make_encoder(config, data, weights)))
+        encoder = cast(Encoder, workdir.load_encoder(wait=True))
     model = parts.Model(config, encoder.vocabulary, mesh)
     for line in model.fallbacks:
         progress.note(f"sharding: {line}")
@@ -93,12 +95,13 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
         clock = loop.Clock(seconds)
         _announce(config, data, encoder, model, int(state.step))
         state = _run(config, workdir, data, encoder, model, state, checkpoints, clock)
+    peers.wait("saved")  # before anyone leaves
     done = int(state.step)
     if done < config.loop.steps:
         raise KeyboardInterrupt(f"stopped at step {done} of {config.loop.steps}, saved")
     return Trained(
         data=data,
-        policies=parts.make_policies(config, encoder, model, state.params),
+        policies=parts.make_policies(config, encoder, model, peers.local(state.params)),
         summary=parts.summary(config, done, clock.seconds()),
     )
 
@@ -151,6 +154,7 @@ def _run(
 ) -> TrainState:
     """Wires loader, step, hooks and displays together and runs the loop."""
     start = int(state.step)
+    make_writer = MetricWriter if peers.is_first() else NoWriter
     measure = step.make_loss(
         model.graph,
         prefix=config.sequence.prefix,
@@ -159,11 +163,12 @@ def _run(
     )
     measure = mesh_lib.under(model.mesh, measure)
     train_step = jax.jit(step.make_train_step(measure, model.optimizer), donate_argnums=0)
-    loader = parts.make_loader(config, data.sources, encoder, start)
+    part = sharding.batch_part(model.mesh)
+    loader = parts.make_loader(config, data.sources, encoder, start, part)
     parts.print_ledger(config, data, encoder, loader)
     with (
-        StopRequest() as stop,
-        MetricWriter(workdir.path, start) as writer,
+        StopRequest() as asked,
+        make_writer(workdir.path, start) as writer,
         progress.Progress("train", total=config.loop.steps, start=start) as bar,
     ):
 
@@ -172,10 +177,11 @@ def _run(
             checkpoints.save(n, arrays, loader.state(n) | {"seconds": clock.seconds()})
             return {}
 
+        stop = peers.Agreement(asked, start)
         measurements = HeldOut(config, data, encoder, model, measure)
 
         def look(n: int, state: TrainState) -> Mapping[str, float]:
-            if n == config.loop.steps or stop():
+            if n == config.loop.steps or stop.reached:
                 return {}  # the full evaluation follows, or the user waits
             values = measurements(state.params)
             writer.write(n, values)

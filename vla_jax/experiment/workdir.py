@@ -12,6 +12,8 @@ import dataclasses
 import json
 import os
 import pathlib
+import socket
+import time
 from typing import Any
 
 from vla_jax.actions.spec import ActionSpec
@@ -20,11 +22,14 @@ from vla_jax.core import config as config_lib
 from vla_jax.core import files
 from vla_jax.core.errors import UserError
 from vla_jax.experiment.config import RunConfig
+from vla_jax.runtime import peers
 from vla_jax.tokens.action_tokens import ActionTokens
 from vla_jax.tokens.encoder import Encoder
 from vla_jax.tokens.prompts import PromptsConfig
 from vla_jax.tokens.sequence import SequenceConfig
 from vla_jax.tokens.tokenizer import Tokenizer
+
+_SECONDS_TO_APPEAR = 60  # network file systems remember for so long that a file was not there
 
 # What batches do not depend on, but for images that would have stopped the run.
 _FREE = (
@@ -82,6 +87,33 @@ class Workdir:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self._config, wanted)
 
+    @staticmethod
+    def agree(config: RunConfig) -> None:
+        """Makes sure that all processes were started with the same configuration.
+
+        Raises:
+          UserError: they differ in more than the fields that a resumption may change.
+        """
+        fields = config_lib.leaves(config_lib.to_json(config))
+        fixed = {name: value for name, value in fields if name not in _FREE}
+        peers.agree("configuration", fixed, "Start all processes with the same flags and files")
+
+    def check_shared(self) -> None:
+        """Makes sure that all processes see what process 0 has written here.
+
+        Raises:
+          UserError: some do not, named with their hosts.
+        """
+        seen = peers.gather("workdir", [socket.gethostname(), _appears(self._config)])
+        blind = [f"process {k} on {host}" for k, (host, sees) in enumerate(seen) if not sees]
+        if blind:
+            raise UserError(
+                f"workdir {self.path.absolute()}",
+                expected="a directory that all hosts share",
+                found=f"it is not what process 0 sees in {', '.join(blind)}",
+                fix="Take a --workdir on a file system that is mounted on all hosts",
+            )
+
     def config(self) -> RunConfig:
         """Reads the configuration of the run.
 
@@ -125,13 +157,16 @@ class Workdir:
             },
         )
 
-    def load_encoder(self) -> Encoder | None:
+    def load_encoder(self, *, wait: bool = False) -> Encoder | None:
         """Reads what `save_encoder` wrote; None if the run has not come that far.
+
+        Args:
+          wait: it has been written, perhaps by another host.
 
         Raises:
           UserError: the files are damaged, or of another version of vla_jax.
         """
-        if not self._policy.exists():
+        if not (_appears(self._policy) if wait else self._policy.exists()):
             return None
         try:
             return self._read_encoder(read_json(self._policy))
@@ -167,6 +202,16 @@ class Workdir:
             image_tokens=policy["image_tokens"],
             rows=policy["vocabulary"],
         )
+
+
+def _appears(path: pathlib.Path) -> bool:
+    """Whether a file that another host may have written is there, or soon is."""
+    deadline = time.monotonic() + _SECONDS_TO_APPEAR
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:

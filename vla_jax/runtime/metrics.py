@@ -67,6 +67,23 @@ class MetricWriter:
         self._events.close()
 
 
+class NoWriter:
+    """A MetricWriter that writes nothing, for the processes that are not the first."""
+
+    def __init__(self, workdir: str | os.PathLike[str], start_step: int = 0):
+        """Takes what a MetricWriter takes."""
+
+    def __enter__(self) -> "NoWriter":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Does nothing."""
+
+    def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
+        """Drops the metrics of one step."""
+
+
 def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Reads the metrics of a run.
 
