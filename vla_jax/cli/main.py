@@ -17,10 +17,11 @@ VERBS = {
     "export": "write the policy for PyTorch",
     "index": "find every frame of a dataset's shards, once, so that training can read them",
     "inspect": "print what a run would train on, or draw a batch, before it trains",
+    "dist-check": "whether the processes of a job can work together, in 30 s, before the job",
     "doctor": "examine a dataset: findings, a page with plots, exit code 2 if it is sick",
     "ingest": "convert HDF5 (LIBERO, robomimic) or LeRobot data to RLDS",
 }
-_MODULES = {"eval": "evaluate"}
+_MODULES = {"eval": "evaluate", "dist-check": "dist_check"}
 # A full disk, no permission, a file where a folder should be or the other way round.
 _OF_THE_PLACE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),

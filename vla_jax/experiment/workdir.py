@@ -104,7 +104,7 @@ class Workdir:
         Raises:
           UserError: some do not, named with their hosts.
         """
-        seen = peers.gather("workdir", [socket.gethostname(), _appears(self._config)])
+        seen = peers.gather("workdir", [socket.gethostname(), appears(self._config)])
         blind = [f"process {k} on {host}" for k, (host, sees) in enumerate(seen) if not sees]
         if blind:
             raise UserError(
@@ -166,7 +166,7 @@ class Workdir:
         Raises:
           UserError: the files are damaged, or of another version of vla_jax.
         """
-        if not (_appears(self._policy) if wait else self._policy.exists()):
+        if not (appears(self._policy) if wait else self._policy.exists()):
             return None
         try:
             return self._read_encoder(read_json(self._policy))
@@ -204,9 +204,9 @@ class Workdir:
         )
 
 
-def _appears(path: pathlib.Path) -> bool:
-    """Whether a file that another host may have written is there, or soon is."""
-    deadline = time.monotonic() + _SECONDS_TO_APPEAR
+def appears(path: pathlib.Path, seconds: float = _SECONDS_TO_APPEAR) -> bool:
+    """Whether a file that another host may have written is there, or is soon."""
+    deadline = time.monotonic() + seconds
     while not path.exists():
         if time.monotonic() > deadline:
             return False
