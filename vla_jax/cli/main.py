@@ -68,8 +68,8 @@ def _usage() -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    sys.stderr.write(f"vla-jax: {message}\n")
     lifeline.leave(message, code)
+    sys.stderr.write(f"vla-jax: {message}\n")
     sys.exit(code)
 
 

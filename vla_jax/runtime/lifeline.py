@@ -24,7 +24,7 @@ FIX = "Run the same command again in all processes"
 
 _FAILED, _BEAT, _LEFT = "vla_jax/failed", "vla_jax/beat/", "vla_jax/left"
 _BEATS_PER_TIMEOUT = 5
-_SECONDS_TO_READ = 5.0  # what a process that fails waits for the others to hear of it
+_SECONDS_TO_READ = 2.0  # what a process that fails waits for the others to hear of it
 _SECONDS_TO_LEAVE = 0.5  # the coordinator goes last: with it goes what the others talk through
 _SECONDS_FOR_THE_CAUSE = 3.0
 # How collectives of Gloo, NCCL and TPUs report that the other end is gone.
@@ -61,9 +61,10 @@ class Lifeline:
         self._leaving.acquire(blocking=False)
 
     def leave(self, message: str, code: int) -> NoReturn:
-        """Tells the others why, and ends the process at once with this exit code."""
+        """Prints why, tells the others, and ends the process at once with this exit code."""
         if not self._leaving.acquire(blocking=False):
             time.sleep(self._timeout)  # the thread is ending the process
+        _say(message)
         cause = {"process": self._index, "message": message, "code": code}
         with contextlib.suppress(Exception):  # another one was first, or the coordinator is gone
             self._client.key_value_set(_FAILED, json.dumps(cause))
@@ -108,7 +109,7 @@ class Lifeline:
     def _end(self, message: str, code: int) -> None:
         if not self._leaving.acquire(blocking=False):
             return  # this process is leaving by itself
-        sys.stderr.write(f"vla-jax: {message}\n")
+        _say(message)
         self._exit(code)
 
     def _exit(self, code: int) -> NoReturn:
@@ -131,9 +132,8 @@ class Connecting:
 
     def leave(self, message: str, code: int) -> NoReturn:
         """Ends the process at once."""
-        del message
+        _say(message)
         sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
 
     def wait_for_the_cause(self) -> None:
@@ -152,7 +152,7 @@ def is_shared() -> bool:
 
 
 def leave(message: str, code: int) -> None:
-    """Ends a process of several at once, and tells the others; returns where there is but one."""
+    """Ends a process of several with one line, and tells the others; returns if it is alone."""
     if _current is not None:
         _current.leave(message, code)
 
@@ -166,3 +166,8 @@ def explain(error: Exception) -> str | None:
         return None
     _current.wait_for_the_cause()
     return f"another process is gone ({str(error).splitlines()[0]}). {FIX}."
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"vla-jax: {message}\n")
+    sys.stderr.flush()
