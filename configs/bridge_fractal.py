@@ -43,7 +43,7 @@ def get_config(variant: str = "small") -> config_dict.ConfigDict:
         c.loader.threads = 2
         c.loader.held_out = 0.25
         c.sequence.prefix = 64
-        c.optimizer.warmup_steps = 2
+        c.optimizer.schedule.warmup_steps = 2
         c.checkpoint.every = 4
         c.loop.update(steps=8, log_every=4, eval_every=4)
         c.evaluation.update(questions=8, frames=8)

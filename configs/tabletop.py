@@ -37,11 +37,10 @@ def get_config(variant: str = "cofinetuned") -> config_dict.ConfigDict:
     c.mesh.cpu_devices = 2
     c.optimizer.rule = "muon"  # learns from scratch in half the time that AdamW takes
     c.optimizer.learning_rate = 1e-3
-    c.optimizer.warmup_steps = 200
-    c.optimizer.schedule = "cosine"
-    c.optimizer.final_fraction = 0.02
+    c.optimizer.schedule.update(kind="cosine", warmup_steps=200, final_fraction=0.02)
     c.optimizer.b2 = 0.98
-    c.optimizer.embedding_rate = 0.2
+    # Gemma multiplies embeddings by sqrt(width): they move that much faster.
+    c.optimizer.groups = {"embedding": {"parameters": ".*embedding", "rate": 0.2}}
     c.optimizer.weight_decay = 0.01
     c.checkpoint.every = 2000
     c.loop.steps = 14_000
@@ -56,7 +55,7 @@ def get_config(variant: str = "cofinetuned") -> config_dict.ConfigDict:
         c.loader.batch_size = 8
         c.loader.held_out = 0.1
         c.sequence.prefix = 32  # few texts: the tokenizer does not know every word as one token
-        c.optimizer.warmup_steps = 2
+        c.optimizer.schedule.warmup_steps = 2
         c.checkpoint.every = 10
         c.loop.steps = 20
         c.loop.log_every = 5

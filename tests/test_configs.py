@@ -33,7 +33,7 @@ def test_every_variant_is_a_run(name, variant):
     model = parts.Model(config, 1024, mesh.make_mesh(config.mesh, devices))
     assert model.size > 0
     assert config.loader.batch_size % len(devices) == 0
-    assert config.optimizer.warmup_steps < config.loop.steps
+    assert config.optimizer.schedule.warmup_steps < config.loop.steps
 
 
 @pytest.mark.parametrize("name", MODULES)

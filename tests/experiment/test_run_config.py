@@ -66,7 +66,11 @@ def test_an_unknown_field_is_refused_with_its_path_and_the_nearest(path, nearest
         ("loop.steps", "10", r"expected int, found str '10'"),
         ("loop.steps", 10.5, r"expected int, found float 10\.5"),
         ("seed", True, r"expected int, found bool True"),
-        ("optimizer.schedule", "cosin", r"expected one of .*found 'cosin'.*nearest is 'cosine'"),
+        (
+            "optimizer.schedule.kind",
+            "cosin",
+            r"expected one of .*found 'cosin'.*nearest is 'cosine'",
+        ),
         ("model", 3, r"expected VLMConfig, found int 3"),
         ("evaluation.blocks", [1, 2, 3], r"expected 2 values, found 3"),
         ("model.vision.stem_strides", [2.5], r"expected int, found float"),

@@ -5,7 +5,8 @@ import optax
 import pytest
 
 from vla_jax.core.errors import UserError
-from vla_jax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from vla_jax.train.optimizer import GroupConfig, OptimizerConfig, make_optimizer, make_schedules
+from vla_jax.train.schedule import ScheduleConfig
 
 PARAMS = {
     "decoder": {
@@ -26,13 +27,14 @@ AXES = {
 
 
 def rates(steps, **changes):
-    schedule = make_schedule(OptimizerConfig(learning_rate=0.5, **changes), steps)
+    config = OptimizerConfig(learning_rate=0.5, schedule=ScheduleConfig(**changes))
+    schedule = make_schedules(config, steps)[""]
     return [float(schedule(step)) for step in range(steps)]
 
 
 @pytest.mark.parametrize("kind", ["constant", "cosine", "linear"])
 def test_warm_up_rises_to_the_peak_and_its_first_step_counts(kind):
-    values = rates(100, warmup_steps=10, schedule=kind)
+    values = rates(100, warmup_steps=10, kind=kind)
     np.testing.assert_allclose(values[:10], 0.5 * np.arange(1, 11) / 10, rtol=1e-5)
     assert max(values) == pytest.approx(0.5)
 
@@ -40,7 +42,7 @@ def test_warm_up_rises_to_the_peak_and_its_first_step_counts(kind):
 @pytest.mark.parametrize("warmup", [0, 1, 10])
 @pytest.mark.parametrize("kind", ["cosine", "linear"])
 def test_decay_ends_at_the_final_fraction_on_the_last_step(kind, warmup):
-    values = rates(60, warmup_steps=warmup, schedule=kind, final_fraction=0.1)
+    values = rates(60, warmup_steps=warmup, kind=kind, final_fraction=0.1)
     assert values[warmup] == pytest.approx(0.5)
     assert values[-1] == pytest.approx(0.05, rel=1e-4)
     assert (np.diff(values[warmup:]) < 0).all()
@@ -49,11 +51,11 @@ def test_decay_ends_at_the_final_fraction_on_the_last_step(kind, warmup):
 
 
 def test_a_constant_rate_stays():
-    assert rates(5, schedule="constant") == pytest.approx([0.5] * 5)
+    assert rates(5, kind="constant") == pytest.approx([0.5] * 5)
 
 
 def test_a_run_shorter_than_its_warm_up_reaches_the_peak():
-    assert rates(4, warmup_steps=100, schedule="cosine")[-1] == pytest.approx(0.5)
+    assert rates(4, warmup_steps=100, kind="cosine")[-1] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("rule", ["adamw", "muon"])
@@ -85,7 +87,7 @@ def test_gradients_are_clipped_by_their_global_norm(size, scale):
 
 
 def test_the_first_update_has_the_size_of_the_rate():
-    config = OptimizerConfig(learning_rate=0.1, warmup_steps=4)
+    config = OptimizerConfig(learning_rate=0.1, schedule=ScheduleConfig(warmup_steps=4))
     optimizer = make_optimizer(config, 10, PARAMS, AXES)
     gradient = jax.tree.map(lambda p: -jnp.ones_like(p), PARAMS)
     updates, _ = optimizer.update(gradient, optimizer.init(PARAMS), PARAMS)
@@ -141,10 +143,114 @@ def test_muon_leaves_what_is_not_a_matrix_to_adam():
     }
 
 
+def follow(config, gradients, params=PARAMS, axes=AXES):
+    """Returns the parameters after some updates."""
+    return plain(make_optimizer(config, len(gradients), params, axes), gradients, params)
+
+
+def plain(optimizer, gradients, params=PARAMS):
+    state = optimizer.init(params)
+    for gradient in gradients:
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def some_gradients(count=5):
+    leaves, structure = jax.tree.flatten(PARAMS)
+    rng = np.random.default_rng(0)
+    return [
+        jax.tree.unflatten(structure, [jnp.asarray(rng.normal(0, 0.1, x.shape)) for x in leaves])
+        for _ in range(count)
+    ]
+
+
+def test_adamw_is_that_of_optax():
+    config = OptimizerConfig(learning_rate=0.1, weight_decay=0.3, clip_norm=0.5, b2=0.98)
+    decayed = jax.tree.map(lambda x: x.ndim > 1, PARAMS)
+    decayed["decoder"]["blocks"]["attention_norm"] = False
+    reference = optax.chain(
+        optax.clip_by_global_norm(0.5),
+        optax.adamw(0.1, b1=0.9, b2=0.98, weight_decay=0.3, mask=decayed),
+    )
+    gradients = some_gradients()
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+        follow(config, gradients),
+        plain(reference, gradients),
+    )
+
+
+@pytest.mark.parametrize("b1", [0.0, 0.9])
+def test_adafactor_is_that_of_optax(b1):
+    shape = (2, 130, 140)  # large enough to be factored
+    params = {"kernel": jnp.ones(shape)}
+    gradients = [{"kernel": jax.random.normal(jax.random.key(n), shape)} for n in range(3)]
+    config = OptimizerConfig(rule="adafactor", learning_rate=0.1, clip_norm=1e9, b1=b1)
+    found = follow(config, gradients, params, {"kernel": ("layers", "embed", "mlp")})
+    reference = optax.adafactor(
+        0.1, decay_rate=0.8, momentum=b1 or None, multiply_by_parameter_scale=False
+    )
+    expected = plain(reference, gradients, params)
+    np.testing.assert_allclose(found["kernel"], expected["kernel"], rtol=1e-4)
+
+
+def test_factored_moments_and_small_momentum_are_small():
+    params = {"kernel": jax.ShapeDtypeStruct((4, 256, 512), jnp.float32)}
+    sizes = {}
+    for rule, dtype in [("adamw", "float32"), ("adafactor", "bfloat16")]:
+        config = OptimizerConfig(rule=rule, momentum_dtype=dtype)
+        optimizer = make_optimizer(config, 10, params, {"kernel": ("layers", "embed", "mlp")})
+        leaves = jax.tree.leaves(jax.eval_shape(optimizer.init, params))
+        sizes[rule] = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / 4 / 256 / 512
+    assert sizes["adamw"] == pytest.approx(8, rel=0.01)
+    assert sizes["adafactor"] == pytest.approx(2, rel=0.02)
+
+
+def test_groups_have_rates_and_schedules_of_their_own():
+    falling = ScheduleConfig(kind="linear")
+    groups = {
+        "embedding": GroupConfig(parameters=".*embedding", rate=0.1),
+        "vision": GroupConfig(parameters="vision/.*", rate=2.0, schedule=falling),
+    }
+    config = OptimizerConfig(learning_rate=0.1, groups=groups)
+    rates = {name: float(rate(9)) for name, rate in make_schedules(config, 10).items()}
+    assert rates == pytest.approx({"": 0.1, "embedding": 0.01, "vision": 0.0})
+    gradient = jax.tree.map(jnp.ones_like, PARAMS)
+    first = jax.tree.map(lambda x: 1 - float(x.ravel()[0]), follow(config, [gradient]))
+    assert first["decoder"]["embedding"] == pytest.approx(0.01, rel=1e-3)
+    assert first["decoder"]["norm"] == pytest.approx(0.1, rel=1e-3)
+    assert first["vision"]["stem0"] == pytest.approx(0.2, rel=1e-3)
+
+
+def test_a_group_without_parameters_is_refused():
+    groups = {"heads": GroupConfig(parameters="heads/.*")}
+    with pytest.raises(UserError, match=r"pattern 'heads/\.\*'"):
+        make_optimizer(OptimizerConfig(groups=groups), 10, PARAMS, AXES)
+
+
+def test_rsqrt_halves_after_three_timescales_and_wsd_decays_at_the_end():
+    values = rates(400, kind="rsqrt", timescale=100, warmup_steps=10)
+    assert values[10] == pytest.approx(0.5)
+    assert values[310] == pytest.approx(0.25)
+    values = rates(100, kind="wsd", decay_fraction=0.2, warmup_steps=10, final_fraction=0.1)
+    assert values[10:80] == pytest.approx([0.5] * 70)
+    assert values[89] == pytest.approx(0.275, rel=0.05)
+    assert values[-1] == pytest.approx(0.05)
+
+
 @pytest.mark.parametrize(
-    "changes", [{"learning_rate": 0.0}, {"clip_norm": -1.0}, {"warmup_steps": -1}]
+    ("kind", "changes"),
+    [
+        (OptimizerConfig, {"learning_rate": 0.0}),
+        (OptimizerConfig, {"clip_norm": -1.0}),
+        (OptimizerConfig, {"accumulate": 0}),
+        (OptimizerConfig, {"ema_decay": 1.0}),
+        (ScheduleConfig, {"warmup_steps": -1}),
+        (ScheduleConfig, {"decay_fraction": 0.0}),
+    ],
 )
-def test_values_out_of_range_are_refused(changes):
+def test_values_out_of_range_are_refused(kind, changes):
     (name,) = changes
-    with pytest.raises(UserError, match=rf"config\.optimizer\.{name}"):
-        OptimizerConfig(**changes)
+    with pytest.raises(UserError, match=rf"(config\.optimizer|schedule)\.{name}"):
+        kind(**changes)

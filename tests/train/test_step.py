@@ -11,8 +11,8 @@ import pytest
 
 from vla_jax.core import trees
 from vla_jax.core.batch import Batch
-from vla_jax.experiment import parts
 from vla_jax.experiment.config import RunConfig
+from vla_jax.experiment.model import Model
 from vla_jax.models.decoder import DecoderConfig
 from vla_jax.models.vit import ViTConfig
 from vla_jax.models.vlm_config import VLMConfig
@@ -21,8 +21,8 @@ from vla_jax.runtime import sharding
 from vla_jax.tokens.sequence import SequenceConfig
 from vla_jax.train import step
 from vla_jax.train.loop import LoopConfig
-from vla_jax.train.loss import LossConfig
 from vla_jax.train.optimizer import OptimizerConfig
+from vla_jax.train.schedule import ScheduleConfig
 
 STEPS, VOCABULARY, PREFIX = 20, 48, 6
 CONFIG = RunConfig(
@@ -33,7 +33,9 @@ CONFIG = RunConfig(
         remat="dots",
     ),
     sequence=SequenceConfig(prefix=PREFIX, suffix=9),
-    optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2, weight_decay=0.01),
+    optimizer=OptimizerConfig(
+        learning_rate=1e-2, schedule=ScheduleConfig(warmup_steps=2), weight_decay=0.01
+    ),
     loop=LoopConfig(steps=STEPS),
 )
 ENCODER = types.SimpleNamespace(action_token_ids=tuple(range(8, 24)))
@@ -65,7 +67,7 @@ def first_state(rule):
 
 def make_model(mesh, rule):
     optimizer = dataclasses.replace(CONFIG.optimizer, rule=rule)
-    return parts.Model(dataclasses.replace(CONFIG, optimizer=optimizer), VOCABULARY, mesh)
+    return Model(dataclasses.replace(CONFIG, optimizer=optimizer), VOCABULARY, mesh)
 
 
 def train(mesh, batches, rule="adamw"):
@@ -73,8 +75,7 @@ def train(mesh, batches, rule="adamw"):
     model = make_model(mesh, rule)
     places = jax.tree.map(lambda leaf: leaf.sharding, model.abstract_state())
     state = jax.device_put(first_state(rule), places)
-    measure = step.make_loss(model.graph, prefix=PREFIX, sources=2, config=LossConfig())
-    update = jax.jit(step.make_train_step(measure, model.optimizer), donate_argnums=0)
+    update = model.train_step(model.measure(2))
     losses, norms, sums = [], [], []
     for batch in batches:
         state, metrics = update(state, sharding.place(batch, mesh))
@@ -143,9 +144,7 @@ def test_a_step_counts_and_reports(alone):
 
 
 def test_the_loss_is_over_the_masked_suffix_only(alone):
-    measure = jax.jit(
-        step.make_loss(alone.model.graph, prefix=PREFIX, sources=2, config=LossConfig())
-    )
+    measure = jax.jit(alone.model.measure(2))
     batch = make_batch(0)
     expected, _ = measure(alone.state.params, batch)
     tokens = batch.tokens.copy()

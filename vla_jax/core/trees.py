@@ -36,19 +36,28 @@ def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def map_with_name(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+def map_with_name(
+    function: Callable[..., Any],
+    tree: Any,
+    *rest: Any,
+    is_leaf: Callable[[Any], bool] | None = None,
+) -> Any:
     """Maps a function over a pytree, handing it the name of each leaf first.
 
     Args:
       function: called as `function(name, leaf, *leaves_of_rest)`.
       tree: any pytree.
       *rest: pytrees with the structure of `tree`, or with subtrees where `tree` has leaves.
+      is_leaf: tells subtrees that count as leaves.
 
     Returns:
       A pytree with the structure of `tree`.
     """
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf, *others: function(path_name(path), leaf, *others), tree, *rest
+        lambda path, leaf, *others: function(path_name(path), leaf, *others),
+        tree,
+        *rest,
+        is_leaf=is_leaf,
     )
 
 

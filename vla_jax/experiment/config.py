@@ -23,6 +23,7 @@ from vla_jax.tokens.tokenizer import TokenizerConfig
 from vla_jax.train.loop import LoopConfig
 from vla_jax.train.loss import LossConfig
 from vla_jax.train.optimizer import OptimizerConfig
+from vla_jax.train.strategy import StrategyConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,7 @@ class RunConfig:
       pretrained: the released checkpoint that the model starts from.
       mixture: which datasets, and how much of each.
       loader: batches.
+      strategy: what is trained.
       loss: normalisation.
       optimizer: update rule.
       mesh: device layout.
@@ -101,6 +103,7 @@ class RunConfig:
     pretrained: PretrainedConfig = PretrainedConfig()
     mixture: MixtureConfig = MixtureConfig()
     loader: LoaderConfig = LoaderConfig()
+    strategy: StrategyConfig = StrategyConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import jax
 
 from vla_jax.core.errors import UserError
-from vla_jax.experiment import parts
+from vla_jax.experiment import frozen, parts
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.workdir import Workdir
 from vla_jax.policy.policy import Policy
@@ -63,13 +63,15 @@ def open_run(workdir: Workdir, config: RunConfig | None = None) -> Run:
         step = checkpoints.latest_step()
         if step is None:
             raise _no_checkpoint(workdir)
-        params = checkpoints.restore_params(model.abstract_params(), step)
+        abstract = model.abstract_state()
+        trained = checkpoints.restore_params(abstract.params, step)
         seconds = checkpoints.loader_state(step)["seconds"]
+    untrained = frozen.restore(workdir.frozen, abstract.frozen)
     return Run(
         config=config,
         encoder=encoder,
         model=model,
-        policies=parts.make_policies(config, encoder, model, params),
+        policies=parts.make_policies(config, encoder, model, model.merged(trained, untrained)),
         step=step,
         seconds=seconds,
     )

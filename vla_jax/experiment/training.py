@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import cast
 
-import jax
-
 from vla_jax.data.loader import Loader
-from vla_jax.experiment import parts, pretraining, sources
+from vla_jax.experiment import frozen, parts, pretraining, sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.held_out import HeldOut
 from vla_jax.experiment.workdir import Workdir
@@ -20,7 +18,7 @@ from vla_jax.runtime import peers, progress, sharding
 from vla_jax.runtime.checkpoint import Checkpoints
 from vla_jax.runtime.metrics import MetricWriter, NoWriter
 from vla_jax.tokens.encoder import Encoder
-from vla_jax.train import loop, step
+from vla_jax.train import loop
 from vla_jax.train.state import TrainState
 
 
@@ -91,7 +89,7 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
     for line in model.fallbacks:
         progress.note(f"sharding: {line}")
     with Checkpoints(workdir.checkpoints, config.checkpoint) as checkpoints:
-        state, seconds = _start(config, model, encoder, data, checkpoints)
+        state, seconds = _start(config, workdir, model, encoder, data, checkpoints)
         clock = loop.Clock(seconds)
         _announce(config, data, encoder, model, int(state.step))
         state = _run(config, workdir, data, encoder, model, state, checkpoints, clock)
@@ -101,13 +99,14 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
         raise KeyboardInterrupt(f"stopped at step {done} of {config.loop.steps}, saved")
     return Trained(
         data=data,
-        policies=parts.make_policies(config, encoder, model, peers.local(state.params)),
+        policies=parts.make_policies(config, encoder, model, peers.local(model.joined(state))),
         summary=parts.summary(config, done, clock.seconds()),
     )
 
 
 def _start(
     config: RunConfig,
+    workdir: Workdir,
     model: parts.Model,
     encoder: Encoder,
     data: sources.Data,
@@ -119,12 +118,13 @@ def _start(
       UserError: the datasets are not those that the run began with.
     """
     if checkpoints.latest_step() is None:
-        return model.create(encoder, pretraining.open_weights(config)), 0.0
+        state = model.create(encoder, pretraining.open_weights(config))
+        frozen.save(workdir.frozen, state.frozen)
+        return state, 0.0
     abstract = model.abstract_state()
-    arrays = {"params": abstract.params, "optimizer": abstract.optimizer, "step": abstract.step}
-    _, arrays, loader = checkpoints.restore(arrays)
+    _, arrays, loader = checkpoints.restore(abstract.saved())
     Loader.check(loader, data.sources)
-    return TrainState(**arrays), loader["seconds"]
+    return TrainState.of(arrays, frozen.restore(workdir.frozen, abstract.frozen)), loader["seconds"]
 
 
 def _announce(
@@ -134,7 +134,8 @@ def _announce(
     begin = "starting" + (f" from {given.path} ({given.parts})" if given.path else "")
     begin = f"resuming at step {start}" if start else begin
     progress.note(
-        f"{begin}: {model.size:,} parameters, {encoder.vocabulary} tokens, "
+        f"{begin}: {model.size:,} parameters, {model.trained_size:,} of them trained "
+        f"({config.strategy.kind}), {encoder.vocabulary} tokens, "
         f"{sum(map(len, data.robots.values())):,} robot frames, "
         f"{sum(map(len, data.web.values())):,} web examples, "
         f"batches of {config.loader.batch_size}, "
@@ -155,14 +156,8 @@ def _run(
     """Wires loader, step, hooks and displays together and runs the loop."""
     start = int(state.step)
     make_writer = MetricWriter if peers.is_first() else NoWriter
-    measure = step.make_loss(
-        model.graph,
-        prefix=config.sequence.prefix,
-        sources=len(data.names),
-        config=config.loss,
-    )
-    measure = mesh_lib.under(model.mesh, measure)
-    train_step = jax.jit(step.make_train_step(measure, model.optimizer), donate_argnums=0)
+    measure = model.measure(len(data.names))
+    train_step = model.train_step(measure)
     part = sharding.batch_part(model.mesh)
     loader = parts.make_loader(config, data.sources, encoder, start, part)
     parts.print_ledger(config, data, encoder, loader)
@@ -173,8 +168,7 @@ def _run(
     ):
 
         def save(n: int, state: TrainState) -> Mapping[str, float]:
-            arrays = {"params": state.params, "optimizer": state.optimizer, "step": state.step}
-            checkpoints.save(n, arrays, loader.state(n) | {"seconds": clock.seconds()})
+            checkpoints.save(n, state.saved(), loader.state(n) | {"seconds": clock.seconds()})
             return {}
 
         stop = peers.Agreement(asked, start)
@@ -183,7 +177,7 @@ def _run(
         def look(n: int, state: TrainState) -> Mapping[str, float]:
             if n == config.loop.steps or stop.reached:
                 return {}  # the full evaluation follows, or the user waits
-            values = measurements(state.params)
+            values = measurements(model.joined(state))
             writer.write(n, values)
             return {"success": values["success/seen"]} if "success/seen" in values else {}
 

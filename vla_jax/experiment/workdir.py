@@ -49,6 +49,7 @@ class Workdir:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path)
         self.checkpoints = self.path / "checkpoints"
+        self.frozen = self.path / "frozen"
         self.results = self.path / "results.json"
         self.curves = self.path / "curves.png"
         self.episodes = self.path / "episodes.gif"

@@ -142,7 +142,7 @@ class DecoderBlock(nnx.Module):
             softcap=config.attention_softcap,
             backend=backend,
         )
-        y = jnp.einsum("bqhk,hkd->bqd", y, self.out[...].astype(x.dtype))
+        y = layers.product("bqhk,hkd->bqd", y, self.out)
         x = x + (normalize(y, self.post_attention_norm, config) if config.post_norms else y)
         y = normalize(x, self.mlp_norm, config)
         gate = layers.activate(layers.dense(y, self.gate), config.activation)
@@ -157,7 +157,7 @@ class Decoder(nnx.Module):
     def __init__(self, config: DecoderConfig, vocabulary: int, rngs: nnx.Rngs, dtype: jnp.dtype):
         init = layers.Initializer(rngs, dtype)
         shape = (vocabulary, config.width)
-        self.config = config
+        self.config, self.vocabulary = config, vocabulary
         self.embedding = init.normal(shape, ("vocab", "embed"), config.width**-0.5)
         self.blocks = DecoderBlock(config, layers.Initializer(rngs, dtype, config.depth))
         self.norm = init.constant((config.width,), ("norm",), 1 - config.norm_offset)
@@ -247,12 +247,7 @@ class Decoder(nnx.Module):
     def logits(self, hidden: Float[Array, "b s d"]) -> Float[Array, "b s v"]:
         """Returns float32 logits over the vocabulary."""
         table = self.embedding if self.config.tied else self.head
-        logits = jnp.einsum(
-            "bsd,vd->bsv",
-            hidden,
-            table[...].astype(hidden.dtype),
-            preferred_element_type=jnp.float32,
-        )
+        logits = layers.product("bsd,vd->bsv", hidden, table, jnp.dtype("float32"))
         return attention.cap(logits, self.config.final_softcap)
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vla_jax.core.arrays import Array, Float
+from vla_jax.models import kernels
 
 Remat = Literal["none", "dots", "full"]
 Activation = Literal["gelu", "gelu_exact", "silu", "relu"]
@@ -83,11 +84,18 @@ def scale(x: Float[Array, "... d"], factor: nnx.Param) -> Float[Array, "... d"]:
     return x * jnp.expand_dims(factor[...].astype(x.dtype), range(x.ndim - 1))
 
 
+def product(
+    equation: str, x: Float[Array, "..."], kernel: nnx.Param, accumulate: jnp.dtype | None = None
+) -> Float[Array, "..."]:
+    """Multiplies by a parameter, see `kernels.product`."""
+    return kernels.product(equation, x, kernel.get_value(), accumulate)
+
+
 def heads(
     x: Float[Array, "b s d"], kernel: nnx.Param, bias: nnx.Param | None = None
 ) -> Float[Array, "b s h k"]:
     """Projects features to attention heads, in the dtype of `x`."""
-    y = jnp.einsum("bsd,dhk->bshk", x, kernel[...].astype(x.dtype))
+    y = product("bsd,dhk->bshk", x, kernel)
     return y if bias is None else y + bias[...].astype(x.dtype)[None, None]
 
 
@@ -95,7 +103,7 @@ def dense(
     x: Float[Array, "... i"], kernel: nnx.Param, bias: nnx.Param | None = None
 ) -> Float[Array, "... o"]:
     """Returns x @ kernel + bias in the dtype of `x`."""
-    y = jnp.einsum("...i,io->...o", x, kernel[...].astype(x.dtype))
+    y = product("...i,io->...o", x, kernel)
     if bias is not None:
         y = y + jnp.expand_dims(bias[...].astype(x.dtype), range(x.ndim - 1))
     return y
@@ -128,6 +136,29 @@ def run_stack(
       The last carry and the stacked ys.
     """
     graph, state = nnx.split(blocks)
+    cut = kernels.halves(state)
+    if cut is None:
+        return _run(graph, state, call, carry, xs, remat, unroll, last)
+    first, second = cut
+    depth = jax.tree.leaves(first)[0].shape[0]
+    early = jax.tree.map(lambda x: x[:depth], xs)
+    late = jax.tree.map(lambda x: x[depth:], xs)
+    carry, ys = _run(graph, first, call, carry, early, remat, unroll, None)
+    carry, more = _run(graph, second, call, carry, late, remat, unroll, last)
+    return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), ys, more)
+
+
+def _run(
+    graph: nnx.GraphDef,
+    state: Any,
+    call: Callable[[Any, Any, Any], tuple[Any, Any]],
+    carry: Any,
+    xs: Any,
+    remat: Remat,
+    unroll: int,
+    last: Callable[[Any, Any, Any], tuple[Any, Any]] | None,
+) -> tuple[Any, Any]:
+    """Scans over one stack, see `run_stack`."""
 
     def make_body(call: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Callable:
         def body(carry: Any, layer: Any) -> tuple[Any, Any]:

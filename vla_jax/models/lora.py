@@ -2,14 +2,12 @@
 
 Source: Hu et al. 2021; huggingface/peft:src/peft/tuners/lora (initialisation, scale). Adapters are
 a tree of their own, `decoder/blocks/query/{a,b}`, stacked and sharded as the leaves they belong to.
-Everything here is a pure function of trees: `merge` inside a loss gives gradients of the adapters
-alone, outside of it the weights to export. The merged weights are a second copy of the base (in
-its dtype) while a step runs; what a base in bfloat16 rounds away of A B is lost.
+Everything here is a pure function of trees: `join` gives parameters that layers multiply by without
+adding A B to W (`kernels.py`), which is how a run is trained; `merge` adds it, for export.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,21 +16,11 @@ import jax.numpy as jnp
 from vla_jax.core import trees
 from vla_jax.core.arrays import Array
 from vla_jax.core.errors import UserError
+from vla_jax.models import kernels
 
 # What PEFT's `all-linear` means: every matrix of towers, projector and decoder; neither embedding
 # nor output head, and no convolution, which the projection of patches is there.
 ALL_LINEAR = r"(.*/)?(query|key|value|out|gate|up|down|kernel\d+)"
-
-# Which axes of a matrix its input runs along, by the names of its axes.
-_INPUTS: Mapping[tuple[str, ...], tuple[int, ...]] = {
-    ("embed", "heads", "head_dim"): (0,),
-    ("embed", "kv", "head_dim"): (0,),
-    ("heads", "head_dim", "embed"): (0, 1),
-    ("embed", "mlp"): (0,),
-    ("mlp", "embed"): (0,),
-    ("patch", "embed"): (0,),
-    ("vocab", "embed"): (1,),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +39,7 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise UserError("config.lora.rank", expected="1 or more", found=self.rank)
+            raise UserError("config.strategy.lora.rank", expected="1 or more", found=self.rank)
 
     @property
     def scale(self) -> float:
@@ -122,6 +110,23 @@ class Lora:
             }
         )
 
+    def join(self, params: Any, adapters: Any) -> Any:
+        """Returns the parameters with `kernels.LowRank` for those that are adapted.
+
+        Args:
+          params: the base; its matrices may be `kernels.Quantized`.
+          adapters: values, as `init` returns them.
+        """
+        named = trees.named_leaves(adapters)
+
+        def put(name: str, leaf: Any) -> Any:
+            if name not in self._factors:
+                return leaf
+            a, b = (named[f"{name}/{part}"] for part in "ab")
+            return kernels.LowRank(base=leaf, a=a, b=b, scale=self.config.scale)
+
+        return trees.map_with_name(put, params, is_leaf=kernels.is_quantized)
+
     def merge(self, params: Any, adapters: Any) -> Any:
         """Returns the parameters with the adapters in them, each in its own dtype."""
         named = trees.named_leaves(adapters)
@@ -140,14 +145,13 @@ class Lora:
 def _factors(name: str, shape: tuple[int, ...], axes: tuple[str, ...], rank: int) -> _Factors:
     """Splits the axes of a parameter into layers, inputs and outputs."""
     layers = int(axes[0] == "layers")
-    inputs = _INPUTS.get(axes[layers:])
-    if inputs is None or name.endswith("embedding"):
+    inside = kernels.inputs(axes)
+    if inside is None or name.endswith("embedding"):
         raise UserError(
-            f"config.lora.targets: {name}",
+            f"config.strategy.lora.targets: {name}",
             expected="matrices that features are multiplied by",
             found=f"an array with axes {', '.join(axes)}",
         )
-    inside = [layers + i for i in inputs]
     outside = [i for i in range(layers, len(shape)) if i not in inside]
     a = [*range(layers), *inside]
     letters = "abcd"[: len(shape)]

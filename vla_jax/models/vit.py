@@ -146,7 +146,7 @@ class _Layer(nnx.Module):
             )
         )
         y = attention.attend(query, key, value, None, backend=backend)
-        y = jnp.einsum("bphk,hkd->bpd", y, self.out[...].astype(x.dtype))
+        y = layers.product("bphk,hkd->bpd", y, self.out)
         return y + self.out_bias[...].astype(x.dtype)[None, None]
 
     def _feed(self, x: Float[Array, "b p d"]) -> Float[Array, "b p d"]:

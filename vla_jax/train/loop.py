@@ -108,7 +108,7 @@ def run(
     Raises:
       UserError: the loss is not finite.
     """
-    pending: list[step.Sums] = []
+    pending: list[step.Metrics] = []
     first = int(state.step) + 1
     shown: dict[str, float] = {}
     clock.resume()
@@ -144,7 +144,7 @@ def run(
 
 
 def _fetch(
-    n: int, metrics: dict[str, Any], pending: list[step.Sums], sources: tuple[str, ...]
+    n: int, metrics: dict[str, Any], pending: list[step.Metrics], sources: tuple[str, ...]
 ) -> dict[str, float]:
     """Waits for step n and turns its metrics into numbers."""
     fetched, sums = jax.device_get((metrics, pending))

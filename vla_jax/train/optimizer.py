@@ -1,6 +1,9 @@
-"""AdamW or Muon with a schedule and gradient clipping, all from optax."""
+"""AdamW, Adafactor or Muon with a schedule and gradient clipping, all from optax."""
 
 import dataclasses
+import functools
+import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -9,8 +12,11 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from vla_jax.core import trees
 from vla_jax.core.errors import UserError
+from vla_jax.train.schedule import ScheduleConfig, make_schedule
 
 _ADAMW_RMS = 0.2  # of an update over its rate: Liu et al. 2025, section 2.2
+_FACTORED_DECAY = 0.8  # Shazeer and Stern 2018, section 7.2
+_UNDECAYED = r"(.*/)?\w*(norm\w*|bias)"
 
 # Logical axes that number matrices, and those whose rows are looked up, not multiplied.
 _STACKING = frozenset({"layers", "heads", "kv"})
@@ -18,97 +24,150 @@ _LOOKED_UP = frozenset({"vocab", "position"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupConfig:
+    """Parameters with a rate of their own.
+
+    Attributes:
+      parameters: regular expression over whole names, such as `vision/.*`.
+      rate: factor on the learning rate.
+      schedule: one of their own; None for that of all others.
+    """
+
+    parameters: str
+    rate: float = 1.0
+    schedule: ScheduleConfig | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """The update rule.
 
     Attributes:
-      rule: adamw, or muon: momentum made orthogonal for every matrix inside the model, one matrix
-        per layer and head (Jordan 2024), scaled to the size of AdamW's updates so that the same
-        rates serve (Liu et al. 2025, arXiv:2502.16982, section 2.2); AdamW with Nesterov's
-        momentum for embeddings, norms and biases. From scratch it needs far fewer steps.
+      rule: `adamw`; `adafactor`: second moments factored to rows and columns, updates clipped per
+        parameter (Shazeer and Stern 2018; the family of RT-2's PaLI models), which with
+        `momentum_dtype=bfloat16` takes 2 bytes per parameter where AdamW takes 8; `muon`: momentum
+        made orthogonal for every matrix inside the model, one matrix per layer and head (Jordan
+        2024), scaled to the size of AdamW's updates so that the same rates serve (Liu et al. 2025,
+        arXiv:2502.16982, section 2.2), AdamW with Nesterov's momentum for embeddings, norms and
+        biases. From scratch muon needs far fewer steps.
       learning_rate: peak learning rate.
-      warmup_steps: linear warm-up from 0.
-      schedule: what follows the warm-up: constant, or cosine or linear decay to `final_fraction`.
-      final_fraction: last learning rate over the peak, at the last step.
-      b1: decay of AdamW's first moment; Muon's momentum decays by 0.95.
+      schedule: its course.
+      groups: parameters with rates of their own, by a name for the metrics; the first that matches
+        counts. Gemma multiplies embeddings by sqrt(width), so trained from scratch they move that
+        much faster than other weights at the same rate.
+      b1: decay of the first moment of AdamW and Adafactor, 0 for none; Muon's decays by 0.95.
       b2: decay of AdamW's second moment.
+      momentum_dtype: of the first moment.
       weight_decay: decoupled decay of matrices; norms and biases are left alone.
       clip_norm: largest global gradient norm.
-      embedding_rate: factor on the learning rate of the token embeddings. Gemma multiplies them
-        by sqrt(width), so trained from scratch they move that much faster than other weights.
+      accumulate: parts of a batch whose gradients are computed one after the other and summed, for
+        batches that do not fit; the update is the same.
+      ema_decay: of a running average of the parameters, which evaluation, policy and export then
+        use; 0 for none.
 
     Raises:
       UserError: a value is out of range.
     """
 
-    rule: Literal["adamw", "muon"] = "adamw"
+    rule: Literal["adamw", "adafactor", "muon"] = "adamw"
     learning_rate: float = 2e-5
-    warmup_steps: int = 0
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
-    final_fraction: float = 0.0
+    schedule: ScheduleConfig = ScheduleConfig()
+    groups: dict[str, GroupConfig] = dataclasses.field(default_factory=dict)
     b1: float = 0.9
     b2: float = 0.95
+    momentum_dtype: Literal["float32", "bfloat16"] = "float32"
     weight_decay: float = 0.0
     clip_norm: float = 1.0
-    embedding_rate: float = 1.0
+    accumulate: int = 1
+    ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
+        found = {
+            "learning_rate": ("> 0", self.learning_rate > 0),
+            "clip_norm": ("> 0", self.clip_norm > 0),
+            "accumulate": (">= 1", self.accumulate >= 1),
+            "ema_decay": ("from 0 to less than 1", 0 <= self.ema_decay < 1),
+        }
+        for name, (expected, holds) in found.items():
+            if not holds:
                 raise UserError(
-                    f"config.optimizer.{name}", expected="> 0", found=getattr(self, name)
+                    f"config.optimizer.{name}", expected=expected, found=getattr(self, name)
                 )
-        if self.warmup_steps < 0:
-            raise UserError(
-                "config.optimizer.warmup_steps", expected=">= 0", found=self.warmup_steps
-            )
 
 
-def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Returns step -> learning rate over `steps` updates."""
-    peak, warmup = config.learning_rate, min(config.warmup_steps, steps)
-    rest = max(steps - 1 - warmup, 1)  # the last update is that of step `steps - 1`
-    if config.schedule == "cosine":
-        after = optax.cosine_decay_schedule(peak, rest, alpha=config.final_fraction)
-    elif config.schedule == "linear":
-        after = optax.linear_schedule(peak, peak * config.final_fraction, rest)
-    else:
-        after = optax.constant_schedule(peak)
-    # One step in, so that the first update is not lost on a rate of 0.
-    rise = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
-    return optax.join_schedules([rise, after], [warmup])
+def make_schedules(config: OptimizerConfig, steps: int) -> dict[str, optax.Schedule]:
+    """Returns group -> (step -> learning rate) over `steps` updates; `""` is all that is left."""
+    schedules = {"": make_schedule(config.schedule, config.learning_rate, steps)}
+    for name, group in config.groups.items():
+        rate = config.learning_rate * group.rate
+        schedules[name] = make_schedule(group.schedule or config.schedule, rate, steps)
+    return schedules
 
 
 def make_optimizer(
     config: OptimizerConfig, steps: int, params: Any, axes: Any
 ) -> optax.GradientTransformation:
-    """Returns clip -> AdamW or Muon -> schedule.
+    """Returns clip -> update rule -> decay -> learning rate per group.
 
     Args:
       config: the update rule.
       steps: length of the run, for the schedule.
       params: a pytree of arrays or `jax.ShapeDtypeStruct`.
       axes: the same structure with a tuple of logical axis names in place of each leaf.
+
+    Raises:
+      UserError: a group matches no parameter.
     """
-    if config.rule == "muon":
-        matrices = trees.map_with_name(lambda _, leaf, names: _matrices(names), params, axes)
-        rule = muon(
-            -1.0,  # the direction alone: decay and rate are applied below
-            consistent_rms=_ADAMW_RMS,
-            adam_b1=config.b1,
-            adam_b2=config.b2,
-            muon_weight_dimension_numbers=matrices,
-        )
-    else:
-        rule = optax.scale_by_adam(config.b1, config.b2)
-    decay = jax.tree.map(lambda skip: not skip, trees.mask(params, r".*(norm\w*|bias)"))
+    decay = trees.map_with_name(lambda name, _: not re.fullmatch(_UNDECAYED, name), params)
+    schedules = make_schedules(config, steps)
+    rates = [optax.scale_by_learning_rate(schedules[""])]
+    if config.groups:
+        groups = _groups(config.groups, params)
+        rates = [
+            optax.masked(
+                optax.scale_by_learning_rate(schedule),
+                jax.tree.map(functools.partial(str.__eq__, name), groups),
+            )
+            for name, schedule in schedules.items()
+        ]
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        rule,
+        _rule(config, params, axes),
         optax.add_decayed_weights(config.weight_decay, decay),
-        optax.scale_by_learning_rate(make_schedule(config, steps)),
-        optax.masked(optax.scale(config.embedding_rate), trees.mask(params, r".*embedding")),
+        *rates,
     )
+
+
+def _rule(config: OptimizerConfig, params: Any, axes: Any) -> optax.GradientTransformation:
+    if config.rule == "adamw":
+        return optax.scale_by_adam(config.b1, config.b2, mu_dtype=config.momentum_dtype)
+    if config.rule == "adafactor":
+        rule = (
+            optax.scale_by_factored_rms(decay_rate=_FACTORED_DECAY),
+            optax.clip_by_block_rms(1.0),
+        )
+        if config.b1:
+            rule += (optax.ema(config.b1, debias=False, accumulator_dtype=config.momentum_dtype),)
+        return optax.chain(*rule)
+    matrices = trees.map_with_name(lambda _, leaf, names: _matrices(names), params, axes)
+    return muon(
+        -1.0,  # the direction alone: decay and rate are applied afterwards
+        consistent_rms=_ADAMW_RMS,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        mu_dtype=config.momentum_dtype,
+        muon_weight_dimension_numbers=matrices,
+    )
+
+
+def _groups(groups: Mapping[str, GroupConfig], params: Any) -> Any:
+    """Returns the name of the group of each parameter."""
+    masks = {name: trees.mask(params, group.parameters) for name, group in groups.items()}
+
+    def first(*marks: bool) -> str:
+        return next((name for name, mark in zip(masks, marks, strict=True) if mark), "")
+
+    return jax.tree.map(first, *masks.values())
 
 
 def _matrices(axes: tuple[str | None, ...]) -> MuonDimensionNumbers | None:

@@ -94,7 +94,7 @@ def _modules(
     found = {place.leaf for _, places in out.values() for _, place in places}
     if missing := sorted(targets - found):
         raise UserError(
-            "config.lora.targets",
+            "config.strategy.lora.targets",
             expected=f"parameters that are modules of their own in {family.name}",
             found=", ".join(missing),
         )

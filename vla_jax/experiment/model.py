@@ -1,0 +1,177 @@
+"""The model of a run: its structure, its state on the mesh, its training step."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from vla_jax.core import trees
+from vla_jax.core.batch import Batch
+from vla_jax.experiment import pretraining
+from vla_jax.experiment.config import RunConfig
+from vla_jax.models import vlm
+from vla_jax.models.pretrained import Weights
+from vla_jax.runtime import mesh as mesh_lib
+from vla_jax.runtime import sharding
+from vla_jax.tokens import action_tokens
+from vla_jax.tokens.encoder import Encoder
+from vla_jax.train import loss, step
+from vla_jax.train.optimizer import make_optimizer
+from vla_jax.train.state import TrainState
+from vla_jax.train.strategy import Strategy
+
+_ADAPTERS = 1  # what the seed is folded with to draw them
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, step.Metrics]]
+
+
+class Model:
+    """The model's structure and how its state lies on the mesh.
+
+    Args:
+      config: the run.
+      vocabulary: number of token ids.
+      mesh: the devices.
+    """
+
+    def __init__(self, config: RunConfig, vocabulary: int, mesh: jax.sharding.Mesh):
+        self._config, self._vocabulary, self.mesh = config, vocabulary, mesh
+        abstract = nnx.eval_shape(lambda: self._build(nnx.Rngs(0)))
+        self.graph, state = nnx.split(abstract)
+        self._abstract, self.axes = nnx.to_pure_dict(state), vlm.logical_axes(abstract)
+        self.fallbacks = sharding.fallbacks(self._abstract, self.axes, mesh)
+        self.strategy = Strategy(
+            config.strategy, self._abstract, self.axes, jnp.dtype(config.model.dtype)
+        )
+        trained, axes = self.strategy.trained, self.strategy.trained_axes
+        self.optimizer = make_optimizer(config.optimizer, config.loop.steps, trained, axes)
+
+    @property
+    def size(self) -> int:
+        """Number of parameters of the model."""
+        return trees.size(self._abstract)
+
+    @property
+    def trained_size(self) -> int:
+        """Number of parameters that are trained."""
+        return trees.size(self.strategy.trained)
+
+    def abstract_params(self) -> Any:
+        """Returns shapes, dtypes and shardings of all parameters, in the dtype of the masters."""
+        return _placed(self._abstract, sharding.shardings(self._abstract, self.axes, self.mesh))
+
+    def abstract_state(self) -> TrainState:
+        """Returns shapes, dtypes and shardings of the training state."""
+        trained, frozen = self.strategy.trained, self.strategy.frozen
+        places = sharding.shardings(trained, self.strategy.trained_axes, self.mesh)
+        shapes = jax.eval_shape(self._state, trained, frozen)
+        state = _placed(shapes, sharding.like(shapes, trained, places))
+        axes = self.strategy.frozen_axes
+        return dataclasses.replace(
+            state, frozen=_placed(frozen, sharding.shardings(frozen, axes, self.mesh))
+        )
+
+    def create(self, encoder: Encoder, weights: Weights | None = None) -> TrainState:
+        """Initialises the training state on the mesh, a function of the seed and of `weights`.
+
+        Raises:
+          UserError: the checkpoint does not fit the model.
+        """
+        loaded = {} if weights is None else self._load(weights)
+        shapes = {name: leaf.shape for name, leaf in trees.named_leaves(self._abstract).items()}
+        whole = {name: leaf for name, leaf in loaded.items() if leaf.shape == shapes[name]}
+        # An embedding to which action rows are added.
+        rows = {name: leaf for name, leaf in loaded.items() if name not in whole}
+
+        def build(whole: dict[str, jax.Array], rows: dict[str, jax.Array]) -> TrainState:
+            def start(name: str, fresh: jax.Array) -> jax.Array:
+                if name in rows:
+                    return fresh.at[: len(rows[name])].set(rows[name])
+                return whole.get(name, fresh)
+
+            fresh = nnx.to_pure_dict(nnx.state(self._build(nnx.Rngs(self._config.seed))))
+            params = trees.map_with_name(start, fresh)
+            decoder = params["decoder"]
+            decoder["embedding"] = self._with_actions(decoder["embedding"], encoder)
+            key = jax.random.fold_in(jax.random.key(self._config.seed), _ADAPTERS)
+            return self._state(*self.strategy.split(params, key))
+
+        places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
+        return jax.jit(build, out_shardings=places, donate_argnums=0)(whole, rows)
+
+    def joined(self, state: TrainState) -> Any:
+        """Returns the parameters of a state to act with, as the model computes with them."""
+        return self.strategy.join(state.best, state.frozen)
+
+    def merged(self, trained: Any, frozen: Any) -> Any:
+        """Returns parameters as plain arrays on the mesh, see `Strategy.merge`."""
+        if not frozen:
+            return trained
+        places = sharding.shardings(self._abstract, self.axes, self.mesh)
+        return jax.jit(self.strategy.merge, out_shardings=places)(trained, frozen)
+
+    def measure(self, sources: int) -> step.Measure:
+        """Returns the loss function over (`joined` parameters, batch) of so many sources."""
+        measure = step.make_loss(
+            self.graph,
+            prefix=self._config.sequence.prefix,
+            sources=sources,
+            config=self._config.loss,
+            shards=self.mesh.size,
+        )
+        return mesh_lib.under(self.mesh, measure)
+
+    def train_step(self, measure: step.Measure) -> TrainStep:
+        """Returns the jitted update (state, batch) -> (state, metrics); the state is donated."""
+        prefix = self._config.sequence.prefix
+        update = step.make_train_step(
+            measure,
+            self.optimizer,
+            join=self.strategy.join,
+            weights=lambda batch: loss.weights(batch.loss_mask[:, prefix:], self._config.loss),
+            accumulate=self._config.optimizer.accumulate,
+            ema_decay=self._config.optimizer.ema_decay,
+        )
+        return jax.jit(update, donate_argnums=0)
+
+    def _state(self, trained: Any, frozen: Any) -> TrainState:
+        averaged = self._config.optimizer.ema_decay > 0
+        return TrainState.create(trained, self.optimizer, frozen, averaged=averaged)
+
+    def _with_actions(self, embedding: jax.Array, encoder: Encoder) -> jax.Array:
+        """Gives the rows of the action bins their first values."""
+        ids, kind = np.asarray(encoder.action_token_ids), self._config.action_tokens.initialization
+        if kind == "smooth":
+            rows = action_tokens.smooth_rows(len(ids), embedding.shape[1], self._config.seed)
+            return embedding.at[ids].set(rows.astype(embedding.dtype))
+        if kind == "mean":
+            return embedding.at[ids].set(embedding.mean(axis=0)[None])
+        return embedding
+
+    def _load(self, weights: Weights) -> dict[str, jax.Array]:
+        """Reads what the run takes from a checkpoint, each parameter where it will lie."""
+        model = self
+        if (rows := pretraining.vocabulary(weights, self._config)) and rows != self._vocabulary:
+            model = Model(self._config, rows, self.mesh)
+        abstract = {
+            name: jax.ShapeDtypeStruct(
+                leaf.shape, self.strategy.load_dtype(name), sharding=leaf.sharding
+            )
+            for name, leaf in trees.named_leaves(model.abstract_params()).items()
+        }
+        return weights.read(self._config.model, abstract, self._config.pretrained.parts)
+
+    def _build(self, rngs: nnx.Rngs) -> vlm.VLM:
+        return vlm.VLM(self._config.model, self._vocabulary, rngs)
+
+
+def _placed(shapes: Any, places: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        places,
+    )
