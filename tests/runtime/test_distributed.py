@@ -235,6 +235,7 @@ def test_nobody_at_the_address_is_one_line(start_job):
     assert "coordinator 127.0.0.1:9: expected process 0 of 2 there within 3 s, found nobody" in err
 
 
+@pytest.mark.slow
 def test_a_process_that_never_comes_is_one_line(start_job):
     job = start_job("--start-timeout=3", processes=2, program=program("pass"))
     job.kill(1)
@@ -268,7 +269,7 @@ peers.wait("something")
     assert re.fullmatch(r"vla-jax: process 1 on \S+: shard 3: found damage\.", line)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_process_ends_the_others(start_job, victim):
     work = """
 import os, time

@@ -32,7 +32,7 @@ class HeldOut:
     ):
         self._config, self._data = config, data
         self._encoder, self._model = encoder, model
-        self._measure = jax.jit(lambda params, batch: measure(params, batch)[1])
+        self._measure = jax.jit(lambda params, batch: measure(params, batch)[1]["sums"])
         part, parts_in_all = sharding.batch_part(model.mesh)
         size = config.loader.batch_size // parts_in_all
         numbers = {name: number for number, name in enumerate(data.names)}

@@ -24,7 +24,6 @@ import jax
 import jaxlib.version
 from jax._src import clusters
 
-import vla_jax
 from vla_jax.core.errors import UserError
 from vla_jax.runtime import lifeline, peers, progress
 
@@ -135,7 +134,7 @@ def joined(config: DistributedConfig) -> Iterator[None]:
 
 def versions() -> dict[str, str]:
     """Returns what computes here: the versions, and a fingerprint of this package's source."""
-    root = pathlib.Path(vla_jax.__path__[0])
+    root = pathlib.Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
