@@ -136,7 +136,10 @@ class Model:
             accumulate=self._config.optimizer.accumulate,
             ema_decay=self._config.optimizer.ema_decay,
         )
-        return jax.jit(update, donate_argnums=0)
+        # Every process reads the metrics, of which `example_loss` would lie where its batch does.
+        whole = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
+        places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
+        return jax.jit(update, donate_argnums=0, out_shardings=(places, whole))
 
     def _state(self, trained: Any, frozen: Any) -> TrainState:
         averaged = self._config.optimizer.ema_decay > 0
