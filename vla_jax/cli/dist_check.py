@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> None:
 
     Raises:
       SystemExit: 1, something is wrong; it is named with its process and host.
-      UserError: the processes do not meet, or run different versions.
+      UserError: the processes do not meet, or run different versions or configurations.
     """
     config = None
     if any(argument.startswith("--config") for argument in arguments):
@@ -27,10 +27,13 @@ def main(arguments: Sequence[str]) -> None:
         values, _ = flags.parse("dist-check", arguments, _define)
     # Imported late, so that a typing error in a flag is told at once.
     from vla_jax.experiment import dist_check
+    from vla_jax.experiment.workdir import Workdir
 
     mesh.split_cpu(config.mesh if config else mesh.MeshConfig())
     compilation.use_cache()
     with distributed.joined(flags.processes(values)):
+        if config is not None:
+            Workdir.agree(config)
         workdir = pathlib.Path(values.workdir) if values.workdir else None
         report = dist_check.examine(config, workdir)
         versions = ", ".join(f"{k} {v}" for k, v in distributed.versions().items())
