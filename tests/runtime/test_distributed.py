@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import time
 
 import pytest
@@ -52,6 +53,13 @@ def program(work):
 def ours(text):
     """The lines that this package has written, not JAX."""
     return [line for line in text.splitlines() if line.startswith("vla-jax: ")]
+
+
+def wait_for_work(job, number):
+    deadline = time.monotonic() + 60
+    while "working" not in job.texts(number)[0]:
+        assert time.monotonic() < deadline, job.texts(number)
+        time.sleep(0.1)
 
 
 @pytest.fixture
@@ -269,20 +277,33 @@ peers.wait("something")
     assert re.fullmatch(r"vla-jax: process 1 on \S+: shard 3: found damage\.", line)
 
 
+@pytest.mark.slow
+def test_a_signal_is_heard_while_waiting(start_job):
+    work = """
+import time
+print("working", flush=True)
+if peers.is_first():
+    time.sleep(300)
+peers.wait("the first")
+"""
+    job = start_job(processes=2, program=program(work))
+    wait_for_work(job, 0)
+    time.sleep(1)
+    job.processes[1].send_signal(signal.SIGINT)
+    (first, _, told), (second, _, _) = job.wait(30)
+    assert (first, second) == (130, 130)
+    assert re.fullmatch(r"vla-jax: process 1 on \S+: interrupted; .*\n", told)
+
+
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_process_ends_the_others(start_job, victim):
     work = """
-import os, time
-if peers.index() == int(sys.argv[-1].partition("=")[2]):
-    print("working", flush=True)
+import time
+print("working", flush=True)
 time.sleep(300)
 """
-    work = work.replace('int(sys.argv[-1].partition("=")[2])', str(victim))
     job = start_job("--heartbeat-timeout=5", processes=2, program=program(work))
-    deadline = time.monotonic() + 60
-    while "working" not in job.texts(victim)[0]:
-        assert time.monotonic() < deadline, job.texts(victim)
-        time.sleep(0.1)
+    wait_for_work(job, victim)
     start = time.monotonic()
     job.kill(victim)
     code, _, err = job.wait(60)[1 - victim]

@@ -115,9 +115,10 @@ def joined(config: DistributedConfig) -> Iterator[None]:
     if place is None:
         yield
         return
+    handler = signal.getsignal(signal.SIGTERM)
     _connect(place, config)
     # JAX has taken SIGTERM for its preemption service, which would swallow it outside the loop.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, handler)
     hosts = peers.gather("host", socket.gethostname())
     line = lifeline.Lifeline(peers.client(), place.process, hosts, config.heartbeat_timeout)
     line.start()

@@ -6,6 +6,7 @@ name for its client; Orbax reaches it in the same way. All processes have to mak
 the same order.
 """
 
+import concurrent.futures
 import datetime
 import itertools
 import json
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 _PATIENCE = 7 * 24 * 3600 * 1000  # milliseconds; the lifeline ends what waits in vain
 _numbers = itertools.count()
+_waiter = concurrent.futures.ThreadPoolExecutor(1, "barrier")
 # What JAX's preemption service waits for. It agrees on the step, but hears of SIGTERM only.
 _NOTICE = "RECEIVED_PREEMPTION_NOTICE"
 
@@ -50,7 +52,7 @@ def client() -> Any:
 def wait(what: str) -> None:
     """Returns once all processes have come here."""
     if count() > 1:
-        client().wait_at_barrier(f"vla_jax/{next(_numbers)}/{what}", _PATIENCE)
+        _meet(f"vla_jax/{next(_numbers)}/{what}")
 
 
 def gather(what: str, value: Any) -> list[Any]:
@@ -59,7 +61,7 @@ def gather(what: str, value: Any) -> list[Any]:
         return [value]
     place = f"vla_jax/{next(_numbers)}/{what}/"
     client().key_value_set(f"{place}{index()}", json.dumps(value))
-    client().wait_at_barrier(place, _PATIENCE)
+    _meet(place)
     told = {int(key.rpartition("/")[2]): text for key, text in client().key_value_dir_get(place)}
     return [json.loads(told[process]) for process in range(count())]
 
@@ -157,6 +159,11 @@ class Agreement:
                 self._told = True
             self.reached = multihost_utils.reached_preemption_sync_point(self._step)
         return self.reached
+
+
+def _meet(barrier: str) -> None:
+    # In a thread: while JAX waits, the main one would hear no signal.
+    _waiter.submit(client().wait_at_barrier, barrier, _PATIENCE).result()
 
 
 def _local(array: jax.Array) -> jax.Array:
