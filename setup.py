@@ -31,6 +31,7 @@ INSTALL = [
     "opencv-python-headless>=4.10",
     "packaging>=23",
     "pillow>=10.4",
+    "psutil>=5.9",
     "rich>=13.7",
     "safetensors>=0.5",
     "scipy>=1.13",
@@ -41,6 +42,9 @@ INSTALL = [
 
 # Readers of other robot data formats, for `vla-jax ingest`.
 INGEST = ["av>=12", "h5py>=3.11", "pyarrow>=16"]
+
+# The TPU's compiler, which runs anywhere, for `vla-jax plan`.
+PLAN = ["libtpu>=0.0.42"]
 
 # Checkpoints from the Hugging Face hub.
 HUB = ["huggingface_hub>=0.34"]
@@ -68,6 +72,7 @@ EXTRAS = {
     "http": ["aiohttp>=3.9"],
     "ingest": INGEST,
     "hub": HUB,
+    "plan": PLAN,
     # Not on the package index.
     "dlimp": ["dlimp @ git+https://github.com/kvablack/dlimp"],
     "wandb": ["wandb>=0.19"],

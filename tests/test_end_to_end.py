@@ -1,5 +1,6 @@
 """One small run, trained straight and trained in pieces: the same run, to the last bit."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,9 +14,13 @@ from PIL import Image
 
 from vla_jax.core import config as config_lib
 from vla_jax.core import trees
+from vla_jax.core.errors import Preempted, UserError
+from vla_jax.data.episodes import Episodes
+from vla_jax.data.mixture import RobotConfig
+from vla_jax.data.robots.tabletop import TABLETOP
 from vla_jax.envs.tabletop import world
 from vla_jax.envs.tabletop.answers import KINDS
-from vla_jax.experiment import finish, parts, training
+from vla_jax.experiment import finish, parts, sources, training
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.workdir import Workdir
 from vla_jax.runtime import mesh, metrics
@@ -98,12 +103,16 @@ def straight(config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def in_pieces(config, straight, tmp_path_factory):
-    """A workdir stopped after step 2, killed in step 5 behind the checkpoint of step 4, resumed."""
+    """A workdir stopped after step 3, killed in step 5 behind the checkpoint of step 4, resumed.
+
+    At step 3 a measurement is due, and half of a line of metrics is there.
+    """
     workdir = Workdir(tmp_path_factory.mktemp("pieces") / "run")
     with pytest.MonkeyPatch.context() as patch:
-        interrupt(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(KeyboardInterrupt, match=rf"stopped at step 2 of {STEPS}, saved"):
+        interrupt(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Preempted, match=rf"stopped at step 3 of {STEPS}, saved"):
             training.train(config, workdir)
+    assert [row["step"] for row in metrics.read(workdir.path)] == [2]
     with pytest.MonkeyPatch.context() as patch:
         interrupt(patch, 5, kill)
         with pytest.raises(KilledError):
@@ -126,7 +135,8 @@ def arrays_of(config, workdir):
 
 def lines_of(workdir):
     rows = metrics.read(workdir.path)
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    measured = ("seconds", "speed/", "memory/")
+    return [{k: v for k, v in row.items() if not k.startswith(measured)} for row in rows]
 
 
 def test_a_resumed_run_has_the_same_parameters_and_optimizer(config, straight, in_pieces):
@@ -142,9 +152,21 @@ def test_a_resumed_run_has_the_same_metrics(straight, in_pieces):
     assert found == expected
     sources = ("tabletop", "tabletop_questions")
     names = {f"{m}/{name}" for m in ("loss", "accuracy", "share") for name in sources}
-    assert names | {"loss", "gradient_norm"} <= set(expected[0])
+    names |= {"error/tabletop/dx", "error/tabletop/gripper", "illegal/tabletop"}
+    assert names | {"loss", "gradient_norm", "learning_rate"} <= set(expected[0])
     held_out = {"held_out/loss/tabletop", "held_out/accuracy/tabletop_questions"}
+    held_out |= {"held_out/error/tabletop/dy", "held_out/illegal/tabletop"}
     assert held_out | {"success/seen"} <= set(expected[1])
+
+
+def test_a_line_says_how_fast_the_run_is(straight, in_pieces):
+    for workdir in (straight, in_pieces):
+        rows = [row for row in metrics.read(workdir.path) if "loss" in row]
+        for row in rows:
+            assert row["speed/step_ms"] >= row["speed/input_wait_ms"] >= 0
+            assert row["speed/samples"] > 0
+            assert row["speed/tokens"] > 0
+            assert 0.1 < row["memory/host"] < 20
 
 
 def test_time_goes_on_over_a_resumption(in_pieces):
@@ -198,3 +220,52 @@ def test_a_checkpoint_stays_for_every_so_many_steps(straight):
         assert checkpoints.latest_step() == STEPS
     names = {path.name for path in straight.checkpoints.iterdir() if path.name.isdigit()}
     assert names == {"4", "6"}
+
+
+# The tabletop with a state as large as its world tells: what can carry a NaN to the loss.
+STATEFUL = dataclasses.replace(
+    TABLETOP,
+    name="stateful",
+    state=lambda columns: columns["steps/action"][:, 1:],
+    state_names=TABLETOP.spec.names[1:],
+)
+
+
+def test_an_example_that_is_no_number_is_named_and_skipped_on_demand(
+    config, tmp_path, monkeypatch, capsys
+):
+    robots = {"tabletop": RobotConfig(adapter=f"{__name__}:STATEFUL")}
+    config = dataclasses.replace(
+        config,
+        mixture=dataclasses.replace(config.mixture, name=None, robots=robots),
+        model=dataclasses.replace(config.model, state=7),
+    )
+    data = sources.open_data(config, lambda *_: None)
+    encoder = parts.make_encoder(config, data)
+    batch, places = parts.make_loader(config, data.sources, encoder).again(4)
+    row = int(np.flatnonzero(batch.source == 0)[1])
+    read = Episodes.example
+
+    def poisoned(self, i, draw=0):
+        example = read(self, i, draw)
+        if self.place(i) == places[row]:
+            return dataclasses.replace(example, state=np.full(7, np.nan, np.float32))
+        return example
+
+    monkeypatch.setattr(Episodes, "example", poisoned)
+    workdir = Workdir(tmp_path / "run")
+    with pytest.raises(UserError, match=rf"step 5: the loss is nan, from {places[row]}; the batch"):
+        training.train(config, workdir)
+    with np.load(workdir.nonfinite / "5.npz") as kept:
+        assert np.flatnonzero(~np.isfinite(kept["example_loss"])).tolist() == [row]
+        np.testing.assert_array_equal(kept["tokens"], batch.tokens)
+        np.testing.assert_array_equal(kept["images"], batch.images)
+        assert kept["place"].tolist() == places
+    skipping = dataclasses.replace(config.loop, on_nonfinite="skip")
+    trained = training.train(dataclasses.replace(config, loop=skipping), workdir)
+    assert trained.summary["steps"] == STEPS
+    assert places[row] in capsys.readouterr().out
+    (last,) = [row for row in metrics.read(workdir.path) if row["step"] == STEPS]
+    assert (last["skipped_steps"], last["steps_averaged"]) == (1, 1)
+    for leaf in jax.tree.leaves(trained.policies["tabletop"].params):
+        assert np.isfinite(leaf).all()

@@ -35,6 +35,7 @@ HOMES = {
     "huggingface_hub": ("models/pretrained/storage.py",),
     "ml_dtypes": ("models/pretrained/tensors.py",),
     "orbax": ("runtime/checkpoint.py",),
+    "psutil": ("runtime/memory.py",),
     "pyarrow": ("data/ingest",),
     "scipy": ("models/pretrained/filling.py",),
     "tensorboardX": ("runtime/metrics.py",),
@@ -42,6 +43,7 @@ HOMES = {
     "tensorflow_datasets": ("data/records.py", "data/ingest", "envs/tabletop"),
     "torch": ("policy/torch_policy.py", "policy/torch_model.py", "policy/torch_hf.py"),
     "transformers": ("policy/torch_hf.py",),
+    "wandb": ("runtime/metrics.py",),
 }
 # Programs that exports carry: they import each other as they lie in a folder, and nothing of ours.
 ALONE = {
@@ -64,6 +66,7 @@ LAZY = {
     "tensorflow",
     "tensorflow_datasets",
     "transformers",
+    "wandb",
 }
 
 ROOT = pathlib.Path(__file__).parents[1] / "vla_jax"

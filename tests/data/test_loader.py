@@ -222,6 +222,28 @@ def test_a_damaged_picture_gives_way_to_the_next_and_is_logged(
     assert [b.source.tolist() for b in unharmed] == [b.source.tolist() for b in found]
 
 
+@pytest.mark.parametrize("damaged", [set(), {7, 8, 30}])
+@pytest.mark.parametrize("process", [(0, 1), (1, 2)])
+def test_a_batch_is_made_again_and_its_examples_are_named(open_loader, sources, damaged, process):
+    sources[1].damaged |= damaged
+    loader = open_loader(process=process, on_corrupt="skip", start=4)
+    found = dict(enumerate(itertools.islice(loader, 30), start=4))
+    seen = set()
+    for k in (30, 4, 17):
+        batch, places = loader.again(k)
+        assert same(batch, found[k])
+        for row, place in enumerate(places):
+            name, number = place.split(" shard s-0 episode ")
+            source = ("arm", "hand", "vqa")[batch.source[row]]
+            assert name == source
+            if source == "hand":
+                i = int(number.removesuffix(" step 0"))
+                assert i == round(float(batch.actions[row, 0, 0]) * 0.98 * 31)
+                seen.add(i)
+    assert seen
+    assert not seen & damaged
+
+
 def test_the_last_example_gives_way_to_the_first(batches, sources):
     sources[1].damaged.add(30)
     found = batches(20, on_corrupt="skip")

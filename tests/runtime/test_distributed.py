@@ -152,9 +152,7 @@ def test_alone_everything_returns_at_once():
     assert done == [1]
     tree = {"a": 1}
     assert peers.local(tree) is tree
-    asked = iter([False, True])
-    stop = peers.Agreement(lambda: next(asked), 0)
-    assert [stop(), stop.reached, stop(), stop.reached] == [False, False, True, True]
+    assert [peers.stop_together(asked, 1) for asked in (False, True)] == [False, True]
     assert lifeline.explain(ValueError("Gloo failed")) is None
     lifeline.leave("x", 3)  # the caller does
 
@@ -185,12 +183,12 @@ told["added"] = float(jax.jit(lambda tree: (tree["split"] + tree["copied"]).sum(
 told["part"] = sharding.batch_part(grid)
 told["part_of_tensor"] = sharding.batch_part(mesh.make_mesh(mesh.MeshConfig(data=1, tensor=-1)))
 
-stop, steps = peers.Agreement(lambda: me == 1 and steps > 5, 0), 0
+steps = 0
 while steps < 500:
     time.sleep(0.01 * (1 + me))
-    if stop():
-        break
     steps += 1
+    if peers.stop_together(me == 1 and steps > 5, steps):
+        break
 told["stopped"] = steps
 print(json.dumps(told))
 """

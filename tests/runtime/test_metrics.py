@@ -1,3 +1,6 @@
+import sys
+import types
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -65,3 +68,50 @@ def test_tensorboard_gets_the_same_values(tmp_path):
         values += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
         data = data[12 + size + 4 :]
     assert values == [(2, "train/loss", 0.5), (2, "rate", 0.5)]
+
+
+class Wandb(types.ModuleType):
+    """What of Weights & Biases is used, remembering what it was given."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.ids = iter(("first", "second"))
+        self.util = types.SimpleNamespace(generate_id=lambda: next(self.ids))
+        self.opened, self.lines, self.finished = [], [], 0
+
+    def init(self, **settings):
+        self.opened.append(settings)
+        return self
+
+    def define_metric(self, name, *, step_metric):
+        assert (name, step_metric) == ("*", "step")
+
+    def log(self, values):
+        self.lines.append(values)
+
+    def finish(self):
+        self.finished += 1
+
+
+def test_wandb_gets_every_line_on_one_page_over_a_resumption(tmp_path, monkeypatch):
+    wandb = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    config = metrics.MetricsConfig(wandb="lab/arms")
+    workdir = tmp_path / "run"
+    for start in (0, 2):
+        with metrics.MetricWriter(workdir, start, config, {"seed": 3}) as writer:
+            writer.write(start + 2, {"loss": 0.5})
+    assert wandb.lines == [{"step": 2, "loss": 0.5}, {"step": 4, "loss": 0.5}]
+    assert wandb.finished == 2
+    assert wandb.opened[0] == wandb.opened[1]
+    expected = {"project": "arms", "entity": "lab", "id": "first", "resume": "allow"}
+    assert expected.items() <= wandb.opened[0].items()
+    assert wandb.opened[0]["config"] == {"seed": 3}
+
+
+def test_wandb_is_not_imported_unless_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # an import raises
+    with metrics.MetricWriter(tmp_path, 0, metrics.MetricsConfig()) as writer:
+        writer.write(1, {"loss": 0.5})
+    with pytest.raises(errors.UserError, match=r"config\.metrics\.wandb=arms: .*pip install wandb"):
+        metrics.MetricWriter(tmp_path, 0, metrics.MetricsConfig(wandb="arms"))

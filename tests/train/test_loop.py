@@ -1,50 +1,70 @@
+import dataclasses
+import json
+import time
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vla_jax.core.errors import UserError
 from vla_jax.train import loop
-from vla_jax.train.loop import Clock, Hook, LoopConfig
+from vla_jax.train.loop import Clock, Feed, Hook, LoopConfig
 from vla_jax.train.state import TrainState
+from vla_jax.train.window import Window
 
 
 class Run:
     """A loop around a step that only counts: the loss of step n is 1 / n."""
 
-    def __init__(self, *, start=0, losses=None, stop_at=None, hooks=(), **config):
-        self.logged, self.shown, self.called, self.placed = {}, [], [], []
+    def __init__(
+        self, *, start=0, losses=None, stop_at=None, hooks=(), at_end=True, window=None, **config
+    ):
+        self.logged, self.shown, self.called, self.placed, self.failed = {}, [], [], [], []
         self.losses = losses or {}
         self.taken = start
-        self.hooks = [
-            Hook(every=every, call=lambda n, state, i=i: self.hook(i, n, state))
-            for i, every in enumerate(hooks)
-        ]
+        self.window, self.clock = window or Window(), Clock()
+        self.feed = Feed(iter(range(start, 1000)), lambda batch: batch + 100)
         self.state = loop.run(
             TrainState(step=jnp.int32(start), params={"w": jnp.float32(start)}, optimizer={}),
             self.step,
-            iter(range(start, 1000)),
+            self.feed,
             LoopConfig(**config),
-            place=lambda batch: batch + 100,
-            sources=("robot", "web"),
-            hooks=self.hooks,
-            log=lambda n, values: self.logged.update({n: dict(values)}),
+            window=self.window,
+            hooks=[
+                Hook(
+                    every=every,
+                    call=lambda n, state, i=i: self.hook(i, n, state),
+                    at_end=at_end,
+                )
+                for i, every in enumerate(hooks)
+            ],
+            log=self.log,
             tick=lambda shown: self.shown.append(dict(shown)),
-            stop=lambda: self.taken == stop_at,
-            clock=Clock(),
+            stop=lambda n: n == stop_at,
+            on_nonfinite=self.on_nonfinite,
+            clock=self.clock,
         )
 
     def step(self, state, batch):
         self.placed.append(batch)
         self.taken = n = int(state.step) + 1
         loss = self.losses.get(n, 1 / n)
-        sums = {
-            "loss": np.array([2 * loss, 0]),
-            "correct": np.array([n, 0]),
-            "tokens": np.array([10, 0]),
-            "examples": np.array([2, 0]),
+        metrics = {
+            "loss": np.float32(loss),
+            "gradient_norm": np.float32(2),
+            "finite": np.isfinite(loss),
+            "example_loss": np.array([loss, 0.0]),
+            "sums": {"loss": np.array([loss, 0], np.float32), "examples": np.array([2, 0])},
         }
-        state = TrainState(step=state.step + 1, params=state.params, optimizer={})
-        return state, {"loss": loss, "gradient_norm": 2.0, "sums": sums}
+        return dataclasses.replace(state, step=state.step + 1), metrics
+
+    def log(self, n):
+        sums = {name: values.tolist() for name, values in self.window.sums.items()}
+        self.logged[n] = {**self.window.last, "steps": self.window.steps, **sums}
+        return {"loss": self.window.last["loss"]} if self.window.last else {}
+
+    def on_nonfinite(self, failed):
+        self.failed.append(failed)
 
     def hook(self, i, n, state):
         assert int(state.step) == n
@@ -68,16 +88,18 @@ def test_a_hook_due_at_the_last_step_is_called_once():
     assert Run(steps=6, log_every=10, hooks=(3,)).called == [(0, 3), (0, 6)]
 
 
-def test_metrics_are_means_since_the_last_line():
+def test_a_hook_that_is_not_for_the_end_is_left_out_there():
+    assert Run(steps=6, log_every=10, hooks=(3,), at_end=False).called == [(0, 3)]
+    assert Run(steps=9, log_every=10, hooks=(3,), at_end=False, stop_at=6).called == [(0, 3)]
+
+
+def test_a_line_is_about_the_steps_since_the_last_one():
     run = Run(steps=5, log_every=2)
     assert list(run.logged) == [2, 4, 5]
-    assert [values["steps_averaged"] for values in run.logged.values()] == [2, 2, 1]
-    assert run.logged[4]["loss"] == 1 / 4  # of the step itself
-    assert run.logged[4]["loss/robot"] == pytest.approx((1 / 3 + 1 / 4) / 2)
-    assert run.logged[4]["accuracy/robot"] == pytest.approx(7 / 20)
-    assert "loss/web" not in run.logged[4]
+    assert [line["steps"] for line in run.logged.values()] == [2, 2, 1]
+    assert run.logged[4]["loss"] == pytest.approx([1 / 3 + 1 / 4, 0])
+    assert run.logged[4]["examples"] == [4, 0]
     assert run.logged[4]["gradient_norm"] == 2
-    assert 0 <= run.logged[2]["seconds"] <= run.logged[5]["seconds"] < 60
 
 
 def test_the_display_keeps_the_last_values():
@@ -90,12 +112,23 @@ def test_the_display_keeps_the_last_values():
     ]
 
 
-def test_stopping_logs_and_calls_every_hook_at_that_step():
+def test_stopping_calls_every_hook_at_that_step_and_writes_no_line_of_its_own():
     run = Run(steps=100, log_every=50, hooks=(50, 70), stop_at=3)
     assert int(run.state.step) == 3
     assert run.called == [(0, 3), (1, 3)]
-    assert list(run.logged) == [3]
+    assert run.logged == {}
+    assert run.window.steps == 3
     assert len(run.shown) == 3
+
+
+@pytest.mark.parametrize("stop_at", range(1, 9))
+def test_lines_are_the_same_wherever_the_run_was_stopped(stop_at):
+    whole = Run(steps=9, log_every=4)
+    first = Run(steps=9, log_every=4, stop_at=stop_at)
+    saved = json.loads(json.dumps(first.window.state()))
+    second = Run(steps=9, log_every=4, start=stop_at, window=Window(saved))
+    assert first.logged | second.logged == whole.logged
+    assert not first.logged.keys() & second.logged.keys()
 
 
 def test_a_resumed_run_goes_on_counting():
@@ -103,7 +136,7 @@ def test_a_resumed_run_goes_on_counting():
     assert int(run.state.step) == 7
     assert run.placed == [104, 105, 106]
     assert run.called == [(0, 6), (0, 7)]
-    assert {n: values["steps_averaged"] for n, values in run.logged.items()} == {6: 2, 7: 1}
+    assert list(run.logged) == [6, 7]
 
 
 def test_a_finished_run_does_nothing():
@@ -111,16 +144,41 @@ def test_a_finished_run_does_nothing():
     assert (run.placed, run.called, run.logged) == ([], [], {})
 
 
+class StopError(Exception):
+    """Stands for what ends a run whose loss is no number."""
+
+
+class Strict(Run):
+    def on_nonfinite(self, failed):
+        raise StopError(failed.step, failed.loss)
+
+
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_is_refused_with_its_step(loss):
-    with pytest.raises(UserError, match=rf"step 4: the loss is {loss}.*learning_rate"):
-        Run(steps=10, log_every=2, losses={4: loss})
+def test_the_first_step_that_is_not_finite_is_told(loss):
+    with pytest.raises(StopError, match=rf"\(3, {loss}\)"):
+        Strict(steps=10, log_every=5, losses={3: loss, 4: loss})
 
 
-def test_a_hook_never_sees_the_state_behind_a_loss_that_is_not_finite():
+def test_a_hook_never_sees_the_state_behind_a_step_that_is_not_finite():
     # Else a checkpoint between two lines of metrics would keep a ruined state.
-    with pytest.raises(UserError, match="step 3: the loss is nan"):
-        Run(steps=10, log_every=100, hooks=(3,), losses={3: float("nan")})
+    with pytest.raises(StopError, match=r"\(3, nan\)"):
+        Strict(steps=10, log_every=100, hooks=(4,), losses={3: float("nan")})
+
+
+def test_a_step_that_was_skipped_is_in_no_mean():
+    run = Run(steps=6, log_every=3, losses={2: float("nan"), 6: float("inf")})
+    assert [(failed.step, failed.example_loss.shape) for failed in run.failed] == [
+        (2, (2,)),
+        (6, (2,)),
+    ]
+    assert run.logged[3]["steps"] == 2
+    assert run.logged[3]["loss"] == pytest.approx([1 + 1 / 3, 0])
+    assert run.logged[6]["loss"] == pytest.approx([1 / 4 + 1 / 5, 0])
+
+
+def test_a_line_about_nothing_but_skipped_steps_has_no_loss():
+    run = Run(steps=2, log_every=1, losses={2: float("nan")})
+    assert run.logged[2] == {"steps": 0}
 
 
 @pytest.mark.parametrize("name", ["steps", "log_every", "eval_every"])
@@ -161,4 +219,17 @@ def test_hooks_do_not_count_as_training_time(monkeypatch):
             now[0] += 1000
             return super().hook(i, n, state)
 
-    assert Slow(steps=4, log_every=4, hooks=(1,)).logged[4]["seconds"] == 4
+    run = Slow(steps=4, log_every=4, hooks=(1,))
+    assert now[0] == 4004
+    assert run.clock.seconds() == 4
+
+
+def test_waiting_for_data_is_counted_and_placing_is_not():
+    def slow():
+        for k in range(3):
+            time.sleep(0.02)
+            yield k
+
+    feed = Feed(slow(), lambda batch: time.sleep(0.2) or batch)
+    assert [feed.take() for _ in range(3)] == [0, 1, 2]
+    assert 0.06 <= feed.waited < 0.2

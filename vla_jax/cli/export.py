@@ -28,6 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     options = Options(
         dtype=values.dtype,
         shard_bytes=int(values.shard_size * _GIGABYTE),
+        peft=values.peft,
         openvla_code=None if code is None else pathlib.Path(code),
         timm_models=tuple(values.timm_models),
     )
@@ -83,6 +84,13 @@ def _define(values: absl_flags.FlagValues) -> None:
     )
     absl_flags.DEFINE_boolean(
         "skip_parity", False, "Hand the folder over unchecked.", flag_values=values
+    )
+    absl_flags.DEFINE_boolean(
+        "peft",
+        False,
+        "Write a LoRA run's adapters, too, as OUT/adapter, for peft and the model it started from; "
+        "with --format=hf_paligemma.",
+        flag_values=values,
     )
     absl_flags.DEFINE_string(
         "openvla_code",

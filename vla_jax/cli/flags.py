@@ -2,6 +2,7 @@
 
 import difflib
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -22,6 +23,7 @@ _PROCESSES = {
     "start_timeout": "Seconds until all processes must have met",
     "heartbeat_timeout": "Seconds of silence after which a process counts as gone",
 }
+_CONFIG = re.compile(r"\.py(:[^/]*)?$")
 
 
 def parse(
@@ -132,6 +134,16 @@ def processes(values: absl_flags.FlagValues) -> DistributedConfig:
       UserError: see `DistributedConfig`.
     """
     return DistributedConfig.of({name: values[name].value for name in _PROCESSES})
+
+
+def with_config(arguments: Sequence[str]) -> list[str]:
+    """Turns a positional CONFIG, `FILE.py` or `FILE.py:variant`, into the flag that reads it."""
+    return [f"--config={a}" if is_config(a) else a for a in arguments]
+
+
+def is_config(argument: str) -> bool:
+    """Tells whether an argument is the name of a config file, and no flag."""
+    return not argument.startswith("-") and _CONFIG.search(argument) is not None
 
 
 def _underscored(argument: str) -> str:

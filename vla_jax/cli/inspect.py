@@ -3,7 +3,6 @@
 `vla-jax inspect CONFIG --mixture --batch=FILE.png` or `vla-jax inspect CHECKPOINT`.
 """
 
-import re
 from collections.abc import Sequence
 
 from absl import flags as absl_flags
@@ -13,16 +12,15 @@ from vla_jax.core.errors import UserError
 from vla_jax.runtime import progress
 
 _ROWS = 8
-_CONFIG = re.compile(r"\.py(:[^/]*)?$")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Prints the mixture ledger, draws a batch as the model sees it, or describes a checkpoint."""
-    paths = [a for a in arguments if not a.startswith("-") and not _CONFIG.search(a)]
+    paths = [a for a in arguments if not a.startswith("-") and not flags.is_config(a)]
     if paths:
         _describe(arguments)
         return
-    config, values = flags.parse_run("inspect", _with_config_flag(arguments), _define)
+    config, values = flags.parse_run("inspect", flags.with_config(arguments), _define)
     if not values.mixture and not values.batch:
         raise UserError("vla-jax inspect", expected="--mixture, --batch=FILE.png", found="neither")
     # Imported late, so that a typing error in a flag is told at once.
@@ -55,11 +53,6 @@ def _describe(arguments: Sequence[str]) -> None:
     weights = Weights(path)
     progress.table(path, ("what", "value"), report.rows(weights))
     weights.require(weights.config)
-
-
-def _with_config_flag(arguments: Sequence[str]) -> list[str]:
-    """Turns the positional CONFIG into the flag that reads it."""
-    return [f"--config={a}" if not a.startswith("-") else a for a in arguments]
 
 
 def _define(values: absl_flags.FlagValues) -> None:

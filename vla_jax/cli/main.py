@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 
-from vla_jax.core.errors import UserError
+from vla_jax.core.errors import Preempted, UserError
 from vla_jax.runtime import lifeline
 
 VERBS = {
@@ -17,6 +17,7 @@ VERBS = {
     "export": "write the policy for PyTorch",
     "index": "find every frame of a dataset's shards, once, so that training can read them",
     "inspect": "print what a run would train on, or draw a batch, before it trains",
+    "plan": "tell memory, time and cost of a run on machines that are not here",
     "dist-check": "whether the processes of a job can work together, in 30 s, before the job",
     "doctor": "examine a dataset: findings, a page with plots, exit code 2 if it is sick",
     "ingest": "convert HDF5 (LIBERO, robomimic) or LeRobot data to RLDS",
@@ -31,7 +32,7 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs one verb and exits: 0 done, 1 a mistake in the input, 130 interrupted.
+    """Runs one verb and exits: 0 done, 1 a mistake in the input, 130 interrupted, 75 preempted.
 
     Args:
       argv: arguments after the program's name; those of the process by default.
@@ -49,6 +50,8 @@ def main(argv: list[str] | None = None) -> None:
         importlib.import_module(f"vla_jax.cli.{_MODULES.get(verb, verb)}").main(arguments)
     except UserError as error:
         _fail(str(error), 1)
+    except Preempted as stop:
+        _fail(str(stop), lifeline.AGAIN)
     except KeyboardInterrupt as stop:
         _fail(str(stop) or "interrupted; run the same command again to go on", _INTERRUPTED)
     except OSError as error:

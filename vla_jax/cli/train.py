@@ -7,12 +7,13 @@ from absl import flags as absl_flags
 
 from vla_jax.cli import flags
 from vla_jax.experiment.config import RunConfig
-from vla_jax.runtime import compilation, distributed, mesh, peers
+from vla_jax.runtime import compilation, distributed, interruption, mesh, peers
 
 
 def main(arguments: Sequence[str]) -> None:
     """Trains and evaluates; the same command again resumes or, when done, evaluates anew."""
     config, values = parse(arguments)
+    interruption.end_on_sigterm()
     mesh.split_cpu(config.mesh)
     compilation.use_cache()
     # Imported late, so that a typing error in a flag is told at once.
@@ -22,12 +23,13 @@ def main(arguments: Sequence[str]) -> None:
     workdir = Workdir(values.workdir)
     try:
         with distributed.joined(flags.processes(values)):
+            interruption.watch_maintenance()
             trained = training.train(config, workdir)
             if peers.is_first():  # nothing that follows needs the others
                 finish.finish(config, workdir, trained.policies, trained.data, trained.summary)
     except KeyboardInterrupt as stop:
         command = f"vla-jax train {shlex.join(arguments)}"
-        raise KeyboardInterrupt(f"{stop or 'interrupted'}. Go on with: {command}") from stop
+        raise type(stop)(f"{stop or 'interrupted'}. Go on with: {command}") from stop
 
 
 def parse(arguments: Sequence[str]) -> tuple[RunConfig, absl_flags.FlagValues]:

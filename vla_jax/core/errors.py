@@ -1,4 +1,4 @@
-"""The one exception for a mistake the user can mend; the command line prints it as one line."""
+"""The exception for a mistake the user can mend, printed as one line, and that for an eviction."""
 
 import difflib
 from collections.abc import Sequence
@@ -29,6 +29,13 @@ class UserError(Exception):
             facts.append(f"found {found}")
         message = f"{what}: {', '.join(facts)}" if facts else what
         super().__init__(f"{message}. {fix}." if fix else f"{message}.")
+
+
+class Preempted(KeyboardInterrupt):
+    """The machine is taken away (SIGTERM, maintenance); what was done is saved.
+
+    The command line ends with code 75 (EX_TEMPFAIL), by which launchers know to run it again.
+    """
 
 
 def nearest(word: str, choices: Sequence[str]) -> str | None:

@@ -198,6 +198,14 @@ class Loader:
         """
         return next(self._iterator)
 
+    def again(self, batch: int) -> tuple[Batch, list[str]]:
+        """Makes batch number `batch` (0 is the first) of this process again, for an examination.
+
+        Returns:
+          The batch, and where each of its examples lies: dataset, shard, episode and step.
+        """
+        return self._reader.map(batch), self._reader.places(batch)
+
     @property
     def skipped(self) -> list[tuple[str, str]]:
         """The first examples that were skipped, each with what was wrong with it."""
@@ -294,6 +302,17 @@ class _Reader(grain.transforms.Map):
 
         list(self._pool.map(fill, parts))
         return rows.finish()
+
+    def places(self, batch: int) -> list[str]:
+        """Says where the examples of batch number `batch`, made before, lie."""
+        source, number, _ = self._choose(batch)
+        return [self._place(int(s), int(k)) for s, k in zip(source, number, strict=True)]
+
+    def _place(self, source: int, number: int) -> str:
+        opened = self._collator.sources[source]
+        while (place := opened.place(number)) in self.skipped:
+            number = (number + 1) % len(opened)  # gave way, as in `_sound`
+        return place
 
     def _choose(self, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns source, example number and draw of every row."""

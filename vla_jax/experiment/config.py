@@ -16,6 +16,8 @@ from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.runtime import storage
 from vla_jax.runtime.checkpoint import CheckpointConfig
 from vla_jax.runtime.mesh import MeshConfig
+from vla_jax.runtime.metrics import MetricsConfig
+from vla_jax.runtime.profiler import ProfilerConfig
 from vla_jax.tokens.action_tokens import ActionTokensConfig
 from vla_jax.tokens.prompts import PromptsConfig
 from vla_jax.tokens.sequence import SequenceConfig
@@ -84,6 +86,8 @@ class RunConfig:
       mesh: device layout.
       checkpoint: how often and how many.
       loop: how long and how often to look.
+      metrics: where they go beside the workdir.
+      profiler: which steps are traced.
       evaluation: how much to evaluate.
 
     Raises:
@@ -109,6 +113,8 @@ class RunConfig:
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     loop: LoopConfig = LoopConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    profiler: ProfilerConfig = ProfilerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from etils import epath
 
 from vla_jax.core.errors import UserError, nearest
 from vla_jax.envs.tabletop import scene
-from vla_jax.experiment import load, sources
+from vla_jax.experiment import adapters, load, sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.workdir import Workdir
 from vla_jax.policy.export import folder, gate, golden
@@ -115,6 +115,8 @@ def _write(
         source, observations, instructions = _observations(config, policy)
         progress.note(f"writing {growing}")
         folder.write(growing, form, policy, config.model, options, observations, instructions)
+        if options.peft:
+            adapters.write(growing / "adapter", run)
     return run.step, source, len(observations)
 
 
@@ -142,6 +144,8 @@ def _check(
                 expected=f"ids below {encoder.tokenizer.size}, as its tokenizer has",
                 found=largest,
             )
+        if options.peft:
+            adapters.check(config, form.name)
         views = [v for v in config.loader.views if v in sources.robots(config)[name].images]
         form.check(
             Wanted(

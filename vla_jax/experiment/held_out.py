@@ -3,17 +3,19 @@
 from typing import Any
 
 import jax
+import numpy as np
 
 from vla_jax.data.loader import collate
 from vla_jax.envs.tabletop import world
 from vla_jax.eval.rate import Rate
-from vla_jax.experiment import evaluation, parts
+from vla_jax.experiment import evaluation, parts, sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.sources import Data
 from vla_jax.policy.policy import Policy
 from vla_jax.runtime import peers, sharding
 from vla_jax.tokens.encoder import Encoder
 from vla_jax.train import loss
+from vla_jax.train.action_errors import ActionErrors
 
 
 class HeldOut:
@@ -25,12 +27,19 @@ class HeldOut:
       encoder: its tokens.
       model: its model.
       measure: the loss function.
+      errors: those of actions, that its sums hold.
     """
 
     def __init__(
-        self, config: RunConfig, data: Data, encoder: Encoder, model: parts.Model, measure: Any
+        self,
+        config: RunConfig,
+        data: Data,
+        encoder: Encoder,
+        model: parts.Model,
+        measure: Any,
+        errors: ActionErrors,
     ):
-        self._config, self._data = config, data
+        self._config, self._data, self._errors = config, data, errors
         self._encoder, self._model = encoder, model
         self._measure = jax.jit(lambda params, batch: measure(params, batch)[1]["sums"])
         part, parts_in_all = sharding.batch_part(model.mesh)
@@ -52,19 +61,42 @@ class HeldOut:
         ]
         self._policies: dict[str, Policy] = {}
 
+    @property
+    def names(self) -> list[str]:
+        """What is measured, but for the kinds of questions."""
+        names = [
+            f"held_out/{measure}/{name}"
+            for name in self._data.held_out
+            for measure in ("loss", "accuracy")
+        ]
+        for robot in self._data.robots_held_out:
+            dimensions = self._encoder.actions[robot].spec.names
+            names += [f"held_out/error/{robot}/{dimension}" for dimension in dimensions]
+            names.append(f"held_out/illegal/{robot}")
+        if sources.TABLETOP in self._data.robots:
+            names += [f"success/{split}" for split in world.SPLITS]
+        return names
+
+    def gives(self, name: str) -> bool:
+        """Whether a value of this name is measured."""
+        if self._data.web_held_out and name.startswith("vqa/"):
+            return True
+        return name in self.names
+
     def __call__(self, params: Any) -> dict[str, float]:
-        """Returns `held_out/{loss,accuracy}/SOURCE`, `success/SPLIT` and `vqa/KIND`."""
+        """Returns `held_out/...`, `success/SPLIT` and `vqa/KIND`.
+
+        The first are `loss/SOURCE`, `accuracy/SOURCE` and `ActionErrors.metrics`.
+        """
         sums = [
             self._measure(params, sharding.place(batch, self._model.mesh))
             for batch in self._batches
         ]
-        losses = loss.source_metrics(jax.device_get(sums), self._data.names) if sums else {}
-        values = {f"held_out/{name}": value for name, value in losses.items()}
+        values = {f"held_out/{name}": value for name, value in self._means(sums).items()}
         params = peers.local(params)
         if peers.is_first():
             values |= self._play(params)
-        peers.wait("measured")
-        return values
+        return peers.gather("measured", values)[0]
 
     def _play(self, params: Any) -> dict[str, float]:
         """Lets the policies act and answer, in this process alone."""
@@ -80,6 +112,13 @@ class HeldOut:
                 values[f"success/{split}"] = Rate.of(outcome.success for outcome in outcomes).rate
         rates = evaluation.ask(config, self._policies, self._data.web_held_out)
         return values | {f"vqa/{kind}": rate.rate for kind, rate in rates.items()}
+
+    def _means(self, sums: list[dict[str, Any]]) -> dict[str, float]:
+        if not sums:
+            return {}
+        sums = jax.device_get(sums)
+        total = {name: np.sum([batch[name] for batch in sums], axis=0) for name in sums[0]}
+        return loss.source_metrics([total], self._data.names) | self._errors.metrics(total)
 
 
 def _spread(length: int, count: int, size: int) -> list[list[int]]:

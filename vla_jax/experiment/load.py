@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -23,7 +24,8 @@ class Run:
       config: its configuration.
       encoder: its tokens.
       model: its structure.
-      policies: its policy for each robot, parameters loaded.
+      policies: its policy for each robot, parameters loaded; adapters are merged.
+      trained: what was trained alone: all parameters, some, or adapters.
       step: updates behind the parameters.
       seconds: training time behind them.
     """
@@ -32,6 +34,7 @@ class Run:
     encoder: Encoder
     model: parts.Model
     policies: Mapping[str, Policy]
+    trained: Any
     step: int
     seconds: float
 
@@ -72,6 +75,7 @@ def open_run(workdir: Workdir, config: RunConfig | None = None) -> Run:
         encoder=encoder,
         model=model,
         policies=parts.make_policies(config, encoder, model, model.merged(trained, untrained)),
+        trained=trained,
         step=step,
         seconds=seconds,
     )

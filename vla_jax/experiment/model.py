@@ -20,7 +20,8 @@ from vla_jax.runtime import sharding
 from vla_jax.tokens import action_tokens
 from vla_jax.tokens.encoder import Encoder
 from vla_jax.train import loss, step
-from vla_jax.train.optimizer import make_optimizer
+from vla_jax.train.action_errors import ActionErrors
+from vla_jax.train.optimizer import make_optimizer, make_schedules
 from vla_jax.train.state import TrainState
 from vla_jax.train.strategy import Strategy
 
@@ -48,7 +49,13 @@ class Model:
             config.strategy, self._abstract, self.axes, jnp.dtype(config.model.dtype)
         )
         trained, axes = self.strategy.trained, self.strategy.trained_axes
-        self.optimizer = make_optimizer(config.optimizer, config.loop.steps, trained, axes)
+        self.optimizer = make_optimizer(
+            config.optimizer,
+            config.loop.steps,
+            trained,
+            axes,
+            known=trees.named_leaves(self._abstract),
+        )
 
     @property
     def size(self) -> int:
@@ -114,14 +121,18 @@ class Model:
         places = sharding.shardings(self._abstract, self.axes, self.mesh)
         return jax.jit(self.strategy.merge, out_shardings=places)(trained, frozen)
 
-    def measure(self, sources: int) -> step.Measure:
-        """Returns the loss function over (`joined` parameters, batch) of so many sources."""
+    def measure(self, sources: int, errors: ActionErrors | None = None) -> step.Measure:
+        """Returns the loss function over (`joined` parameters, batch) of so many sources.
+
+        With `errors`, its sums hold those of the actions.
+        """
         measure = step.make_loss(
             self.graph,
             prefix=self._config.sequence.prefix,
             sources=sources,
             config=self._config.loss,
             shards=self.mesh.size,
+            errors=errors,
         )
         return mesh_lib.under(self.mesh, measure)
 
@@ -135,11 +146,21 @@ class Model:
             weights=lambda batch: loss.weights(batch.loss_mask[:, prefix:], self._config.loss),
             accumulate=self._config.optimizer.accumulate,
             ema_decay=self._config.optimizer.ema_decay,
+            skip_nonfinite=self._config.loop.on_nonfinite == "skip",
         )
         # Every process reads the metrics, of which `example_loss` would lie where its batch does.
         whole = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
+        # Where the state lies is not left to the compiler: the second step would compile again.
         places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
         return jax.jit(update, donate_argnums=0, out_shardings=(places, whole))
+
+    def rates(self, step: int) -> dict[str, float]:
+        """Returns the learning rate of update `step`, 1 being the first, and of every group."""
+        schedules = make_schedules(self._config.optimizer, self._config.loop.steps)
+        return {
+            f"learning_rate/{name}" if name else "learning_rate": float(np.asarray(rate(step - 1)))
+            for name, rate in schedules.items()
+        }
 
     def _state(self, trained: Any, frozen: Any) -> TrainState:
         averaged = self._config.optimizer.ema_decay > 0

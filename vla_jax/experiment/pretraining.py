@@ -7,7 +7,7 @@ from vla_jax.tokens.tokenizer import Tokenizer
 
 # Released embeddings have a few rows more than their tokenizers have ids: rounded up, and places
 # for tokens of images. Much fewer ids are those of another tokenizer.
-_USED = 0.95
+_UNUSED, _ROUNDED = 0.05, 64
 
 
 def open_weights(config: RunConfig) -> Weights | None:
@@ -49,7 +49,7 @@ def check_tokenizer(weights: Weights | None, config: RunConfig, tokenizer: Token
     rows = vocabulary(weights, config)
     if not rows:
         return
-    fits = _USED * rows <= tokenizer.size <= rows
+    fits = 0 <= rows - tokenizer.size <= max(_UNUSED * rows, _ROUNDED)
     if config.tokenizer.path is None or not fits:
         trained = ", trained on this run's texts" if config.tokenizer.path is None else ""
         raise UserError(

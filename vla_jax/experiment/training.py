@@ -1,22 +1,24 @@
 """A training run from its configuration to its last checkpoint; run again, it goes on."""
 
 import dataclasses
-import signal
-from collections.abc import Mapping
-from types import FrameType
-from typing import cast
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
+from vla_jax.core.config import to_json
 from vla_jax.data.loader import Loader
 from vla_jax.experiment import frozen, parts, pretraining, sources
 from vla_jax.experiment.config import RunConfig
-from vla_jax.experiment.held_out import HeldOut
+from vla_jax.experiment.hooks import Hooks
 from vla_jax.experiment.workdir import Workdir
 from vla_jax.models import attention
 from vla_jax.policy.policy import Policy
 from vla_jax.runtime import mesh as mesh_lib
 from vla_jax.runtime import peers, progress, sharding
 from vla_jax.runtime.checkpoint import Checkpoints
+from vla_jax.runtime.compilation import Watched
+from vla_jax.runtime.interruption import Interruption
 from vla_jax.runtime.metrics import MetricWriter, NoWriter
+from vla_jax.runtime.profiler import Profiler
 from vla_jax.tokens.encoder import Encoder
 from vla_jax.train import loop
 from vla_jax.train.state import TrainState
@@ -37,41 +39,12 @@ class Trained:
     summary: Mapping[str, float]
 
 
-class StopRequest:
-    """True once the process was asked to stop (Ctrl-C, SIGTERM); a second Ctrl-C is immediate."""
-
-    def __init__(self) -> None:
-        self._asked = False
-
-    def __enter__(self) -> "StopRequest":
-        """Takes over the signals."""
-        self._previous = {
-            number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Gives the signals back."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def __call__(self) -> bool:
-        """Tells whether to stop."""
-        return self._asked
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._asked = True
-        progress.note("stopping after this step; the run will be saved")
-
-
 def train(config: RunConfig, workdir: Workdir) -> Trained:
     """Trains to `config.loop.steps`, from the newest checkpoint if there is one.
 
     Raises:
       UserError: the workdir is another run's, or a part of the configuration is wrong.
-      KeyboardInterrupt: asked to stop; everything done is saved.
+      KeyboardInterrupt: asked to stop, by SIGTERM if it is `Preempted`; everything done is saved.
     """
     workdir.agree(config)
     mesh = mesh_lib.make_mesh(config.mesh)
@@ -89,14 +62,18 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
     for line in model.fallbacks:
         progress.note(f"sharding: {line}")
     with Checkpoints(workdir.checkpoints, config.checkpoint) as checkpoints:
-        state, seconds = _start(config, workdir, model, encoder, data, checkpoints)
-        clock = loop.Clock(seconds)
+        state, position = _start(config, workdir, model, encoder, data, checkpoints)
+        clock = loop.Clock(position.get("seconds", 0.0))
         _announce(config, data, encoder, model, int(state.step))
-        state = _run(config, workdir, data, encoder, model, state, checkpoints, clock)
+        with Interruption() as interruption:
+            state = _run(
+                *(config, workdir, data, encoder, model, state, checkpoints, clock, position),
+                interruption.reached,
+            )
     peers.wait("saved")  # before anyone leaves
     done = int(state.step)
     if done < config.loop.steps:
-        raise KeyboardInterrupt(f"stopped at step {done} of {config.loop.steps}, saved")
+        raise interruption.stopped(f"stopped at step {done} of {config.loop.steps}, saved")
     return Trained(
         data=data,
         policies=parts.make_policies(config, encoder, model, peers.local(model.joined(state))),
@@ -111,8 +88,8 @@ def _start(
     encoder: Encoder,
     data: sources.Data,
     checkpoints: Checkpoints,
-) -> tuple[TrainState, float]:
-    """Returns the state to start from and the seconds of training behind it.
+) -> tuple[TrainState, dict[str, Any]]:
+    """Returns the state to start from, and what `Hooks.save` saved beside it.
 
     Raises:
       UserError: the datasets are not those that the run began with.
@@ -120,11 +97,11 @@ def _start(
     if checkpoints.latest_step() is None:
         state = model.create(encoder, pretraining.open_weights(config))
         frozen.save(workdir.frozen, state.frozen)
-        return state, 0.0
+        return state, {}
     abstract = model.abstract_state()
-    _, arrays, loader = checkpoints.restore(abstract.saved())
-    Loader.check(loader, data.sources)
-    return TrainState.of(arrays, frozen.restore(workdir.frozen, abstract.frozen)), loader["seconds"]
+    _, arrays, position = checkpoints.restore(abstract.saved())
+    Loader.check(position, data.sources)
+    return TrainState.of(arrays, frozen.restore(workdir.frozen, abstract.frozen)), position
 
 
 def _announce(
@@ -152,51 +129,45 @@ def _run(
     state: TrainState,
     checkpoints: Checkpoints,
     clock: loop.Clock,
+    position: Mapping[str, Any],
+    stop: Callable[[int], bool],
 ) -> TrainState:
     """Wires loader, step, hooks and displays together and runs the loop."""
     start = int(state.step)
-    make_writer = MetricWriter if peers.is_first() else NoWriter
-    measure = model.measure(len(data.names))
-    train_step = model.train_step(measure)
     part = sharding.batch_part(model.mesh)
     loader = parts.make_loader(config, data.sources, encoder, start, part)
     parts.print_ledger(config, data, encoder, loader)
-    with (
-        StopRequest() as asked,
-        make_writer(workdir.path, start) as writer,
-        progress.Progress("train", total=config.loop.steps, start=start) as bar,
-    ):
-
-        def save(n: int, state: TrainState) -> Mapping[str, float]:
-            checkpoints.save(n, state.saved(), loader.state(n) | {"seconds": clock.seconds()})
-            return {}
-
-        stop = peers.Agreement(asked, start)
-        measurements = HeldOut(config, data, encoder, model, measure)
-
-        def look(n: int, state: TrainState) -> Mapping[str, float]:
-            if n == config.loop.steps or stop.reached:
-                return {}  # the full evaluation follows, or the user waits
-            values = measurements(model.joined(state))
-            writer.write(n, values)
-            return {"success": values["success/seen"]} if "success/seen" in values else {}
-
-        state = loop.run(
-            state,
-            train_step,
-            loader,
-            config.loop,
-            place=lambda batch: sharding.place(batch, model.mesh),
-            sources=data.names,
-            hooks=(
-                loop.Hook(every=config.checkpoint.every, call=save),
-                loop.Hook(every=config.loop.eval_every, call=look),
-            ),
-            log=writer.write,
-            tick=lambda shown: bar.update(1, **shown),
-            stop=stop,
-            clock=clock,
+    feed = loop.Feed(loader, lambda batch: sharding.place(batch, model.mesh))
+    with _writer(config, workdir, start) as writer:
+        hooks = Hooks(
+            *(config, workdir, data, encoder, model, loader, feed, writer, checkpoints, clock),
+            position,
         )
-        if loader.skipped_count:
-            progress.note(f"damaged examples that were skipped: {loader.skipped_count}")
-        return state
+        hooks.catch_up(start, state)
+        train_step = Watched(model.train_step(hooks.measure), "the train step")
+        with (
+            Profiler(train_step, config.profiler, workdir.profile, start) as stepping,
+            progress.Progress("train", total=config.loop.steps, start=start) as bar,
+        ):
+            state = loop.run(
+                state,
+                stepping,
+                feed,
+                config.loop,
+                window=hooks.window,
+                hooks=hooks.due(),
+                log=hooks.log,
+                tick=lambda shown: bar.update(1, **shown),
+                stop=stop,
+                on_nonfinite=hooks.nonfinite,
+                clock=clock,
+            )
+    if loader.skipped_count:
+        progress.note(f"damaged examples that were skipped: {loader.skipped_count}")
+    return state
+
+
+def _writer(config: RunConfig, workdir: Workdir, start: int) -> MetricWriter:
+    if not peers.is_first():
+        return NoWriter()
+    return MetricWriter(workdir.path, start, config.metrics, to_json(config))

@@ -5,6 +5,8 @@ tokenizer.json   the tokenizer
 policy.json      action space and statistics per robot, action token ids, prompts, layout
 checkpoints/     Orbax, one folder per step
 metrics.jsonl    and TensorBoard event files beside it
+nonfinite/       batches whose loss or gradient was no number
+profile/         a trace of a few steps, if one was asked for
 results.json, curves.png, episodes.gif   written at the end
 """
 
@@ -31,10 +33,19 @@ from vla_jax.tokens.tokenizer import Tokenizer
 
 _SECONDS_TO_APPEAR = 60  # network file systems remember for so long that a file was not there
 
-# What batches do not depend on, but for images that would have stopped the run.
-_FREE = (
+# What each host may have its own of.
+_OF_A_HOST = (
     "config.cache_dir",
     *(f"config.loader.{field}" for field in ("threads", "prefetch", "ram_budget")),
+)
+# What the sound part of a run does not depend on: a run that goes on may do so on other devices,
+# with more patience for damaged images or losses, and with other checkpoints.
+_FREE = (
+    *_OF_A_HOST,
+    *(f"config.loop.{field}" for field in ("on_nonfinite", "max_nonfinite")),
+    *(f"config.checkpoint.{field}" for field in ("every", "keep", "keep_every", "best", "best_is")),
+    *(f"config.mesh.{field}" for field in ("data", "fsdp", "tensor", "cpu_devices")),
+    *("config.metrics.wandb", "config.profiler.first", "config.profiler.steps"),
     *(f"config.loader.{field}" for field in ("on_corrupt", "max_skipped")),
 )
 
@@ -50,6 +61,8 @@ class Workdir:
         self.path = pathlib.Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.frozen = self.path / "frozen"
+        self.nonfinite = self.path / "nonfinite"
+        self.profile = self.path / "profile"
         self.results = self.path / "results.json"
         self.curves = self.path / "curves.png"
         self.episodes = self.path / "episodes.gif"
@@ -93,10 +106,10 @@ class Workdir:
         """Makes sure that all processes were started with the same configuration.
 
         Raises:
-          UserError: they differ in more than the fields that a resumption may change.
+          UserError: they differ in more than what a host may have its own of.
         """
         fields = config_lib.leaves(config_lib.to_json(config))
-        fixed = {name: value for name, value in fields if name not in _FREE}
+        fixed = {name: value for name, value in fields if name not in _OF_A_HOST}
         peers.agree("configuration", fixed, "Start all processes with the same flags and files")
 
     def check_shared(self) -> None:

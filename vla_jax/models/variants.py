@@ -93,6 +93,10 @@ _VARIANTS = {
     ),
 }
 
+# Rows of the released embeddings. PaLI-X, PaLM-E and their tokenizers are not public: PaliGemma's,
+# which is as large as the multilingual ones that they were trained with.
+_VOCABULARIES = {"openvla": 32_064, "smol": 49_280, "paligemma": 257_152, "rt2": 257_152}
+
 
 def variants() -> dict[str, VLMConfig]:
     """Returns every named model; `paligemma_3b_*` by resolution."""
@@ -103,3 +107,13 @@ def variants() -> dict[str, VLMConfig]:
         for size in (224, 448, 896)
     }
     return _VARIANTS | sizes
+
+
+def vocabulary(config: VLMConfig) -> int | None:
+    """Returns the published number of token ids of the named model with this decoder, if any."""
+    sizes = ("width", "depth", "mlp", "heads", "key_heads", "head_dim")
+    for name, variant in variants().items():
+        if all(getattr(variant.decoder, s) == getattr(config.decoder, s) for s in sizes):
+            families = (rows for family, rows in _VOCABULARIES.items() if name.startswith(family))
+            return next(families, None)
+    return None

@@ -3,16 +3,18 @@
 On disk a checkpoint is `DIRECTORY/STEP` with two Orbax trees, `params` and `training` (everything
 else), so that the parameters can be read without the optimizer. Leaves are stored by name in
 nested dicts, whatever containers held them. Nothing about the mesh is stored: arrays come back
-onto the shardings that the reader asks for.
+onto the shardings that the reader asks for. A checkpoint whose files are not those that were
+written (`checkpoint_files.py`) is passed over, by name, and the one before it is used.
 """
 
 import contextlib
 import dataclasses
 import errno
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
@@ -20,23 +22,34 @@ from absl import logging as absl_logging
 from etils import epath
 
 from vla_jax.core import errors, trees
+from vla_jax.runtime import checkpoint_files, checkpoint_tree
 
 _PARAMS = "params"
 _TRAINING = "training"
 _LOADER = "loader"
+_BEST = "best"  # the one metric that Orbax is given
+_SMALL = 16 * 2**20  # bytes
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When checkpoints are written and how many stay.
+    """When checkpoints are written and which stay.
 
     Attributes:
       every: steps from one checkpoint to the next; the last step is saved as well.
       keep: how many of the newest checkpoints stay on disk.
+      keep_every: every checkpoint of a step that this divides stays; None: none on that account.
+      best: a metric of the evaluation on the way (`loop.eval_every`), such as `success/seen`. The
+        evaluated steps are saved as well then, and the best of them stays; None: none does.
+      best_is: whether a high or a low value of that metric is the better one.
     """
 
     every: int = 1000
     keep: int = 2
+    keep_every: int | None = None
+    best: str | None = None
+    best_is: Literal["high", "low"] = "high"
 
     def __post_init__(self):
         """Checks the values.
@@ -44,11 +57,29 @@ class CheckpointConfig:
         Raises:
           UserError: a value is not positive.
         """
-        for name, value in (("every", self.every), ("keep", self.keep)):
-            if value < 1:
+        for name in ("every", "keep", "keep_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise errors.UserError(
                     f"checkpoint.{name}", expected="a positive number", found=value
                 )
+
+    def preservation(self) -> Any:
+        """Returns which checkpoints stay, for Orbax."""
+        policies = ocp.training.preservation_policies
+        stays: list[Any] = [policies.LatestN(self.keep)]
+        if self.keep_every is not None:
+            stays.append(policies.EveryNSteps(self.keep_every))
+        if self.best is not None:
+            stays.append(
+                policies.BestN(
+                    get_metric_fn=lambda metrics: metrics[_BEST],
+                    reverse=self.best_is == "low",
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        return policies.AnyPreservationPolicy(stays)
 
 
 class Checkpoints:
@@ -59,11 +90,13 @@ class Checkpoints:
 
         Args:
           directory: where the checkpoints are; made if a config is given.
-          config: how many to keep. None opens for reading, which is safe beside a process that
-            is writing: only a writer removes the leftovers of a process killed while it saved.
+          config: which to keep. None opens for reading, which is safe beside a process that
+            is writing: only a writer removes the leftovers of a process killed while it saved,
+            and renames damaged checkpoints to STEP.damaged.
 
         Raises:
-          UserError: the directory does not exist (for reading) or cannot be made (for writing).
+          UserError: the directory does not exist (for reading) or cannot be made (for writing),
+            or there are checkpoints but all are damaged.
         """
         _silence_orbax()
         self._directory = epath.Path(directory).resolve()  # May be gs://.
@@ -72,16 +105,26 @@ class Checkpoints:
             raise errors.UserError(
                 "checkpoints", expected="an existing directory", found=self._directory
             )
-        keep = (config or CheckpointConfig()).keep
+        self._saving = 0
         with _errors_of("open", self._directory):
             if self._writes:
                 self._directory.mkdir(parents=True, exist_ok=True)
-            # Any: Orbax annotates the policy with two types that differ.
-            newest: Any = ocp.training.preservation_policies.LatestN(keep)
+            self._damaged = checkpoint_files.damaged(self._directory)
+            if self._writes:
+                checkpoint_files.set_aside(self._directory, self._damaged)
+                self._damaged = []
+
+            def record() -> None:
+                """Is called in the first process, all being written, just before the commit."""
+                checkpoint_files.record(self._directory, self._saving)
+
+            # Orbax copies its options deeply: a bound method would bring a copy of all this along.
+            recording = ocp.options.AsyncOptions(post_finalization_callback=record)
             self._checkpointer = ocp.training.Checkpointer(
                 self._directory,
-                preservation_policy=newest,
+                preservation_policy=(config or CheckpointConfig()).preservation(),
                 cleanup_tmp_directories=self._writes,
+                context=ocp.Context(async_options=recording, array_options=_written_whole()),
             )
 
     def __enter__(self) -> "Checkpoints":
@@ -97,13 +140,22 @@ class Checkpoints:
         self._wait()
         return max(self._steps(), default=None)
 
-    def save(self, step: int, arrays: Mapping[str, Any], loader: Mapping[str, Any]) -> None:
+    def save(
+        self,
+        step: int,
+        arrays: Mapping[str, Any],
+        loader: Mapping[str, Any],
+        *,
+        best: float | None = None,
+    ) -> None:
         """Starts writing a checkpoint and returns once the arrays may be changed or donated.
 
         Args:
           step: the number of updates behind the arrays. A step that is saved already is kept.
           arrays: a dict of pytrees of `jax.Array`, one of them `params`.
           loader: the state of the data loader, as JSON values.
+          best: the value of the metric `CheckpointConfig.best` at this step; None or not a number
+            where there is none.
 
         Raises:
           UserError: the disk is full or not writable, now or in the previous save.
@@ -119,10 +171,16 @@ class Checkpoints:
         items = {_PARAMS: trees.nest(trees.named_leaves(arrays[_PARAMS]))}
         if nested := trees.nest(trees.named_leaves(rest)):
             items[_TRAINING] = nested
+        self._wait()  # Orbax would wait as well; `record` must know whose files it sees.
+        self._saving = step
         with _errors_of(f"save step {step} in", self._directory):
             # Forced: the default policy drops a save while an earlier one is still under way.
             self._checkpointer.save_checkpointables_async(
-                step, items, force=True, custom_metadata={_LOADER: dict(loader)}
+                step,
+                items,
+                force=True,
+                metrics=None if best is None or not math.isfinite(best) else {_BEST: best},
+                custom_metadata={_LOADER: dict(loader)},
             )
 
     def restore(
@@ -192,7 +250,8 @@ class Checkpoints:
             self._checkpointer.wait()
 
     def _steps(self) -> list[int]:
-        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+        steps = (checkpoint.step for checkpoint in self._checkpointer.checkpoints)
+        return [step for step in steps if step not in self._damaged]
 
     def _resolve(self, step: int | None) -> int:
         self._wait()
@@ -207,7 +266,7 @@ class Checkpoints:
 
     def _read(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Reads the trees `wanted` by name, and the loader state."""
-        placed = jax.tree_util.tree_map(_with_sharding, wanted)
+        placed = jax.tree_util.tree_map(checkpoint_tree.with_sharding, wanted)
         named = {item: trees.named_leaves(tree) for item, tree in placed.items()}
         directory = self._directory / str(step)
         loader: Any = None
@@ -217,7 +276,8 @@ class Checkpoints:
                 # Not `checkpointables_metadata`, which opens the arrays of all items.
                 metadata = ocp.metadata(directory, checkpointable_name=item)
                 stored, loader = trees.named_leaves(metadata.metadata), metadata.custom_metadata
-            _check_fit(f"checkpoint {directory}", item, leaves, stored)
+            prefix = f"{_PARAMS}/" if item == _PARAMS else ""
+            checkpoint_tree.check_fit(f"checkpoint {directory}", prefix, leaves, stored)
         loaded = self._checkpointer.load_checkpointables(
             step, {item: trees.nest(leaves) for item, leaves in named.items() if leaves}
         )
@@ -231,40 +291,10 @@ class Checkpoints:
         return out, dict(loader[_LOADER])
 
 
-def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
-    # Without one, Orbax goes back to the devices that the writer had, which need not exist here.
-    sharding = getattr(leaf, "sharding", None)
-    if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _check_fit(where: str, item: str, wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-    prefix = f"{_PARAMS}/" if item == _PARAMS else ""
-    fix = "Use the config that this checkpoint was written with"
-    for name, leaf in wanted.items():
-        if name not in stored:
-            raise errors.UserError(
-                f"{where}: leaf {prefix}{name}",
-                expected=f"shape {tuple(leaf.shape)}",
-                found="no such leaf",
-                fix=fix,
-            )
-        if tuple(stored[name].shape) != tuple(leaf.shape):
-            raise errors.UserError(
-                f"{where}: leaf {prefix}{name}",
-                expected=f"shape {tuple(leaf.shape)}",
-                found=f"shape {tuple(stored[name].shape)}",
-                fix=fix,
-            )
-    for name in stored:
-        if name not in wanted:
-            raise errors.UserError(
-                f"{where}: leaf {prefix}{name}",
-                expected="no such leaf",
-                found=f"shape {tuple(stored[name].shape)}",
-                fix=fix,
-            )
+def _written_whole() -> Any:
+    """Lets one replica write an array that is small; to cut it for all holds the caller up."""
+    options = ocp.options.ArrayOptions
+    return options(saving=options.Saving(min_slice_bytes_for_replica_parallel=_SMALL))
 
 
 @contextlib.contextmanager
@@ -274,8 +304,9 @@ def _errors_of(action: str, directory: epath.Path) -> Iterator[None]:
         yield
     except Exception as error:
         text = str(error)
-        if getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in text:
-            fix = "Free some space, or lower checkpoint.keep"
+        # From the threads of Orbax it comes as a text.
+        if getattr(error, "errno", None) in _FULL or any(os.strerror(n) in text for n in _FULL):
+            fix = "Free some space, or lower checkpoint.keep; checkpoints saved before are whole"
         elif isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
             fix = "Choose a directory that can be written"
         else:
@@ -292,4 +323,5 @@ def _silence_orbax() -> None:
 
 
 def _is_for_users(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR or f"{os.sep}orbax{os.sep}" not in record.pathname
+    # Errors included: they are raised as well, when the save is waited for.
+    return f"{os.sep}orbax{os.sep}" not in record.pathname

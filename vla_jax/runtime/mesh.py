@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 
 from vla_jax.core import errors
 
 AXES = ("data", "fsdp", "tensor")
+_KINDS = (jax.sharding.AxisType.Auto,) * len(AXES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,25 @@ def split_cpu(config: MeshConfig) -> None:
         jax.config.update("jax_num_cpu_devices", config.cpu_devices)
 
 
+def shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
+    """Returns the axis sizes of a mesh of so many devices, in the order of `AXES`.
+
+    Raises:
+      UserError: the axis sizes do not use up the devices exactly.
+    """
+    sizes = config.sizes
+    known = math.prod(size for size in sizes if size != -1)
+    rest, over = divmod(devices, known)
+    if over or rest < 1 or (-1 not in sizes and rest != 1):
+        raise errors.UserError(
+            f"mesh {', '.join(f'{axis}={size}' for axis, size in zip(AXES, sizes, strict=True))}",
+            expected=f"axis sizes that multiply to the {devices} devices",
+            found=f"a product of {known}" + (" before the -1" if -1 in sizes else ""),
+            fix="Set one axis to -1 to take all remaining devices",
+        )
+    return tuple(rest if size == -1 else size for size in sizes)
+
+
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
     """Lays the devices out as a mesh.
 
@@ -80,19 +101,21 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.s
       UserError: the axis sizes do not use up the devices exactly.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = config.sizes
-    known = math.prod(size for size in sizes if size != -1)
-    rest, over = divmod(len(devices), known)
-    if over or rest < 1 or (-1 not in sizes and rest != 1):
-        raise errors.UserError(
-            f"mesh {', '.join(f'{axis}={size}' for axis, size in zip(AXES, sizes, strict=True))}",
-            expected=f"axis sizes that multiply to the {len(devices)} devices",
-            found=f"a product of {known}" + (" before the -1" if -1 in sizes else ""),
-            fix="Set one axis to -1 to take all remaining devices",
-        )
-    shape = tuple(rest if size == -1 else size for size in sizes)
-    kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(shape, AXES, axis_types=kinds, devices=list(devices))
+    # A mesh axis may take a part of a physical one (tensor 4 on an 8x8x8 torus), which
+    # `jax.make_mesh` refuses on most TPUs.
+    laid_out = mesh_utils.create_device_mesh(
+        shape(config, len(devices)), devices, allow_split_physical_axes=True
+    )
+    return jax.sharding.Mesh(laid_out, AXES, axis_types=_KINDS)
+
+
+def abstract_mesh(config: MeshConfig, devices: int) -> Any:
+    """Returns the mesh of devices that are not here, good for shapes and shardings.
+
+    Raises:
+      UserError: as `make_mesh`.
+    """
+    return jax.sharding.AbstractMesh(shape(config, devices), AXES, axis_types=_KINDS)
 
 
 def under(mesh: jax.sharding.Mesh, function: Callable[..., Any]) -> Callable[..., Any]:

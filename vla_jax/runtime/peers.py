@@ -133,32 +133,22 @@ def local(tree: Any) -> Any:
     return jax.tree.map(_local, tree)
 
 
-class Agreement:
+def stop_together(asked: bool, step: int) -> bool:
     """Turns the wish of one process to stop into a stop of all after the same step.
-
-    Called once after every step, at the same steps in all processes.
 
     Args:
       asked: whether this process was asked to stop.
-      start: steps done before the first call.
+      step: the step that is done; all processes have to call this after each.
+
+    Returns:
+      Whether all processes stop here.
     """
-
-    def __init__(self, asked: Callable[[], bool], start: int):
-        self._asked, self._step, self._told = asked, start, False
-        self.reached = False
-
-    def __call__(self) -> bool:
-        """Tells whether all processes stop after this step."""
-        self._step += 1
-        if count() == 1:
-            self.reached = self._asked()
-        else:
-            if self._asked() and not self._told:
-                now = datetime.datetime.now(datetime.UTC)
-                client().key_value_set(_NOTICE, now.isoformat(), allow_overwrite=True)
-                self._told = True
-            self.reached = multihost_utils.reached_preemption_sync_point(self._step)
-        return self.reached
+    if count() == 1:
+        return asked
+    if asked:
+        now = datetime.datetime.now(datetime.UTC)
+        client().key_value_set(_NOTICE, now.isoformat(), allow_overwrite=True)
+    return multihost_utils.reached_preemption_sync_point(step)
 
 
 def _meet(barrier: str) -> None:

@@ -1,55 +1,64 @@
-"""The training loop: take a batch, step, call the hooks that are due."""
+"""The training loop: take a batch, step, write a line and call the hooks that are due."""
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import jax
 
 from vla_jax.core.batch import Batch
 from vla_jax.core.errors import UserError
-from vla_jax.train import loss, step
 from vla_jax.train.state import TrainState
+from vla_jax.train.window import Failed, Window
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How long, and how often to look.
+    """How long, how often to look, and what to do where numbers end.
 
     Attributes:
       steps: updates in all.
       log_every: steps between two lines of metrics; the means are over those steps.
       eval_every: steps between two held-out and closed-loop evaluations.
+      on_nonfinite: what a batch does whose loss or gradient is not finite: `stop` the run, or
+        `skip` its update. Either way the examples are named and the batch is written to
+        WORKDIR/nonfinite/.
+      max_nonfinite: batches that may be skipped in a run; one more stops it.
 
     Raises:
-      UserError: a value is not positive.
+      UserError: a value is out of range.
     """
 
     steps: int = 80_000
     log_every: int = 50
     eval_every: int = 5_000
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    max_nonfinite: int = 10
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 1:
+        lowest = {"steps": 1, "log_every": 1, "eval_every": 1, "max_nonfinite": 0}
+        for name, low in lowest.items():
+            if getattr(self, name) < low:
                 raise UserError(
-                    f"config.loop.{field.name}", expected=">= 1", found=getattr(self, field.name)
+                    f"config.loop.{name}", expected=f">= {low}", found=getattr(self, name)
                 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hook:
-    """Something to do every so many steps, and after the last.
+    """Something to do every so many steps.
 
     Attributes:
       every: steps between two calls.
       call: (step, state) -> values to show.
+      at_end: True: called after the last step or a stop as well, due or not; False: not even if
+        it is due.
     """
 
     every: int
     call: Callable[[int, TrainState], Mapping[str, float]]
+    at_end: bool = True
 
 
 class Clock:
@@ -73,18 +82,39 @@ class Clock:
         self._since = time.perf_counter()
 
 
+class Feed:
+    """Batches on the devices, and the time that waiting for them took.
+
+    Args:
+      batches: host batches.
+      place: moves one to the devices.
+    """
+
+    def __init__(self, batches: Iterator[Batch], place: Callable[[Batch], Batch]):
+        self._batches, self._place = batches, place
+        self.waited = 0.0
+        """Seconds."""
+
+    def take(self) -> Batch:
+        """Returns the next batch."""
+        began = time.perf_counter()
+        batch = next(self._batches)
+        self.waited += time.perf_counter() - began
+        return self._place(batch)
+
+
 def run(
     state: TrainState,
     train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]],
-    batches: Iterator[Batch],
+    feed: Feed,
     config: LoopConfig,
     *,
-    place: Callable[[Batch], Batch],
-    sources: tuple[str, ...],
+    window: Window,
     hooks: Sequence[Hook],
-    log: Callable[[int, Mapping[str, float]], None],
+    log: Callable[[int], Mapping[str, float]],
     tick: Callable[[Mapping[str, float]], None],
-    stop: Callable[[], bool],
+    stop: Callable[[int], bool],
+    on_nonfinite: Callable[[Failed], None],
     clock: Clock,
 ) -> TrainState:
     """Trains until `config.steps`, or until `stop` says so.
@@ -92,46 +122,43 @@ def run(
     Args:
       state: where to start; its buffers are donated.
       train_step: the jitted update.
-      batches: host batches, the first being that of the next step.
+      feed: batches, the first being that of the next step.
       config: how long and how often.
-      place: moves a batch to the devices.
-      sources: names of the mixture sources, for the metrics.
-      hooks: called when due, after the step; all of them after the last step.
-      log: receives metrics by step.
+      window: takes the metrics of every step.
+      hooks: called when due, after the step.
+      log: writes a line about the window, as of a step, and returns the values to show; the
+        window is cleared behind it.
       tick: told of every step done, with the values to show.
       stop: asked after every step.
+      on_nonfinite: told of steps whose loss or gradient is not finite, before anything is logged
+        or saved behind them; raises to end the run.
       clock: counts the seconds.
 
     Returns:
       The last state.
-
-    Raises:
-      UserError: the loss is not finite.
     """
-    pending: list[step.Metrics] = []
-    first = int(state.step) + 1
-    shown: dict[str, float] = {}
+    first, shown = int(state.step) + 1, {}
     clock.resume()
-    ahead = place(next(batches)) if first <= config.steps else None
+    batch = feed.take() if first <= config.steps else None
     for n in range(first, config.steps + 1):
-        state, metrics = train_step(state, cast(Batch, ahead))
-        if n < config.steps:
-            ahead = place(next(batches))  # while the devices work on this step
+        state, metrics = train_step(state, cast(Batch, batch))
+        batch = feed.take() if n < config.steps else None  # while the devices work
         if jax.default_backend() == "cpu":
             # Programs queued up on several CPU devices starve each other in their collectives.
             jax.block_until_ready(metrics)
-        pending.append(metrics["sums"])
-        stopping = stop()
+        window.add(n, metrics)
+        stopping = stop(n)
         final = stopping or n == config.steps
-        due = [hook for hook in hooks if final or n % hook.every == 0]
-        if due:
+        due = [hook for hook in hooks if (hook.at_end if final else n % hook.every == 0)]
+        # A line is not written because of a stop: those of the resumed run are as if never stopped.
+        is_line = n % config.log_every == 0 or n == config.steps
+        if due or is_line or final:
             # Waits for the step, so that no hook saves a ruined state or is charged for the step.
-            _check_finite(n, float(metrics["loss"]))
-        if final or n % config.log_every == 0:
-            values = _fetch(n, metrics, pending, sources)
-            log(n, values | {"seconds": clock.seconds(), "steps_averaged": len(pending)})
-            shown["loss"] = values["loss"]
-            pending.clear()
+            for failed in window.settle():
+                on_nonfinite(failed)
+        if is_line:
+            shown |= log(n)
+            window.clear()
         clock.pause()
         for hook in due:
             shown |= hook.call(n, state)
@@ -141,23 +168,3 @@ def run(
             break
     clock.pause()
     return state
-
-
-def _fetch(
-    n: int, metrics: dict[str, Any], pending: list[step.Metrics], sources: tuple[str, ...]
-) -> dict[str, float]:
-    """Waits for step n and turns its metrics into numbers."""
-    fetched, sums = jax.device_get((metrics, pending))
-    _check_finite(n, float(fetched["loss"]))
-    values = {"loss": float(fetched["loss"]), "gradient_norm": float(fetched["gradient_norm"])}
-    return values | loss.source_metrics(sums, sources) | loss.source_shares(sums, sources)
-
-
-def _check_finite(n: int, value: float) -> None:
-    if not math.isfinite(value):
-        raise UserError(
-            f"training step {n}: the loss is {value}",
-            expected="a finite number",
-            fix="Lower config.optimizer.learning_rate or config.optimizer.clip_norm; "
-            "the last checkpoint is kept",
-        )

@@ -159,9 +159,15 @@ def source_sums(
         "correct": jnp.sum((losses.predicted == targets) * weight, axis=1),
         "tokens": jnp.sum(weight, axis=1),
     }
+    return by_source(parts | {"examples": jnp.ones(source.shape)}, source, sources)
+
+
+def by_source(
+    parts: Mapping[str, Float[Array, " b"]], source: Int[Array, " b"], sources: int
+) -> dict[str, Float[Array, " m"]]:
+    """Returns values of examples summed per mixture source, float32."""
     member = (source[:, None] == jnp.arange(sources)[None, :]).astype(jnp.float32)
-    sums = {name: value @ member for name, value in parts.items()}
-    return sums | {"examples": jnp.sum(member, axis=0)}
+    return {name: value.astype(jnp.float32) @ member for name, value in parts.items()}
 
 
 def source_metrics(

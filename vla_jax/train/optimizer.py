@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import jax
@@ -105,7 +105,12 @@ def make_schedules(config: OptimizerConfig, steps: int) -> dict[str, optax.Sched
 
 
 def make_optimizer(
-    config: OptimizerConfig, steps: int, params: Any, axes: Any
+    config: OptimizerConfig,
+    steps: int,
+    params: Any,
+    axes: Any,
+    *,
+    known: Collection[str] = (),
 ) -> optax.GradientTransformation:
     """Returns clip -> update rule -> decay -> learning rate per group.
 
@@ -114,6 +119,7 @@ def make_optimizer(
       steps: length of the run, for the schedule.
       params: a pytree of arrays or `jax.ShapeDtypeStruct`.
       axes: the same structure with a tuple of logical axis names in place of each leaf.
+      known: names of parameters that are not trained; a group may match these alone.
 
     Raises:
       UserError: a group matches no parameter.
@@ -122,7 +128,7 @@ def make_optimizer(
     schedules = make_schedules(config, steps)
     rates = [optax.scale_by_learning_rate(schedules[""])]
     if config.groups:
-        groups = _groups(config.groups, params)
+        groups = _groups(config.groups, params, known)
         rates = [
             optax.masked(
                 optax.scale_by_learning_rate(schedule),
@@ -160,14 +166,15 @@ def _rule(config: OptimizerConfig, params: Any, axes: Any) -> optax.GradientTran
     )
 
 
-def _groups(groups: Mapping[str, GroupConfig], params: Any) -> Any:
+def _groups(groups: Mapping[str, GroupConfig], params: Any, known: Collection[str]) -> Any:
     """Returns the name of the group of each parameter."""
-    masks = {name: trees.mask(params, group.parameters) for name, group in groups.items()}
-
-    def first(*marks: bool) -> str:
-        return next((name for name, mark in zip(masks, marks, strict=True) if mark), "")
-
-    return jax.tree.map(first, *masks.values())
+    everything = dict.fromkeys([*trees.named_leaves(params), *known], 0)
+    marks = {
+        group: trees.mask(everything, settings.parameters) for group, settings in groups.items()
+    }
+    return trees.map_with_name(
+        lambda name, _: next((group for group, mark in marks.items() if mark[name]), ""), params
+    )
 
 
 def _matrices(axes: tuple[str | None, ...]) -> MuonDimensionNumbers | None:

@@ -12,6 +12,7 @@ from flax import nnx
 from vla_jax.core.arrays import Array, Float, UInt8
 from vla_jax.core.batch import Batch
 from vla_jax.train import loss as loss_lib
+from vla_jax.train.action_errors import ActionErrors
 from vla_jax.train.state import TrainState
 
 Metrics = dict[str, Any]
@@ -37,6 +38,7 @@ def make_loss(
     sources: int,
     config: loss_lib.LossConfig,
     shards: int = 1,
+    errors: ActionErrors | None = None,
 ) -> Measure:
     """Returns the loss function of a model.
 
@@ -46,6 +48,7 @@ def make_loss(
       sources: number of mixture sources.
       config: the normalisation, and how much memory logits may take.
       shards: number of devices over which the logits of a batch are spread.
+      errors: of the actions, to be summed up as well.
     """
 
     def measure(
@@ -64,6 +67,10 @@ def make_loss(
         weight = loss_lib.weights(mask, config) if weight is None else weight
         value, example_loss = loss_lib.suffix_loss(losses, mask, weight, config)
         sums = loss_lib.source_sums(losses, example_loss, targets, mask, batch.source, sources)
+        valid = {"images": jnp.sum(batch.image_mask, axis=1), "prefix": batch.prefix_length}
+        sums |= loss_lib.by_source(valid, batch.source, sources)
+        if errors is not None:
+            sums |= errors.sums(losses.predicted, targets, mask, batch.source)
         return value, {"sums": sums, "example_loss": example_loss}
 
     return measure

@@ -19,11 +19,13 @@ class Options:
       dtype: of the weights.
       shard_bytes: largest size of one file of weights.
       openvla_code: a directory with OpenVLA's modelling files, for the format that copies them.
+      peft: whether a LoRA run's adapters are written beside the merged weights.
       timm_models: timm's names of the vision towers, for OpenVLA with towers of its own.
     """
 
     dtype: Dtype = "float32"
     shard_bytes: int = SHARD_BYTES
+    peft: bool = False
     openvla_code: pathlib.Path | None = None
     timm_models: tuple[str, ...] = ()
 

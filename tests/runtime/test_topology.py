@@ -1,0 +1,94 @@
+import importlib.util
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vla_jax.core.errors import UserError
+from vla_jax.runtime import topology
+from vla_jax.runtime.topology import Topology
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "chips", "devices", "again"),
+    [
+        ("v5e:4x4", "v5e", 16, 16, "v5e:4x4"),
+        ("v4:8x8x8", "v4", 512, 512, "v4:8x8x8"),
+        ("TPU7x:4x4x4", "v7x", 64, 128, "v7x:4x4x4"),  # two devices per chip
+        ("h200:8", "h200", 8, 8, "h200:8"),
+        ("h100:8x4", "h100", 32, 32, "h100:8x4"),
+        ("b200:1", "b200", 1, 1, "b200:1"),
+    ],
+)
+def test_topologies(text, name, chips, devices, again):
+    found = Topology.parse(text)
+    assert (found.chip.name, found.chips, found.devices, str(found)) == (
+        name,
+        chips,
+        devices,
+        again,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("v5:4x4", "expected CHIP:SHAPE.*nearest is 'v5"),
+        ("v5p", "expected CHIP:SHAPE"),
+        ("v5p:4x0x4", "expected CHIP:SHAPE"),
+        ("v5p:4x4", "expected 3 sides"),
+        ("v5e:32x32", "at most 16x16"),
+        ("h100:16", "up to 8 GPUs"),
+        ("h100:4x2", "up to 8 GPUs, or 8xNODES"),
+    ],
+)
+def test_what_there_is_no_such_slice_of_is_refused(text, reason):
+    with pytest.raises(UserError, match=reason):
+        Topology.parse(text)
+
+
+def test_without_libtpu_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"expected libtpu.*pip install 'vla_jax\[plan\]'"):
+        Topology.parse("v5e:2x2").compiler_devices()
+
+
+def test_gpus_have_no_compiler_here():
+    with pytest.raises(UserError, match="expected TPUs"):
+        Topology.parse("h200:8").compiler_devices()
+
+
+def test_the_memory_of_a_program():
+    x = jax.ShapeDtypeStruct((256, 256), jnp.float32)
+    lowered = jax.jit(lambda a, b: (a @ b @ b, b + 1), donate_argnums=1).lower(x, x)
+    seconds = []
+    memory = topology.compile_for_memory(lowered, seconds.append)
+    size = 256 * 256 * 4
+    assert memory.arguments == 2 * size
+    assert memory.output >= 2 * size
+    assert memory.aliased == size
+    assert memory.temporaries >= size  # a @ b
+    assert memory.total == memory.arguments + memory.temporaries + memory.output - memory.aliased
+    assert seconds
+
+
+def test_a_program_that_does_not_fit_tells_what_it_needs():
+    message = (
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.31G of 15.75G hbm."
+    )
+
+    def compile():
+        raise RuntimeError(message)
+
+    with pytest.raises(topology.NoRoomError) as raised:
+        topology.compile_for_memory(types.SimpleNamespace(compile=compile), lambda seconds: None)
+    assert raised.value.needed == pytest.approx(20.31 * 2**30)
+
+
+def test_other_failures_of_the_compiler_are_not_hidden():
+    def compile():
+        raise RuntimeError("INTERNAL: a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        topology.compile_for_memory(types.SimpleNamespace(compile=compile), lambda seconds: None)

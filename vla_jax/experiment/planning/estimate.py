@@ -1,0 +1,215 @@
+"""Device memory of a training step on paper: for GPUs, and to choose what to compile for a TPU.
+
+What has shapes (state, batch, gradients) is exact; activations are counted tensor by tensor, as far
+as the backward pass needs them (Korthikanti et al. 2022, section 4, for another block). The tests
+and `benchmarks/results/plan.md` say how near that comes to the compiler.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vla_jax.experiment.config import RunConfig
+from vla_jax.experiment.model import Model
+from vla_jax.experiment.planning.batch import abstract_batch
+from vla_jax.models import flops
+from vla_jax.runtime import sharding
+
+_FLOAT = 4  # bytes
+# Tensors of the hidden width that an activation keeps for its gradient, its output among them.
+_ACTIVATION = {"gelu": 5, "gelu_exact": 3, "silu": 3, "relu": 1}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Bytes of each device.
+
+    Attributes:
+      state: parameters, moments and what else is carried from step to step.
+      batch: this device's examples.
+      gradients: of what is trained, until they are applied.
+      activations: what the forward pass keeps for the backward pass.
+      working: the layer that is being computed, parameters gathered for it, and logits.
+    """
+
+    state: float
+    batch: float
+    gradients: float
+    activations: float
+    working: float
+
+    @property
+    def total(self) -> float:
+        """All of them: the peak is in the backward pass of the first layers."""
+        return self.state + self.batch + self.gradients + self.activations + self.working
+
+
+def estimate(config: RunConfig, model: Model, vocabulary: int) -> Estimate:
+    """Returns what a training step takes of each device.
+
+    Args:
+      config: the run.
+      model: its model, on an abstract or a real mesh.
+      vocabulary: number of token ids.
+    """
+    state = model.abstract_state()
+    layers = _layers(config, model.mesh)
+    kept = sum(layer.kept(config.model.remat) * layer.depth for layer in layers)
+    if config.model.remat == "none":
+        kept += _casts(config, state.params)
+    busy = max(layer.kept("none") for layer in layers)
+    return Estimate(
+        state=bytes_per_device(state),
+        batch=bytes_per_device(abstract_batch(config, model.mesh)),
+        gradients=bytes_per_device(state.params),
+        activations=kept,
+        # A layer is computed again and its gradients take as much.
+        working=2 * busy
+        + _gathered(config, model, state.params)
+        + _logits(config, model, vocabulary),
+    )
+
+
+def bytes_per_device(tree: Any) -> float:
+    """Returns the bytes that each device holds of a pytree of placed `jax.ShapeDtypeStruct`."""
+    return float(
+        sum(
+            math.prod(leaf.sharding.shard_shape(leaf.shape)) * jnp.dtype(leaf.dtype).itemsize
+            for leaf in jax.tree.leaves(tree)
+        )
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """Bytes of one layer's tensors on a device.
+
+    Attributes:
+      depth: how many such layers there are.
+      stream: the residual stream.
+      products: outputs of the matrix products.
+      others: what lies between: norms, activations, rotated heads, attention weights.
+    """
+
+    depth: int
+    stream: float
+    products: float
+    others: float
+
+    def kept(self, remat: str) -> float:
+        """Returns what stays until the backward pass."""
+        parts = {
+            "full": (self.stream,),
+            "dots": (self.stream, self.products),
+            "none": (self.stream, self.products, self.others),
+        }
+        return sum(parts[remat])
+
+
+def _layers(config: RunConfig, mesh: Any) -> list[_Layer]:
+    model, item = config.model, jnp.dtype(config.model.dtype).itemsize
+    examples = examples_per_device(config, mesh)
+    tensor = mesh.shape["tensor"]
+
+    def split(count: int, size: int) -> float:
+        """Elements of heads or hidden units, which lie along `tensor` where it divides them."""
+        return count * size / (tensor if count % tensor == 0 else 1)
+
+    def layer(
+        depth: int, tokens: float, width: int, heads: tuple[float, float], *wide: float
+    ) -> _Layer:
+        (asked, given), (products, hidden, scores) = heads, wide
+        return _Layer(
+            depth=depth,
+            stream=tokens * width * item,
+            products=tokens * (asked + 2 * given + width + products) * item,
+            # Norms are computed in float32, attention weights are kept in both.
+            others=tokens * (4 * width * _FLOAT + (asked + hidden) * item)
+            + tokens * scores * (_FLOAT + item),
+        )
+
+    views = len(config.loader.views) * config.loader.history
+    out = []
+    for tower in (model.vision, model.fused_vision):
+        if tower is None:
+            continue
+        tokens = tower.patches + tower.extra_tokens
+        one, hidden = split(tower.heads, tower.width // tower.heads), split(tower.mlp, 1)
+        out.append(
+            layer(
+                max(tower.depth - tower.unused, 0),
+                examples * views * tokens,
+                tower.width,
+                (one, one),
+                hidden + tower.width * tower.layer_scale,
+                _ACTIVATION[tower.activation] * hidden,
+                split(tower.heads, tokens),
+            )
+        )
+    decoder = model.decoder
+    length = flops.length(
+        model, images=views, prefix=config.sequence.prefix, suffix=config.sequence.suffix
+    )
+    out.append(
+        layer(
+            decoder.depth,
+            examples * length,
+            decoder.width,
+            (split(decoder.heads, decoder.head_dim), decoder.key_heads * decoder.head_dim),
+            2 * split(decoder.mlp, 1),
+            (_ACTIVATION[decoder.activation] + 1) * split(decoder.mlp, 1),  # and the gated
+            split(decoder.heads, length),
+        )
+    )
+    return out
+
+
+def examples_per_device(config: RunConfig, mesh: Any) -> float:
+    """Returns how many examples a device has in work at once."""
+    return config.loader.batch_size / math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
+
+
+def _casts(config: RunConfig, params: Any) -> float:
+    """Returns the bytes of stacked matrices in the dtype of the computation, if it is another."""
+    item = jnp.dtype(config.model.dtype).itemsize
+    return sum(
+        bytes_per_device(leaf) / jnp.dtype(leaf.dtype).itemsize * item
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        if _is_stacked(path) and len(leaf.shape) > 2 and jnp.dtype(leaf.dtype).itemsize != item
+    )
+
+
+def _gathered(config: RunConfig, model: Model, params: Any) -> float:
+    """Returns the bytes of parameters and gradients that are put together for their use.
+
+    Of a stack one layer is in use and the next on its way, in the dtype of the computation. Single
+    parameters, of which the embedding counts, are there as a whole, with a float32 gradient where
+    the parameter is sliced.
+    """
+    item, tensor = jnp.dtype(config.model.dtype).itemsize, model.mesh.shape["tensor"]
+    stacks: dict[str, float] = {}
+    whole = 0.0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        sliced = "fsdp" in leaf.sharding.spec and model.mesh.shape["fsdp"] > 1
+        size = leaf.size / (tensor if "tensor" in leaf.sharding.spec else 1)
+        if not _is_stacked(path):
+            is_cast = jnp.dtype(leaf.dtype).itemsize != item
+            whole += size * ((sliced or is_cast) * item + sliced * _FLOAT)
+        elif sliced:
+            stack = str(path[0])
+            stacks[stack] = stacks.get(stack, 0.0) + 2 * size * item / leaf.shape[0]
+    return max(stacks.values(), default=0.0) + whole
+
+
+def _is_stacked(path: Any) -> bool:
+    return any(getattr(key, "key", None) == "blocks" for key in path)
+
+
+def _logits(config: RunConfig, model: Model, vocabulary: int) -> float:
+    """Returns the bytes of float32 logits and their gradients."""
+    tensor = model.mesh.shape["tensor"]
+    rows = vocabulary / tensor if vocabulary % tensor == 0 else vocabulary
+    return 2 * _FLOAT * examples_per_device(config, model.mesh) * config.sequence.suffix * rows

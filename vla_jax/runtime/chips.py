@@ -1,0 +1,104 @@
+"""What accelerators can do: the published numbers behind every utilisation and every plan.
+
+Sources. TPUs: the system architecture pages of Google Cloud (cloud.google.com/tpu/docs/v4, v5e,
+v5p, v6e, tpu7x) and, for the interconnect of v4, Jouppi et al. 2023 (6 links of 50 GB/s). GPUs:
+NVIDIA's data sheets of the SXM modules, dense rates (half of those "with sparsity"), and of the DGX
+systems for the network. A GPU's memory is counted in decimal bytes, as its data sheet does, so a
+few percent stay for the driver.
+"""
+
+import dataclasses
+import re
+from typing import Any, Literal
+
+GIB = 2**30
+_GB, _TB, _TFLOP = 1e9, 1e12, 1e12
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chip:
+    """One accelerator, as JAX counts devices.
+
+    Attributes:
+      name: short name, as in `v5p:4x4x4`.
+      platform: who compiles for it.
+      kind: pattern of its `jax.Device.device_kind`.
+      flops: dense bfloat16 FLOP/s.
+      memory: bytes of device memory.
+      bandwidth: of the device memory, bytes/s.
+      interconnect: bytes/s it can send to others of its slice or node, all links, one direction.
+      network: bytes/s it can send beyond slice or node.
+      devices: devices that JAX sees per chip; the numbers above are of one device.
+      node: GPUs that share the interconnect; 0 where all of a slice do.
+    """
+
+    name: str
+    platform: Literal["tpu", "gpu"]
+    kind: str
+    flops: float
+    memory: float
+    bandwidth: float
+    interconnect: float
+    network: float
+    devices: int = 1
+    node: int = 0
+
+
+def _tpu(
+    name: str, kind: str, tflops: float, gib: float, gb_per_s: float, ici: float, **more: float
+) -> Chip:
+    """One TPU; `ici` in GB/s, one direction. Hosts have 100 Gb/s or more for their four chips."""
+    return Chip(
+        name=name,
+        platform="tpu",
+        kind=kind,
+        flops=tflops * _TFLOP,
+        memory=gib * GIB,
+        bandwidth=gb_per_s * _GB,
+        interconnect=ici * _GB,
+        network=more.get("network", 3.125) * _GB,
+        devices=int(more.get("devices", 1)),
+    )
+
+
+def _gpu(
+    name: str, kind: str, tflops: float, gb: float, tb_per_s: float, nvlink: float, network: float
+) -> Chip:
+    """One SXM module in a node of eight; `nvlink` and `network` in GB/s, one direction."""
+    return Chip(
+        name=name,
+        platform="gpu",
+        kind=kind,
+        flops=tflops * _TFLOP,
+        memory=gb * _GB,
+        bandwidth=tb_per_s * _TB,
+        interconnect=nvlink * _GB,
+        network=network * _GB,
+        node=8,
+    )
+
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        _tpu("v4", r"TPU v4", 275, 32, 1228, 300),
+        _tpu("v5e", r"TPU v5( lite|e)", 197, 16, 819, 200),
+        _tpu("v5p", r"TPU v5p?", 459, 95, 2765, 600, network=6.25),
+        _tpu("v6e", r"TPU v6( lite|e)", 918, 32, 1638, 400, network=12.5),
+        # Two chiplets, each a device with half of everything.
+        _tpu("v7x", r"TPU7x", 2307 / 2, 192 / 2, 7380 / 2, 300, network=6.25, devices=2),
+        _gpu("a100-40gb", r"(NVIDIA )?A100-SXM4-40GB", 312, 40, 1.555, 300, 25),
+        _gpu("a100", r"(NVIDIA )?A100-SXM4-80GB", 312, 80, 2.039, 300, 25),
+        _gpu("h100", r"NVIDIA H100 80GB HBM3", 989, 80, 3.35, 450, 50),
+        _gpu("h200", r"NVIDIA H200", 989, 141, 4.8, 450, 50),
+        _gpu("b200", r"NVIDIA B200", 2250, 180, 8.0, 900, 50),
+    )
+}
+
+
+def of(device: Any) -> Chip | None:
+    """Returns the chip behind a `jax.Device`; None where the table has none (CPUs, PCIe cards)."""
+    for chip in CHIPS.values():
+        if re.fullmatch(chip.kind, device.device_kind):
+            return chip
+    return None
