@@ -248,7 +248,7 @@ def run_with_kills(trainer, name, flags, *, kills, seed, processes):
                 kind == "after some steps" or is_saving(workdir)
             )
 
-        assert wait_for(is_due, job, kind), f"done after {killed} kills; take more steps"
+        assert wait_for(is_due, job, kind), (killed, job.wait(TIMEOUT))
         time.sleep(chance.uniform(0, 0.03))
         job.kill(chance.randrange(processes))
         killed += 1

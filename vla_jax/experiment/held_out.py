@@ -41,7 +41,9 @@ class HeldOut:
     ):
         self._config, self._data, self._errors = config, data, errors
         self._encoder, self._model = encoder, model
-        self._measure = jax.jit(lambda params, batch: measure(params, batch)[1]["sums"])
+        self._measure = peers.compiled_together(
+            jax.jit(lambda params, batch: measure(params, batch)[1]["sums"])
+        )
         part, parts_in_all = sharding.batch_part(model.mesh)
         size = config.loader.batch_size // parts_in_all
         numbers = {name: number for number, name in enumerate(data.names)}

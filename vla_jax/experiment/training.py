@@ -144,7 +144,11 @@ def _run(
             position,
         )
         hooks.catch_up(start, state)
-        train_step = Watched(model.train_step(hooks.measure), "the train step")
+        train_step = model.train_step(hooks.measure)
+        if peers.count() == 1:
+            train_step = Watched(train_step, "the train step")
+        else:  # one program, or an error
+            train_step = peers.compiled_together(train_step)
         with (
             Profiler(train_step, config.profiler, workdir.profile, start) as stepping,
             progress.Progress("train", total=config.loop.steps, start=start) as bar,

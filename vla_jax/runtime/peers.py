@@ -118,6 +118,28 @@ def in_turns(call: Callable[[], T]) -> T:
     return results[0]
 
 
+def compiled_together(jitted: Any) -> Any:
+    """Returns a jitted function that first runs once all processes have compiled it.
+
+    For one shape of inputs. A collective waits for other processes (Gloo's, on CPUs, for 30 s), and
+    how long they compile differs with their caches.
+
+    Args:
+      jitted: what `jax.jit` returned; returned as it is where there is but one process.
+    """
+    if count() == 1:
+        return jitted
+    programs = []
+
+    def call(*inputs: Any) -> Any:
+        if not programs:
+            programs.append(jitted.lower(*inputs).compile())
+            wait("compiled")
+        return programs[0](*inputs)
+
+    return call
+
+
 def local(tree: Any) -> Any:
     """Brings arrays that lie on the devices of several processes to those of this one.
 
