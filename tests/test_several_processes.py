@@ -108,29 +108,6 @@ def assert_close(found, expected, tolerance=1e-5):
             assert one[name] == pytest.approx(other[name], rel=tolerance), (other["step"], name)
 
 
-def test_two_processes_take_the_steps_of_one(start_job, tmp_path):
-    """Without evaluation, which compiles for longer than such a run trains."""
-    program = """
-from vla_jax.cli import main
-from vla_jax.experiment import finish
-finish.finish = lambda *arguments: print("finished")
-main.main()
-"""
-    flags = ("--config.loop.steps=4", "--config.loop.eval_every=100", "--config.loop.log_every=1")
-    common = ("train", f"--config={CONFIG}", *flags, f"--config.data_dir={tmp_path / 'data'}")
-    runs = []
-    for processes, devices in ((1, 4), (2, 2)):
-        runs.append(Workdir(tmp_path / str(processes)))
-        how = {"processes": processes, "devices": devices, "program": program}
-        results = start_job(*common, f"--workdir={runs[-1].path}", **how).wait(TIMEOUT)
-        assert all(code == 0 for code, _, _ in results), results
-        # The first speaks for all.
-        assert ["finished" in out for _, out, _ in results] == [n == 0 for n in range(processes)]
-        assert all("parameters" not in out for _, out, _ in results[1:])
-    assert_close(runs[1], runs[0])
-    assert len(lines_of(runs[0])) == 4
-
-
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(trainer, alone, together):
     assert_close(together, alone)
