@@ -109,15 +109,15 @@ def test_splash_is_split_over_a_mesh(interpreted, groups):
 @pytest.mark.parametrize(
     ("batch", "heads", "groups", "expected"),
     [
-        (8, 8, 8, (("data", "fsdp"), "tensor", "tensor")),
-        (8, 8, 1, (("data", "fsdp"), "tensor", None)),
-        (8, 6, 2, (("data", "fsdp"), None, None)),
-        (8, 8, 2, (("data", "fsdp"), None, None)),
+        (8, 8, 8, (("slice", "data", "fsdp"), "tensor", "tensor")),
+        (8, 8, 1, (("slice", "data", "fsdp"), "tensor", None)),
+        (8, 6, 2, (("slice", "data", "fsdp"), None, None)),
+        (8, 8, 2, (("slice", "data", "fsdp"), None, None)),
         (3, 4, 4, (None, "tensor", "tensor")),
     ],
 )
 def test_only_what_divides_is_split(batch, heads, groups, expected):
-    mesh = jax.sharding.AbstractMesh((1, 2, 4), ("data", "fsdp", "tensor"))
+    mesh = jax.sharding.AbstractMesh((1, 1, 2, 4), ("slice", "data", "fsdp", "tensor"))
     assert splash._places(mesh, batch, heads, groups) == expected
 
 

@@ -118,6 +118,7 @@ class FakeMesh:
 
     def __init__(self, shape, processes):
         devices = [types.SimpleNamespace(process_index=process) for process in processes]
+        shape = (1, *shape)  # one slice
         self.devices = np.array(devices, object).reshape(shape)
         self.shape = dict(zip(mesh_lib.AXES, shape, strict=True))
 

@@ -86,9 +86,8 @@ def train(mesh, batches, rule="adamw"):
     return types.SimpleNamespace(losses=losses, norms=norms, sums=totals, state=state, model=model)
 
 
-def make_mesh(*sizes, devices=None):
-    data, fsdp, tensor = sizes
-    config = mesh_lib.MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
+def make_mesh(data, fsdp, tensor, slices=1, devices=None):
+    config = mesh_lib.MeshConfig(slice=slices, data=data, fsdp=fsdp, tensor=tensor)
     return mesh_lib.make_mesh(config, devices)
 
 
@@ -106,7 +105,7 @@ def test_twenty_steps_lower_the_loss_of_a_fixed_batch():
     assert losses[-1] < 0.6 * losses[0]
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 2, 2)])
 def test_the_losses_of_twenty_steps_are_those_of_one_device(alone, sizes):
     spread = train(make_mesh(*sizes), map(make_batch, range(STEPS)))
     np.testing.assert_allclose(spread.losses, alone.losses, rtol=0, atol=1e-5)

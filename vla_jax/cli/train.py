@@ -1,11 +1,13 @@
 """`vla-jax train --config=FILE:variant --workdir=DIR`: data, training, evaluation, pictures."""
 
+import dataclasses
 import shlex
 from collections.abc import Sequence
 
 from absl import flags as absl_flags
 
 from vla_jax.cli import flags
+from vla_jax.core.errors import UserError
 from vla_jax.experiment.config import RunConfig
 from vla_jax.runtime import compilation, distributed, interruption, mesh, peers
 
@@ -38,10 +40,24 @@ def parse(arguments: Sequence[str]) -> tuple[RunConfig, absl_flags.FlagValues]:
     Raises:
       UserError: see `flags.parse_run`.
     """
-    return flags.parse_run("train", arguments, _define, ("config", "workdir"))
+    config, values = flags.parse_run("train", arguments, _define, ("config", "workdir"))
+    begin, given = values["from"].value, config.pretrained
+    if begin is None:
+        return config, values
+    if given.path not in (None, begin):
+        raise UserError("--from and config.pretrained.path", expected=given.path, found=begin)
+    pretrained = dataclasses.replace(given, path=begin)
+    return dataclasses.replace(config, pretrained=pretrained), values
 
 
 def _define(values: absl_flags.FlagValues) -> None:
+    absl_flags.DEFINE_string(
+        "from",
+        None,
+        "What to start from: the workdir of another run, or a released checkpoint; the same as "
+        "--config.pretrained.path.",
+        flag_values=values,
+    )
     absl_flags.DEFINE_string(
         "workdir", None, "Directory of the run; the same again resumes.", flag_values=values
     )

@@ -13,8 +13,8 @@ from vla_jax.core import trees
 from vla_jax.core.batch import Batch
 from vla_jax.experiment import pretraining
 from vla_jax.experiment.config import RunConfig
+from vla_jax.experiment.pretraining import Start
 from vla_jax.models import vlm
-from vla_jax.models.pretrained import Weights
 from vla_jax.runtime import mesh as mesh_lib
 from vla_jax.runtime import sharding
 from vla_jax.tokens import action_tokens
@@ -82,7 +82,7 @@ class Model:
             state, frozen=_placed(frozen, sharding.shardings(frozen, axes, self.mesh))
         )
 
-    def create(self, encoder: Encoder, weights: Weights | None = None) -> TrainState:
+    def create(self, encoder: Encoder, weights: Start | None = None) -> TrainState:
         """Initialises the training state on the mesh, a function of the seed and of `weights`.
 
         Raises:
@@ -91,6 +91,8 @@ class Model:
         loaded = {} if weights is None else self._load(weights)
         shapes = {name: leaf.shape for name, leaf in trees.named_leaves(self._abstract).items()}
         whole = {name: leaf for name, leaf in loaded.items() if leaf.shape == shapes[name]}
+        takes_text = weights is not None and pretraining.vocabulary(weights, self._config) > 0
+        kept = weights.kept_rows if weights is not None and takes_text else 0
         # An embedding to which action rows are added.
         rows = {name: leaf for name, leaf in loaded.items() if name not in whole}
 
@@ -103,7 +105,7 @@ class Model:
             fresh = nnx.to_pure_dict(nnx.state(self._build(nnx.Rngs(self._config.seed))))
             params = trees.map_with_name(start, fresh)
             decoder = params["decoder"]
-            decoder["embedding"] = self._with_actions(decoder["embedding"], encoder)
+            decoder["embedding"] = self._with_actions(decoder["embedding"], encoder, kept)
             key = jax.random.fold_in(jax.random.key(self._config.seed), _ADAPTERS)
             return self._state(*self.strategy.split(params, key))
 
@@ -166,17 +168,18 @@ class Model:
         averaged = self._config.optimizer.ema_decay > 0
         return TrainState.create(trained, self.optimizer, frozen, averaged=averaged)
 
-    def _with_actions(self, embedding: jax.Array, encoder: Encoder) -> jax.Array:
-        """Gives the rows of the action bins their first values."""
-        ids, kind = np.asarray(encoder.action_token_ids), self._config.action_tokens.initialization
-        if kind == "smooth":
+    def _with_actions(self, embedding: jax.Array, encoder: Encoder, kept: int) -> jax.Array:
+        """Gives the rows of the action bins their first values, but for the first `kept` rows."""
+        ids = np.asarray(encoder.action_token_ids, np.int32)
+        new, kind = ids >= kept, self._config.action_tokens.initialization
+        if kind == "smooth" and new.any():
             rows = action_tokens.smooth_rows(len(ids), embedding.shape[1], self._config.seed)
-            return embedding.at[ids].set(rows.astype(embedding.dtype))
-        if kind == "mean":
-            return embedding.at[ids].set(embedding.mean(axis=0)[None])
+            return embedding.at[ids[new]].set(rows[new].astype(embedding.dtype))
+        if kind == "mean" and new.any():
+            return embedding.at[ids[new]].set(embedding.mean(axis=0)[None])
         return embedding
 
-    def _load(self, weights: Weights) -> dict[str, jax.Array]:
+    def _load(self, weights: Start) -> dict[str, jax.Array]:
         """Reads what the run takes from a checkpoint, each parameter where it will lie."""
         model = self
         if (rows := pretraining.vocabulary(weights, self._config)) and rows != self._vocabulary:

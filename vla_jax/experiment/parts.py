@@ -11,8 +11,8 @@ from vla_jax.data.source import Source
 from vla_jax.experiment import pretraining, sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.model import Model
+from vla_jax.experiment.pretraining import Start
 from vla_jax.experiment.sources import Data
-from vla_jax.models.pretrained import Weights
 from vla_jax.policy.observation import Observer
 from vla_jax.policy.policy import Policy
 from vla_jax.runtime import progress
@@ -21,7 +21,7 @@ from vla_jax.tokens.encoder import Encoder
 from vla_jax.tokens.tokenizer import Tokenizer
 
 
-def make_encoder(config: RunConfig, data: Data, weights: Weights | None = None) -> Encoder:
+def make_encoder(config: RunConfig, data: Data, weights: Start | None = None) -> Encoder:
     """Trains or loads the tokenizer, takes the statistics, chooses the action ids.
 
     Raises:
@@ -29,6 +29,8 @@ def make_encoder(config: RunConfig, data: Data, weights: Weights | None = None) 
     """
     if config.tokenizer.path is not None:
         tokenizer = Tokenizer.load(config.tokenizer.path)
+    elif weights is not None and weights.tokenizer is not None:
+        tokenizer = weights.tokenizer
     else:
         prompts = config.prompts
         texts = {

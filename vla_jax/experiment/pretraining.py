@@ -1,8 +1,14 @@
-"""The released checkpoint that a run starts from."""
+"""The released checkpoint that a run starts from, and what it asks of the tokenizer."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import jax
 
 from vla_jax.core.errors import UserError
 from vla_jax.experiment.config import RunConfig
-from vla_jax.models.pretrained import Weights
+from vla_jax.models.pretrained import Parts, Weights
+from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.tokens.tokenizer import Tokenizer
 
 # Released embeddings have a few rows more than their tokenizers have ids: rounded up, and places
@@ -28,14 +34,39 @@ def open_weights(config: RunConfig) -> Weights | None:
     return weights
 
 
-def vocabulary(weights: Weights | None, config: RunConfig) -> int:
+class Start(Protocol):
+    """What a run starts from: released `Weights`, or those of another run."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer of these rows; None where it has to be given."""
+        ...
+
+    @property
+    def kept_rows(self) -> int:
+        """Rows of the embedding that were trained on this run's kind of text, action bins too."""
+        ...
+
+    def read(
+        self, config: VLMConfig, abstract: Mapping[str, jax.ShapeDtypeStruct], parts: Parts
+    ) -> dict[str, jax.Array]:
+        """Reads some parts of a model, each where `abstract` says, by name."""
+        ...
+
+
+def vocabulary(weights: Start | None, config: RunConfig) -> int:
     """Returns the rows of embedding that the checkpoint brings; 0 if none are taken from it."""
     if weights is None or config.pretrained.parts == "vision":
         return 0
     return weights.vocabulary
 
 
-def check_tokenizer(weights: Weights | None, config: RunConfig, tokenizer: Tokenizer) -> None:
+def check_tokenizer(weights: Start | None, config: RunConfig, tokenizer: Tokenizer) -> None:
     """Refuses a tokenizer that is not that of the checkpoint's embedding.
 
     Args:
@@ -50,8 +81,9 @@ def check_tokenizer(weights: Weights | None, config: RunConfig, tokenizer: Token
     if not rows:
         return
     fits = 0 <= rows - tokenizer.size <= max(_UNUSED * rows, _ROUNDED)
-    if config.tokenizer.path is None or not fits:
-        trained = ", trained on this run's texts" if config.tokenizer.path is None else ""
+    is_trained = config.tokenizer.path is None and (weights is None or weights.tokenizer is None)
+    if is_trained or not fits:
+        trained = ", trained on this run's texts" if is_trained else ""
         raise UserError(
             "config.tokenizer.path: not the tokenizer of the pretrained embedding",
             expected=f"at most {rows} ids and not many fewer",

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from vla_jax.core.config import to_json
 from vla_jax.data.loader import Loader
-from vla_jax.experiment import frozen, parts, pretraining, sources
+from vla_jax.experiment import frozen, parts, sources, warm_start
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.hooks import Hooks
 from vla_jax.experiment.workdir import Workdir
@@ -51,7 +51,7 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
     attention.check(config.model.backend)
     encoder = workdir.load_encoder()
     # A wrong checkpoint is told before the directory is taken and datasets are opened.
-    weights = pretraining.open_weights(config) if encoder is None else None
+    weights = warm_start.open_weights(config) if encoder is None else None
     peers.first(lambda: workdir.claim(config))
     workdir.check_shared()
     data = sources.open_together(config)
@@ -95,7 +95,7 @@ def _start(
       UserError: the datasets are not those that the run began with.
     """
     if checkpoints.latest_step() is None:
-        state = model.create(encoder, pretraining.open_weights(config))
+        state = model.create(encoder, warm_start.open_weights(config))
         frozen.save(workdir.frozen, state.frozen)
         return state, {}
     abstract = model.abstract_state()

@@ -44,7 +44,7 @@ _FREE = (
     *_OF_A_HOST,
     *(f"config.loop.{field}" for field in ("on_nonfinite", "max_nonfinite")),
     *(f"config.checkpoint.{field}" for field in ("every", "keep", "keep_every", "best", "best_is")),
-    *(f"config.mesh.{field}" for field in ("data", "fsdp", "tensor", "cpu_devices")),
+    *(f"config.mesh.{field}" for field in ("slice", "data", "fsdp", "tensor", "cpu_devices")),
     *("config.metrics.wandb", "config.profiler.first", "config.profiler.steps"),
     *(f"config.loader.{field}" for field in ("on_corrupt", "max_skipped")),
 )

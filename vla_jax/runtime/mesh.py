@@ -1,7 +1,7 @@
-"""The device mesh: three named axes, of which every sharding in the project is made.
+"""The device mesh: four named axes, of which every sharding in the project is made.
 
-`data` replicates parameters and splits the batch, `fsdp` splits both, `tensor` splits the heads
-and the hidden width of every layer.
+`slice` and `data` replicate parameters and split the batch, `fsdp` splits both, `tensor` splits the
+heads and the hidden width of every layer.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from jax.experimental import mesh_utils
 
 from vla_jax.core import errors
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("slice", "data", "fsdp", "tensor")
 _KINDS = (jax.sharding.AxisType.Auto,) * len(AXES)
 
 
@@ -25,6 +25,7 @@ class MeshConfig:
     """How many devices lie along each mesh axis.
 
     Attributes:
+      slice: TPU slices, between which the network is slow: each has copies of the parameters.
       data: copies of the parameters; -1 takes all devices that the other axes leave.
       fsdp: slices of the parameters and the batch; -1 likewise.
       tensor: slices of each layer; -1 likewise. Keep it within one host.
@@ -32,15 +33,16 @@ class MeshConfig:
         with as many threads, and a fixed number gives the same results on every machine.
     """
 
+    slice: int = 1
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
     cpu_devices: int = 1
 
     @property
-    def sizes(self) -> tuple[int, int, int]:
+    def sizes(self) -> tuple[int, int, int, int]:
         """The mesh axes' sizes, in the order of `AXES`."""
-        return self.data, self.fsdp, self.tensor
+        return self.slice, self.data, self.fsdp, self.tensor
 
     def __post_init__(self):
         """Checks the sizes.
@@ -95,17 +97,27 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.s
       devices: the `jax.Device`s to use; all devices of all processes when None.
 
     Returns:
-      A mesh with the axes `data`, `fsdp`, `tensor`, all of them of type Auto.
+      A mesh with the axes `AXES`, all of them of type Auto.
 
     Raises:
-      UserError: the axis sizes do not use up the devices exactly.
+      UserError: the axis sizes do not use up the devices exactly, or there is another number of
+        TPU slices.
     """
     devices = jax.devices() if devices is None else devices
+    sizes = shape(config, len(devices))
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    if len(slices) > 1:
+        if len(slices) != config.slice:
+            raise errors.UserError(
+                "config.mesh.slice", expected=f"{len(slices)}, as there are", found=config.slice
+            )
+        laid_out = mesh_utils.create_hybrid_device_mesh(
+            (1, *sizes[1:]), (sizes[0], 1, 1, 1), devices, allow_split_physical_axes=True
+        )
+        return jax.sharding.Mesh(laid_out, AXES, axis_types=_KINDS)
     # A mesh axis may take a part of a physical one (tensor 4 on an 8x8x8 torus), which
     # `jax.make_mesh` refuses on most TPUs.
-    laid_out = mesh_utils.create_device_mesh(
-        shape(config, len(devices)), devices, allow_split_physical_axes=True
-    )
+    laid_out = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return jax.sharding.Mesh(laid_out, AXES, axis_types=_KINDS)
 
 

@@ -30,7 +30,7 @@ RULES: Mapping[str, str | None] = {
 }
 
 # The mesh axes over which the examples of a batch are spread.
-BATCH_AXES = ("data", "fsdp")
+BATCH_AXES = ("slice", "data", "fsdp")
 
 
 def partition_spec(
@@ -146,7 +146,7 @@ def like(tree: Any, params: Any, param_shardings: Any) -> Any:
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-    """Returns the sharding of a batch: its leading axis spread over `data` and `fsdp`."""
+    """Returns the sharding of a batch: its leading axis spread over `BATCH_AXES`."""
     return jax.sharding.NamedSharding(mesh, P(BATCH_AXES))
 
 
@@ -195,7 +195,8 @@ def place(batch: Any, mesh: jax.sharding.Mesh) -> Any:
         if array.shape[0] % slices:
             raise errors.UserError(
                 f"batch {name}",
-                expected=f"a multiple of {slices} examples per process (data x fsdp of the mesh)",
+                expected=f"a multiple of {slices} examples per process "
+                "(slice x data x fsdp of the mesh)",
                 found=array.shape[0],
                 fix="Change the batch size or the mesh",
             )

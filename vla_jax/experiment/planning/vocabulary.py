@@ -3,7 +3,7 @@
 import pathlib
 
 from vla_jax.core.errors import UserError
-from vla_jax.experiment import pretraining
+from vla_jax.experiment import pretraining, warm_start
 from vla_jax.experiment.config import RunConfig
 from vla_jax.models import variants
 from vla_jax.tokens import action_tokens
@@ -28,7 +28,7 @@ def find(config: RunConfig) -> tuple[int, str]:
         tokenizer, _ = action_tokens.choose_ids(
             config.action_tokens, Tokenizer.load(path), config.bins.count
         )
-        weights = pretraining.open_weights(config)
+        weights = warm_start.open_weights(config)
         return max(tokenizer.size, pretraining.vocabulary(weights, config)), path
     published = variants.vocabulary(config.model)
     if published is None:

@@ -26,7 +26,8 @@ class PretrainedConfig:
     """What a model starts from.
 
     Attributes:
-      path: a released checkpoint, see `files.open_files`; None starts from nothing.
+      path: a released checkpoint, see `files.open_files`, or the workdir of a run, whose newest
+        parameters and tokenizer are taken; None starts from nothing.
       parts: what is taken from it: `all`, the `vision` tower(s), or `text`, the language model with
         its embedding. The rest starts from random values.
     """
@@ -35,7 +36,7 @@ class PretrainedConfig:
     parts: Parts = "all"
 
 
-_PREFIXES = {
+PREFIXES = {
     "all": ("vision/", "fused_vision/", "projector/", "decoder/"),
     "vision": ("vision/", "fused_vision/"),
     "text": ("decoder/",),
@@ -85,6 +86,10 @@ class Weights:
     Raises:
       UserError: there is no such checkpoint, it is damaged, or of no known family.
     """
+
+    # The weights of a run bring these along, too.
+    tokenizer = None
+    kept_rows = 0
 
     def __init__(self, path: str, given: VLMConfig | None = None):
         self.path = path
@@ -241,7 +246,7 @@ class Weights:
         """Returns the names of parameters of the parts that are wanted and there."""
         held = tuple(piece.prefix for piece in self.family.pieces)
         return [
-            leaf for leaf in leaves if leaf.startswith(_PREFIXES[parts]) and leaf.startswith(held)
+            leaf for leaf in leaves if leaf.startswith(PREFIXES[parts]) and leaf.startswith(held)
         ]
 
     def _entries(self, config: VLMConfig, leaves: Mapping[str, Any], parts: Parts) -> list[Entry]:
@@ -250,7 +255,7 @@ class Weights:
 
     def _unexpected(self, config: VLMConfig, named: set[str], parts: Parts) -> Iterable[str]:
         family, names = self.architecture.table(config), self.files.tensors
-        is_wanted = [piece.prefix in _PREFIXES[parts] for piece in family.pieces]
+        is_wanted = [piece.prefix in PREFIXES[parts] for piece in family.pieces]
         pieces = list(zip(family.pieces, is_wanted, strict=True))
         roots = tuple(piece.root(names) for piece, wanted in pieces if wanted)
         # Tensors of the other parts may stand behind the same root.
