@@ -20,10 +20,10 @@ from vla_jax.data.mixture import RobotConfig
 from vla_jax.data.robots.tabletop import TABLETOP
 from vla_jax.envs.tabletop import world
 from vla_jax.envs.tabletop.answers import KINDS
-from vla_jax.experiment import finish, parts, sources, training
+from vla_jax.experiment import finish, hooks, parts, sources, training
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.workdir import Workdir
-from vla_jax.runtime import mesh, metrics
+from vla_jax.runtime import chips, mesh, metrics
 from vla_jax.runtime.checkpoint import Checkpoints
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -49,6 +49,7 @@ def make_config(data_dir):
     c.model.unroll = 1
     c.sequence.prefix = 32  # so few questions do not hold every word of the held-out ones
     c.checkpoint.every = 2  # of log_every: a mean is over the steps since the last line
+    c.checkpoint.update(best="held_out/loss/tabletop", best_is="low")
     c.loop.update(steps=STEPS, log_every=2, eval_every=3)
     c.evaluation.update(
         episodes=3, quick_episodes=2, questions=12, frames=4, film=2, slots=3, blocks=(2, 2)
@@ -215,11 +216,17 @@ def test_a_run_leaves_its_pictures_and_its_configuration(config, straight):
         assert film.n_frames > 1
 
 
-def test_a_checkpoint_stays_for_every_so_many_steps(straight):
+def test_the_newest_checkpoints_and_the_best_evaluated_one_stay(straight):
     with Checkpoints(straight.checkpoints) as checkpoints:
         assert checkpoints.latest_step() == STEPS
     names = {path.name for path in straight.checkpoints.iterdir() if path.name.isdigit()}
-    assert names == {"4", "6"}
+    assert names == {"3", "4", "6"}
+
+
+def test_a_best_checkpoint_by_what_nobody_measures_is_refused_at_the_start(config, tmp_path):
+    by_what = dataclasses.replace(config.checkpoint, best="success/seem")
+    with pytest.raises(UserError, match=r"best=success/seem: .*The nearest is 'success/seen'"):
+        training.train(dataclasses.replace(config, checkpoint=by_what), Workdir(tmp_path / "run"))
 
 
 # The tabletop with a state as large as its world tells: what can carry a NaN to the loss.
@@ -253,6 +260,7 @@ def test_an_example_that_is_no_number_is_named_and_skipped_on_demand(
         return example
 
     monkeypatch.setattr(Episodes, "example", poisoned)
+    monkeypatch.setattr(hooks.chips, "of", lambda device: chips.CHIPS["v5e"])
     workdir = Workdir(tmp_path / "run")
     with pytest.raises(UserError, match=rf"step 5: the loss is nan, from {places[row]}; the batch"):
         training.train(config, workdir)
@@ -267,5 +275,6 @@ def test_an_example_that_is_no_number_is_named_and_skipped_on_demand(
     assert places[row] in capsys.readouterr().out
     (last,) = [row for row in metrics.read(workdir.path) if row["step"] == STEPS]
     assert (last["skipped_steps"], last["steps_averaged"]) == (1, 1)
+    assert 0 < last["speed/useful_mfu"] < last["speed/mfu"] < 1e-3  # on a CPU
     for leaf in jax.tree.leaves(trained.policies["tabletop"].params):
         assert np.isfinite(leaf).all()

@@ -32,7 +32,7 @@ class Trainer:
         """Starts it, or lets it go on."""
         flags = (f"--config.data_dir={self._data}", f"--workdir={self._folder / name}", *flags)
         if processes > 1:
-            flags = (*flags, "--heartbeat-timeout=20")
+            flags = (*flags, "--heartbeat-timeout=20", "--start-timeout=90")
         arguments = ("train", f"--config={CONFIG}", *flags)
         return self._start_job(*arguments, processes=processes, devices=devices)
 

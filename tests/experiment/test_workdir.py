@@ -11,6 +11,9 @@ from vla_jax.experiment import workdir as workdir_lib
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.workdir import Workdir
 from vla_jax.runtime.checkpoint import CheckpointConfig
+from vla_jax.runtime.mesh import MeshConfig
+from vla_jax.runtime.metrics import MetricsConfig
+from vla_jax.runtime.profiler import ProfilerConfig
 from vla_jax.tokens.action_tokens import ActionTokens, ActionTokensConfig, choose_ids
 from vla_jax.tokens.encoder import Encoder
 from vla_jax.tokens.prompts import PromptsConfig
@@ -66,6 +69,29 @@ def test_another_run_is_refused_with_what_differs(workdir):
     assert message.count("->") == 2
     assert str(workdir.path) in message
     assert workdir.config() == CONFIG
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mesh": MeshConfig(fsdp=4, cpu_devices=2)},
+        {"checkpoint": CheckpointConfig(every=7, keep=1, best="success/seen")},
+        {"loop": dataclasses.replace(CONFIG.loop, on_nonfinite="skip", max_nonfinite=3)},
+        {"profiler": ProfilerConfig(first=7), "metrics": MetricsConfig(wandb="arms")},
+    ],
+)
+def test_a_run_may_go_on_elsewhere(workdir, change):
+    workdir.claim(CONFIG)
+    other = dataclasses.replace(CONFIG, **change)
+    workdir.claim(other)
+    assert workdir.config() == other
+
+
+def test_the_length_of_a_run_is_part_of_it(workdir):
+    workdir.claim(CONFIG)
+    longer = dataclasses.replace(CONFIG.loop, steps=CONFIG.loop.steps + 1)
+    with pytest.raises(UserError, match=r"holds another run: config\.loop\.steps"):
+        workdir.claim(dataclasses.replace(CONFIG, loop=longer))
 
 
 def test_a_run_may_go_on_with_other_threads_and_skip_what_is_damaged(workdir):

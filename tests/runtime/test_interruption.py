@@ -58,6 +58,18 @@ def test_sigterm_outside_of_the_loop_ends_at_once():
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.parametrize(
+    ("signals", "raised"),
+    [((None, signal.SIGTERM), Preempted), ((signal.SIGINT, None), KeyboardInterrupt)],
+)
+def test_processes_that_train_together_stop_together_for_one_reason(monkeypatch, signals, raised):
+    monkeypatch.setattr(interruption.peers, "stop_together", lambda asked, step: step == 7)
+    monkeypatch.setattr(interruption.peers, "gather", lambda what, mine: list(signals))
+    with Interruption() as asked:
+        assert [asked.reached(step) for step in (6, 7)] == [False, True]
+        assert type(asked.stopped("saved")) is raised
+
+
 class Metadata(http.server.BaseHTTPRequestHandler):
     """A metadata server that refuses once, has nothing to tell twice, and then announces."""
 
@@ -83,7 +95,6 @@ def test_announced_maintenance_is_a_sigterm(monkeypatch, capsys):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.server_port}")
         with Interruption() as asked:
-            interruption.watch_maintenance()
             until = time.monotonic() + 20
             while not asked.reached(1) and time.monotonic() < until:
                 time.sleep(0.01)
@@ -98,7 +109,8 @@ def test_announced_maintenance_is_a_sigterm(monkeypatch, capsys):
 
 def test_elsewhere_no_server_is_asked(monkeypatch):
     monkeypatch.setattr(interruption.threading, "Thread", None)  # not even a thread
-    interruption.watch_maintenance()
+    with Interruption() as asked:
+        assert not asked.reached(1)
 
 
 VERB = """

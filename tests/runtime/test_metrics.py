@@ -75,8 +75,6 @@ class Wandb(types.ModuleType):
 
     def __init__(self):
         super().__init__("wandb")
-        self.ids = iter(("first", "second"))
-        self.util = types.SimpleNamespace(generate_id=lambda: next(self.ids))
         self.opened, self.lines, self.finished = [], [], 0
 
     def init(self, **settings):
@@ -104,9 +102,11 @@ def test_wandb_gets_every_line_on_one_page_over_a_resumption(tmp_path, monkeypat
     assert wandb.lines == [{"step": 2, "loss": 0.5}, {"step": 4, "loss": 0.5}]
     assert wandb.finished == 2
     assert wandb.opened[0] == wandb.opened[1]
-    expected = {"project": "arms", "entity": "lab", "id": "first", "resume": "allow"}
+    expected = {"project": "arms", "entity": "lab", "resume": "allow"}
     assert expected.items() <= wandb.opened[0].items()
     assert wandb.opened[0]["config"] == {"seed": 3}
+    with metrics.MetricWriter(tmp_path / "other", 0, config):
+        assert wandb.opened[2]["id"] != wandb.opened[0]["id"]
 
 
 def test_wandb_is_not_imported_unless_asked_for(tmp_path, monkeypatch):

@@ -25,7 +25,6 @@ def main(arguments: Sequence[str]) -> None:
     workdir = Workdir(values.workdir)
     try:
         with distributed.joined(flags.processes(values)):
-            interruption.watch_maintenance()
             trained = training.train(config, workdir)
             if peers.is_first():  # nothing that follows needs the others
                 finish.finish(config, workdir, trained.policies, trained.data, trained.summary)

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from vla_jax.core import trees
 from vla_jax.core.errors import UserError, nearest
 from vla_jax.data.loader import Loader
 from vla_jax.experiment import parts
@@ -148,9 +149,14 @@ def _workload(config: RunConfig, encoder: Encoder, model: parts.Model) -> Worklo
     def shape(images: int, prefix: int, suffix: int) -> dict[str, int]:
         return {"images": images, "prefix": prefix, "suffix": suffix}
 
+    def sizes(params: Any) -> dict[str, int]:
+        return {name: leaf.size for name, leaf in trees.named_leaves(params).items()}
+
+    shares = flops.shares(sizes(model.abstract_params()), sizes(model.abstract_state().params))
+
     def training(*counts: int) -> float:
         forward = flops.forward(config.model, encoder.vocabulary, **shape(*counts))
-        return sum(flops.training(forward).values())
+        return sum(flops.training(forward, *shares).values())
 
     chip = chips.of(jax.devices()[0])
     return Workload(

@@ -1,10 +1,14 @@
 """A training run from its configuration to its last checkpoint; run again, it goes on."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+import jax
+
 from vla_jax.core.config import to_json
+from vla_jax.core.errors import UserError
 from vla_jax.data.loader import Loader
 from vla_jax.experiment import frozen, parts, sources, warm_start
 from vla_jax.experiment.config import RunConfig
@@ -49,6 +53,7 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
     workdir.agree(config)
     mesh = mesh_lib.make_mesh(config.mesh)
     attention.check(config.model.backend)
+    _check_batch(config, mesh)
     encoder = workdir.load_encoder()
     # A wrong checkpoint is told before the directory is taken and datasets are opened.
     weights = warm_start.open_weights(config) if encoder is None else None
@@ -61,16 +66,16 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
     model = parts.Model(config, encoder.vocabulary, mesh)
     for line in model.fallbacks:
         progress.note(f"sharding: {line}")
-    with Checkpoints(workdir.checkpoints, config.checkpoint) as checkpoints:
-        state, position = _start(config, workdir, model, encoder, data, checkpoints)
-        clock = loop.Clock(position.get("seconds", 0.0))
-        _announce(config, data, encoder, model, int(state.step))
-        with Interruption() as interruption:
+    with Interruption() as interruption:  # no signal cuts the last save short
+        with Checkpoints(workdir.checkpoints, config.checkpoint) as checkpoints:
+            state, position = _start(config, workdir, model, encoder, data, checkpoints)
+            clock = loop.Clock(position.get("seconds", 0.0))
+            _announce(config, data, encoder, model, int(state.step))
             state = _run(
                 *(config, workdir, data, encoder, model, state, checkpoints, clock, position),
                 interruption.reached,
             )
-    peers.wait("saved")  # before anyone leaves
+        peers.wait("saved")  # before anyone leaves
     done = int(state.step)
     if done < config.loop.steps:
         raise interruption.stopped(f"stopped at step {done} of {config.loop.steps}, saved")
@@ -79,6 +84,23 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
         policies=parts.make_policies(config, encoder, model, peers.local(model.joined(state))),
         summary=parts.summary(config, done, clock.seconds()),
     )
+
+
+def _check_batch(config: RunConfig, mesh: jax.sharding.Mesh) -> None:
+    """Checks that every device gets as many examples, in every part of an accumulated batch."""
+    shares = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
+    parts_of_batch = config.optimizer.accumulate
+    if config.loader.batch_size % (shares * parts_of_batch):
+        of = f"{' x '.join(sharding.BATCH_AXES)} of the mesh"
+        raise UserError(
+            "config.loader.batch_size",
+            expected=f"a multiple of {shares * parts_of_batch} ({shares}, {of}"
+            + (f", x {parts_of_batch} parts" if parts_of_batch > 1 else "")
+            + ")",
+            found=config.loader.batch_size,
+            fix="Change it, or config.mesh"
+            + (" or config.optimizer.accumulate" if parts_of_batch > 1 else ""),
+        )
 
 
 def _start(

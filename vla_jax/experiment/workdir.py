@@ -42,10 +42,8 @@ _OF_A_HOST = (
 # with more patience for damaged images or losses, and with other checkpoints.
 _FREE = (
     *_OF_A_HOST,
+    *(f"config.{section}." for section in ("checkpoint", "mesh", "metrics", "profiler")),
     *(f"config.loop.{field}" for field in ("on_nonfinite", "max_nonfinite")),
-    *(f"config.checkpoint.{field}" for field in ("every", "keep", "keep_every", "best", "best_is")),
-    *(f"config.mesh.{field}" for field in ("slice", "data", "fsdp", "tensor", "cpu_devices")),
-    *("config.metrics.wandb", "config.profiler.first", "config.profiler.steps"),
     *(f"config.loader.{field}" for field in ("on_corrupt", "max_skipped")),
 )
 
@@ -82,7 +80,7 @@ class Workdir:
         wanted = config_lib.to_json(config)
         if self._config.exists():
             changes = config_lib.differences(read_json(self._config), wanted)
-            others = [change for change in changes if change.partition(":")[0] not in _FREE]
+            others = [change for change in changes if not change.startswith(_FREE)]
             if others:
                 raise UserError(
                     f"workdir {self.path} holds another run: {'; '.join(others)}",

@@ -27,10 +27,12 @@ class Interruption:
         self._asked: int | None = None
 
     def __enter__(self) -> "Interruption":
-        """Takes over the signals."""
+        """Takes over the signals, and watches for maintenance."""
         self._previous = {
             number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)
         }
+        if jax.default_backend() == "tpu":
+            threading.Thread(target=_await_maintenance, daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -69,18 +71,13 @@ def _end(number: int, frame: FrameType | None) -> None:
     raise Preempted("stopped by SIGTERM")
 
 
-def watch_maintenance() -> None:
+def _await_maintenance() -> None:
     """Sends this process SIGTERM as soon as Google Cloud announces maintenance of its TPU VM.
 
-    In the background, from the metadata server of the machine
-    (cloud.google.com/compute/docs/metadata/getting-live-migration-notice). Elsewhere it does
-    nothing. A spot machine that is taken away sends SIGTERM by itself.
+    From the metadata server of the machine, see
+    cloud.google.com/compute/docs/metadata/getting-live-migration-notice; where there is none it
+    goes on asking in vain. A spot machine that is taken away sends SIGTERM by itself.
     """
-    if jax.default_backend() == "tpu":
-        threading.Thread(target=_await_maintenance, daemon=True).start()
-
-
-def _await_maintenance() -> None:
     while (event := _event()) in (None, "NONE"):
         if event is None:
             threading.Event().wait(_SECONDS_BETWEEN_TRIES)

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import secrets
 from collections.abc import Mapping
 from typing import Any, SupportsFloat
 
@@ -138,7 +139,7 @@ def _wandb_run(project: str, workdir: pathlib.Path, about: Mapping[str, Any]) ->
         ) from error
     path = workdir / _WANDB_ID
     if not path.exists():
-        files.write_whole(path, wandb.util.generate_id().encode())
+        files.write_whole(path, secrets.token_hex(8).encode())
     entity, _, name = project.rpartition("/")
     run = wandb.init(
         project=name,
