@@ -6,7 +6,9 @@ import types
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from vla_jax.core import trees
@@ -21,8 +23,10 @@ from vla_jax.runtime import sharding
 from vla_jax.tokens.sequence import SequenceConfig
 from vla_jax.train import step
 from vla_jax.train.loop import LoopConfig
+from vla_jax.train.loss import LossConfig
 from vla_jax.train.optimizer import OptimizerConfig
 from vla_jax.train.schedule import ScheduleConfig
+from vla_jax.train.state import TrainState
 
 STEPS, VOCABULARY, PREFIX = 20, 48, 6
 CONFIG = RunConfig(
@@ -130,6 +134,64 @@ def test_the_losses_of_muon_are_those_of_one_device():
     }
     assert len(placed) == 1  # a momentum, no second moment
     assert set(placed.values()) == {spread.state.params["decoder"]["blocks"]["query"].sharding.spec}
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1, 2)])
+def test_a_batch_in_parts_is_the_same_update(sizes):
+    """Of the whole batch, whose examples have unequal numbers of tokens."""
+    count = int(np.prod(sizes))
+    mesh = make_mesh(*sizes, devices=jax.devices()[:count])
+    config = dataclasses.replace(CONFIG, loss=LossConfig(normalize="token"))
+    found = {}
+    for parts in (1, 4):
+        optimizer = dataclasses.replace(CONFIG.optimizer, accumulate=parts)
+        model = Model(dataclasses.replace(config, optimizer=optimizer), VOCABULARY, mesh)
+        places = jax.tree.map(lambda leaf: leaf.sharding, model.abstract_state())
+        state = jax.device_put(first_state("adamw"), places)
+        update = model.train_step(model.measure(2))
+        found[parts] = update(state, sharding.place(make_batch(0), mesh))[1]
+    whole, parts = jax.device_get((found[1], found[4]))
+    assert float(parts["loss"]) == pytest.approx(float(whole["loss"]), rel=1e-5)
+    assert float(parts["gradient_norm"]) == pytest.approx(float(whole["gradient_norm"]), rel=1e-4)
+    np.testing.assert_allclose(parts["example_loss"], whole["example_loss"], rtol=1e-5)
+    for name, value in whole["sums"].items():
+        np.testing.assert_allclose(parts["sums"][name], value, rtol=1e-5)
+
+
+def toy(**options):
+    """A step that pulls one number towards the batch."""
+
+    def measure(params, batch, weight=None):
+        loss = jnp.mean((params["x"] - batch) ** 2)
+        return loss, {"sums": {}, "example_loss": (params["x"] - batch) ** 2}
+
+    optimizer = optax.sgd(0.25)
+    averaged = "ema_decay" in options
+    state = TrainState.create({"x": jnp.zeros(())}, optimizer, averaged=averaged)
+    return state, step.make_train_step(measure, optimizer, **options)
+
+
+def test_the_average_follows_the_parameters():
+    state, update = toy(ema_decay=0.9)
+    expected = 0.0
+    for _ in range(4):
+        state, _ = update(state, jnp.ones(2))
+        expected = 0.9 * expected + 0.1 * float(state.params["x"])
+    assert float(state.ema["x"]) == pytest.approx(expected)
+    assert float(state.best["x"]) == pytest.approx(expected)
+    assert float(state.params["x"]) == pytest.approx(1 - 0.5**4)
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_batch_that_is_no_number_changes_nothing_if_it_is_skipped(skip):
+    state, update = toy(skip_nonfinite=skip)
+    state, metrics = update(state, jnp.ones(2))
+    assert bool(metrics["finite"])
+    state, metrics = update(state, jnp.array([1.0, jnp.nan]))
+    assert not bool(metrics["finite"])
+    assert np.isfinite(metrics["example_loss"]).tolist() == [True, False]
+    assert int(state.step) == 2
+    assert (float(state.params["x"]) == 0.5) == skip
 
 
 def test_a_step_counts_and_reports(alone):

@@ -1,6 +1,6 @@
 """`vla-jax inspect`: what a run would see before it trains, or what a released checkpoint holds.
 
-`vla-jax inspect CONFIG --mixture --batch=FILE.png` or `vla-jax inspect CHECKPOINT`.
+`vla-jax inspect CONFIG --params --mixture --batch=FILE.png` or `vla-jax inspect CHECKPOINT`.
 """
 
 from collections.abc import Sequence
@@ -9,20 +9,45 @@ from absl import flags as absl_flags
 
 from vla_jax.cli import flags
 from vla_jax.core.errors import UserError
+from vla_jax.experiment.config import RunConfig
 from vla_jax.runtime import progress
 
 _ROWS = 8
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prints the mixture ledger, draws a batch as the model sees it, or describes a checkpoint."""
+    """Prints what is trained or the mixture, draws a batch, or describes a checkpoint."""
     paths = [a for a in arguments if not a.startswith("-") and not flags.is_config(a)]
     if paths:
         _describe(arguments)
         return
     config, values = flags.parse_run("inspect", flags.with_config(arguments), _define)
-    if not values.mixture and not values.batch:
-        raise UserError("vla-jax inspect", expected="--mixture, --batch=FILE.png", found="neither")
+    if not (values.mixture or values.batch or values.params):
+        raise UserError(
+            "vla-jax inspect", expected="--params, --mixture or --batch=FILE.png", found="none"
+        )
+    if values.params:
+        _params(config)
+    if values.mixture or values.batch:
+        _data(config, values)
+
+
+def _params(config: RunConfig) -> None:
+    """Prints what is trained and how large everything is; opens no data."""
+    from vla_jax.experiment import inventory
+    from vla_jax.experiment.model import Model
+    from vla_jax.experiment.planning import vocabulary
+    from vla_jax.runtime import mesh
+
+    tokens, origin = vocabulary.find(config)
+    model = Model(config, tokens, mesh.abstract_mesh(mesh.MeshConfig(), 1))
+    rows = [part.row() for part in inventory.parts(model)]
+    progress.table(f"strategy {config.strategy.kind}, all devices", inventory.HEADER, rows)
+    progress.note(f"{tokens:,} token ids ({origin})")
+
+
+def _data(config: RunConfig, values: absl_flags.FlagValues) -> None:
+    """Prints the mixture or draws a batch."""
     # Imported late, so that a typing error in a flag is told at once.
     from vla_jax.data import show
     from vla_jax.experiment import parts, sources
@@ -56,6 +81,12 @@ def _describe(arguments: Sequence[str]) -> None:
 
 
 def _define(values: absl_flags.FlagValues) -> None:
+    absl_flags.DEFINE_boolean(
+        "params",
+        False,
+        "Print which parts are trained, and bytes of weights, moments and gradients.",
+        flag_values=values,
+    )
     absl_flags.DEFINE_boolean(
         "mixture",
         False,
