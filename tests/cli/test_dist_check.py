@@ -57,3 +57,19 @@ def test_what_a_host_does_not_share_is_named(start_job, tmp_path):
     assert len(wrong) == len(patterns), out
     for line, pattern in zip(wrong, patterns, strict=True):
         assert re.match(pattern, line), line
+
+
+def test_another_configuration_is_named_with_its_host(start_job):
+    job = start_job(
+        *("dist-check", f"--config={CONFIG}"),
+        processes=2,
+        before=lambda number: "import sys; sys.argv += ['--config.seed=3']" if number else "",
+    )
+    for code, _, err in job.wait(120):
+        assert code == 1
+        (line,) = [line for line in err.splitlines() if line.startswith("vla-jax: ")]
+        assert re.search(
+            r"configuration: expected the same in all processes, found config\.seed: 0 in process "
+            r"0 on \S+; 3 in process 1 on \S+\. Start all processes with the same flags",
+            line,
+        )
