@@ -3,6 +3,7 @@
 import json
 import pathlib
 import random
+import re
 import signal
 import time
 
@@ -161,8 +162,9 @@ def test_a_process_that_is_asked_to_stop_stops_all_after_the_same_step(trainer, 
     results = job.wait(TIMEOUT)
     assert len({code for code, _, _ in results}) == 1, results
     assert results[0][0] == lifeline.AGAIN, results
-    stopped = {line for _, _, err in results for line in err.splitlines() if "stopped at" in line}
-    assert len(stopped) == 1, results
+    stopped = [re.findall(r"stopped at step \d+ of 12, saved", err) for _, _, err in results]
+    assert stopped[0] == stopped[1], results
+    assert len(stopped[0]) == 1, results
     assert not workdir.results.exists()
     trainer.run("stopped")
     assert_same_bits(workdir, together)
