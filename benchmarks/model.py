@@ -5,7 +5,6 @@ of 8 tokens, every row in a process of its own. Needs torch and transformers.
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import pathlib
@@ -23,6 +22,7 @@ import turns
 
 from vla_jax.runtime import progress
 
+_SHAPE = "small"
 _SIDES = ("vla_jax", "transformers")
 _SETTINGS = (("cpu", "float32"), ("cuda", "float32"), ("cuda", "bfloat16"))
 ROWS = {
@@ -44,8 +44,7 @@ def main() -> None:
     """Parses the command line; with `--child` this is the process of one row."""
     arguments = _parser().parse_args()
     if arguments.child is not None:
-        measured = _measure(arguments)
-        arguments.result.write_text(json.dumps(dataclasses.asdict(measured)))
+        arguments.result.write_text(json.dumps(_measure(arguments)))
         return
     wanted = [row for row in ROWS if any(part in row for part in arguments.only or [""])]
     if not _has_gpu():
@@ -90,7 +89,7 @@ def _write_weights(path: pathlib.Path) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from modelling import setting
 
-    setting.write_weights(path)
+    setting.write_weights(setting.SHAPES[_SHAPE], path)
 
 
 def _environment(row: str) -> dict[str, str]:
@@ -101,18 +100,32 @@ def _environment(row: str) -> dict[str, str]:
     return {"JAX_PLATFORMS": "cuda" if ROWS[row][0] == "vla_jax" else "cpu"}
 
 
-def _measure(arguments: argparse.Namespace) -> Any:
+def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures one row in this process."""
     side, where, dtype = ROWS[arguments.child]
     if where == "cpu" and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    from modelling import setting
+
+    shape, times = setting.SHAPES[_SHAPE], arguments.times
     if side == "vla_jax":
         from modelling import ours
 
-        return ours.run(dtype, arguments.times)
-    from modelling import peer
+        acted, trained = ours.act(shape, times, dtype=dtype), ours.train(shape, times, dtype=dtype)
+    else:
+        from modelling import peer
 
-    return peer.run(arguments.weights, where, dtype, arguments.times)
+        place = (arguments.weights, where, dtype, times)
+        acted, trained = peer.act(shape, *place), peer.train(shape, *place)
+    return {
+        "train_cpu": trained.cpu,
+        "train_wall": trained.wall,
+        "act_cpu": acted.cpu,
+        "act_wall": acted.wall,
+        "parameters": trained.parameters,
+        "loss": trained.loss,
+        "tokens": acted.tokens,
+    }
 
 
 def _tables(

@@ -16,6 +16,7 @@ ROWS = (
     {"train", "policy"},
     {"envs", "eval"},
     {"experiment"},
+    {"sweep"},
     {"cli"},
 )
 ROW = {folder: row for row, folders in enumerate(ROWS) for folder in folders}
@@ -37,7 +38,7 @@ HOMES = {
     "orbax": ("runtime/checkpoint.py",),
     "psutil": ("runtime/memory.py",),
     "pyarrow": ("data/ingest",),
-    "scipy": ("models/pretrained/filling.py",),
+    "scipy": ("models/pretrained/filling.py", "sweep/significance.py"),
     "tensorboardX": ("runtime/metrics.py",),
     "tensorflow": (),
     "tensorflow_datasets": ("data/records.py", "data/ingest", "envs/tabletop"),

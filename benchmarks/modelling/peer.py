@@ -1,6 +1,7 @@
 """transformers: PaliGemma as PyTorch runs it, not compiled, with fused AdamW."""
 
 import pathlib
+from typing import Any
 
 import einops
 import numpy as np
@@ -8,27 +9,25 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from modelling.setting import (
-    BATCH,
-    CONFIG,
-    IMAGE,
-    PREFIX,
-    SUFFIX,
-    VOCABULARY,
-    Inputs,
-    Measured,
-    clock,
-)
+from modelling.setting import Acted, Inputs, Shape, Trained, clock, resident
 from vla_jax.train.optimizer import OptimizerConfig
 
 
-def run(weights: pathlib.Path, device: str, dtype: str, times: int) -> Measured:
-    """Measures both; in bfloat16 training is under autocast, acting is with converted weights."""
+def train(
+    shape: Shape, weights: pathlib.Path | None, device: str, dtype: str, times: int
+) -> Trained:
+    """Measures training steps; in bfloat16 under autocast, with float32 masters.
+
+    Args:
+      shape: what is trained.
+      weights: a file that `setting.write_weights` wrote; None for random ones.
+      device: `cpu` or `cuda`.
+      dtype: of the computation.
+      times: measured steps.
+    """
     torch.set_num_threads(1)
-    model = _model(weights).to(device)
-    size = sum(parameter.numel() for parameter in model.parameters())
-    half = dtype == "bfloat16"
-    rule = OptimizerConfig()
+    model = _model(shape, weights, device).train()
+    half, rule = dtype == "bfloat16", OptimizerConfig()
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=rule.learning_rate,
@@ -36,9 +35,9 @@ def run(weights: pathlib.Path, device: str, dtype: str, times: int) -> Measured:
         weight_decay=rule.weight_decay,
         fused=True,
     )
-    inputs, losses = _inputs(Inputs.make(BATCH), PREFIX + SUFFIX, device), []
-    labels = inputs["input_ids"].clone()
-    labels[:, :-SUFFIX] = -100
+    inputs = _inputs(shape, Inputs.make(shape, shape.batch), shape.prefix + shape.suffix, device)
+    labels, losses = inputs["input_ids"].clone(), []
+    labels[:, : -shape.suffix] = -100
 
     def advance() -> None:
         with torch.autocast(device, torch.bfloat16, enabled=half):
@@ -48,53 +47,48 @@ def run(weights: pathlib.Path, device: str, dtype: str, times: int) -> Measured:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(float(loss.detach()))
+        if device == "cuda":
+            torch.cuda.synchronize()
 
-    act_cpu, act_wall, tokens = _act(model, device, times, half=half)
-    model.train()
     advance()
     advance()
-    train_cpu, train_wall = clock(advance, times)
-    return Measured(
-        train_cpu=train_cpu,
-        train_wall=train_wall,
-        act_cpu=act_cpu,
-        act_wall=act_wall,
-        parameters=size,
+    cpu, wall = clock(advance, times)
+    return Trained(
+        cpu=cpu,
+        wall=wall,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
         loss=losses[0],
-        tokens=tokens,
+        memory=torch.cuda.max_memory_allocated() if device == "cuda" else resident(),
     )
 
 
-def _act(
-    model: torch.nn.Module, device: str, times: int, *, half: bool
-) -> tuple[float, float, list[int]]:
-    """Decodes freely from one image."""
-    model.eval()
-    acting = model.to(torch.bfloat16) if half else model
-    inputs = _inputs(Inputs.make(1), PREFIX, device)
-    inputs["pixel_values"] = inputs["pixel_values"].to(next(acting.parameters()).dtype)
+def act(shape: Shape, weights: pathlib.Path, device: str, dtype: str, times: int) -> Acted:
+    """Measures actions: decodes freely from one image, in bfloat16 with converted weights."""
+    torch.set_num_threads(1)
+    model = _model(shape, weights, device).eval()
+    if dtype == "bfloat16":
+        model.bfloat16()
+    inputs = _inputs(shape, Inputs.make(shape, 1), shape.prefix, device)
+    inputs["pixel_values"] = inputs["pixel_values"].to(next(model.parameters()).dtype)
+    length = {"max_new_tokens": shape.suffix, "min_new_tokens": shape.suffix}
 
-    def act() -> list[int]:
+    def call() -> list[int]:
         with torch.inference_mode():
-            out = acting.generate(
-                **inputs, do_sample=False, max_new_tokens=SUFFIX, min_new_tokens=SUFFIX
-            )
-        return out[0, -SUFFIX:].tolist()
+            out = model.generate(**inputs, do_sample=False, **length)
+        return out[0, -shape.suffix :].tolist()
 
-    tokens = act()
-    measured = clock(act, times)
-    if half:
-        model.to(torch.float32)
-    return *measured, tokens
+    tokens = call()
+    cpu, wall = clock(call, times)
+    return Acted(cpu=cpu, wall=wall, tokens=tokens)
 
 
-def _inputs(batch: Inputs, length: int, device: str) -> dict[str, torch.Tensor]:
+def _inputs(shape: Shape, batch: Inputs, length: int, device: str) -> dict[str, torch.Tensor]:
     """Returns image ids and `length` tokens; what is behind the prefix is causal."""
     tokens = batch.tokens[:, :length].astype(np.int64)
-    images = np.full((len(tokens), CONFIG.image_tokens), IMAGE)
+    images = np.full((len(tokens), shape.config.image_tokens), shape.image)
     ids = torch.from_numpy(np.concatenate([images, tokens], axis=1))
     suffix = torch.zeros_like(ids)
-    suffix[:, CONFIG.image_tokens + PREFIX :] = 1
+    suffix[:, shape.config.image_tokens + shape.prefix :] = 1
     pixels = einops.rearrange(batch.images / np.float32(127.5) - 1, "b y x c -> b c y x")
     named = {
         "input_ids": ids,
@@ -105,12 +99,13 @@ def _inputs(batch: Inputs, length: int, device: str) -> dict[str, torch.Tensor]:
     return {name: tensor.to(device) for name, tensor in named.items()}
 
 
-def _model(weights: pathlib.Path) -> torch.nn.Module:
-    vision, decoder = CONFIG.vision, CONFIG.decoder
+def _model(shape: Shape, weights: pathlib.Path | None, device: str) -> Any:
+    """Returns a model with the weights of a file, or random ones made on the device."""
+    vision, decoder = shape.config.vision, shape.config.decoder
     config = transformers.PaliGemmaConfig(
         text_config={
             "model_type": "gemma",
-            "vocab_size": VOCABULARY,
+            "vocab_size": shape.vocabulary,
             "hidden_size": decoder.width,
             "intermediate_size": decoder.mlp,
             "num_hidden_layers": decoder.depth,
@@ -129,11 +124,15 @@ def _model(weights: pathlib.Path) -> torch.nn.Module:
             "vision_use_head": False,
         },
         projection_dim=decoder.width,
-        image_token_index=IMAGE,
+        image_token_index=shape.image,
     )
-    # Nothing ends early: the same number of tokens for everyone.
-    model = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
+    kind = transformers.PaliGemmaForConditionalGeneration
+    if weights is None:
+        with torch.device(device):
+            return kind(config)
+    model = kind.from_pretrained(
         None, config=config, state_dict=load_file(weights), dtype=torch.float32
     )
+    # Nothing ends early: the same number of tokens for everyone.
     model.generation_config.eos_token_id = None
-    return model
+    return model.to(device)

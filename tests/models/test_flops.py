@@ -132,6 +132,33 @@ def test_frozen_parameters_save_their_gradients_and_what_no_gradient_crosses():
     assert sum(flops.training(forward, nothing).values()) == 3 * 2 + 2 * 35
 
 
+def test_what_is_trained_is_found_by_name():
+    sizes = {
+        "vision/blocks/up": 30,
+        "vision/stem0": 10,
+        "projector/kernel0": 8,
+        "decoder/embedding": 100,
+        "decoder/blocks/query": 60,
+        "decoder/norm": 4,
+    }
+    everything = dict.fromkeys(flops.COMPONENTS, 1.0)
+    trained, crossed = flops.shares(sizes, sizes)
+    assert trained | {"attention": 1.0} == crossed == everything
+    # The last layer and a tied embedding, at whose gradients the whole decoder is crossed.
+    trained, crossed = flops.shares(sizes, {"decoder/blocks/query": 16, "decoder/embedding": 100})
+    assert trained == {"vision": 0, "projector": 0, "decoder": 0.25, "attention": 0, "head": 1}
+    assert crossed == everything | {"vision": 0, "projector": 0}
+    # An embedding of its own is looked up and not multiplied.
+    untied = sizes | {"decoder/head": 100}
+    trained, crossed = flops.shares(untied, {"decoder/embedding": 100})
+    assert trained["head"] == trained["decoder"] == 0
+    assert crossed["decoder"] == crossed["head"] == 1
+    # The output matrix alone: nothing is crossed but itself.
+    trained, crossed = flops.shares(untied, {"decoder/head": 100})
+    assert crossed == dict.fromkeys(flops.COMPONENTS, 0.0) | {"head": 1.0}
+    assert trained == crossed
+
+
 def test_remat_runs_the_layers_again():
     forward = flops.forward(TINY, VOCABULARY, **SLOTS)
     layers = forward["vision"] + forward["decoder"] + forward["attention"]

@@ -144,3 +144,65 @@ def test_parts_of_a_batch_that_overlap_are_refused(monkeypatch):
     mesh = FakeMesh((3, 1, 2), [0, 0, 0, 1, 1, 1])
     with pytest.raises(errors.UserError, match="processes that hold equal parts of a batch"):
         sharding.batch_part(mesh)
+
+
+def test_outside_of_a_mesh_nothing_is_placed():
+    x = jnp.ones((8, 4, 16))
+    assert sharding.keep_batch(x) is x
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"data": 8}, {"data": 1, "fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}]
+)
+@pytest.mark.parametrize("rows", [32, 33])  # 33 divide over nothing
+def test_a_table_is_looked_up_and_multiplied_as_on_one_device(sizes, rows):
+    made = mesh_lib.make_mesh(mesh_lib.MeshConfig(**sizes))
+    random = np.random.default_rng(0)
+    table = random.normal(size=(rows, 16)).astype(np.float32)
+    tokens = random.integers(0, rows, (8, 5))
+
+    def loss(table, tokens):
+        found = sharding.lookup(table, tokens, jnp.dtype("float32"))
+        x, table = sharding.by_rows(found, table)
+        logits = jnp.einsum("bnd,vd->bnv", x, table)
+        return jnp.sum(jax.nn.logsumexp(logits, axis=-1))
+
+    spec = sharding.partition_spec(table.shape, ("vocab", "embed"), made)
+    placed = (
+        jax.device_put(table, jax.sharding.NamedSharding(made, spec)),
+        jax.device_put(tokens, sharding.batch_sharding(made)),
+    )
+    found = jax.jit(jax.value_and_grad(mesh_lib.under(made, loss)))(*placed)
+    expected = jax.value_and_grad(loss)(table, tokens)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected
+    )
+
+
+def test_a_gradient_of_a_sliced_table_is_never_put_together():
+    """Without the placement every device would hold the whole gradient."""
+    made = mesh_lib.make_mesh(mesh_lib.MeshConfig(data=1, fsdp=8))
+    rows, width = 4096, 256
+    spec = jax.sharding.NamedSharding(
+        made, sharding.partition_spec((rows, width), ("vocab", "embed"), made)
+    )
+    arguments = (
+        jax.ShapeDtypeStruct((rows, width), jnp.float32, sharding=spec),
+        jax.ShapeDtypeStruct((8, 4), jnp.int32, sharding=sharding.batch_sharding(made)),
+    )
+
+    def loss(table, tokens, placed):
+        if placed:
+            x, table = sharding.by_rows(sharding.lookup(table, tokens, table.dtype), table)
+        else:
+            x = sharding.keep_batch(table[tokens])
+        return jnp.sum(jax.nn.logsumexp(jnp.einsum("bnd,vd->bnv", x, table), axis=-1))
+
+    def memory(placed):
+        step = jax.grad(mesh_lib.under(made, lambda *a: loss(*a, placed)))
+        compiled = jax.jit(step, out_shardings=spec).lower(*arguments).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    whole = rows * width * 4
+    assert memory(placed=False) > whole
+    assert memory(placed=True) < 0.75 * whole

@@ -12,6 +12,7 @@ from vla_jax.runtime import lifeline
 
 VERBS = {
     "train": "train on robot episodes and web questions; run again to resume",
+    "sweep": "run many trainings that differ in a few values, and compare them",
     "eval": "play the fixed episodes and ask the questions again",
     "act": "print one action for one image and one instruction",
     "export": "write the policy for PyTorch",
@@ -83,3 +84,7 @@ def _crash(error: Exception) -> None:
     if lifeline.is_shared():
         traceback.print_exception(error)
         lifeline.leave(f"{type(error).__name__}: {error}", 1)
+
+
+if __name__ == "__main__":
+    main()

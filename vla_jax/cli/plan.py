@@ -27,26 +27,29 @@ def main(arguments: Sequence[str]) -> None:
     import jax
 
     from vla_jax.experiment.planning import plan as plans
-    from vla_jax.experiment.planning import report, search, vocabulary
+    from vla_jax.experiment.planning import remat, report, search, vocabulary
+    from vla_jax.runtime import mesh as mesh_lib
 
     jax.config.update("jax_platforms", "cpu")  # what is here is not what is planned for
     tokens, source = values.vocabulary, "--vocabulary"
     if tokens is None:
         tokens, source = vocabulary.find(config)
     progress.note(f"vocabulary: {tokens} tokens ({source})")
-    plan = plans.on_paper(config, tokens, topology)
+    mesh = mesh_lib.abstract_mesh(config.mesh, topology.devices)
+    config = remat.choose(config, tokens, mesh, topology.chip.memory)
+    plan = first = plans.on_paper(config, tokens, topology)
     exact = topology.chip.platform == "tpu" and not values.estimate
     if values.search:
-        plan = report.follow(search.search(plan, config, report.waiting, exact=exact), plan, config)
+        plan = report.follow(search.search(plan, config, report.waiting, exact=exact), plan)
     elif exact and plan.estimate.state <= topology.chip.memory:
-        plan = plans.compiled(config, plan, report.waiting)
+        plan = first = plans.compiled(config, plan, report.waiting)
     report.show(plan, examples=values.examples, mfu=values.mfu, price=values.price)
     if values.json is not None:
         path = pathlib.Path(values.json)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(plan.to_json(), indent=1) + "\n", encoding="utf-8")
     if not plan.fits:
-        progress.note(report.advice(plan, search.nearest_that_fits(plan, config), config))
+        progress.note(report.advice(first, search.nearest_that_fits(first, config)))
         sys.exit(_DOES_NOT_FIT)
 
 

@@ -13,6 +13,7 @@ from vla_jax.data.loader import Loader
 from vla_jax.experiment import frozen, parts, sources, warm_start
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.hooks import Hooks
+from vla_jax.experiment.planning import remat
 from vla_jax.experiment.workdir import Workdir
 from vla_jax.models import attention
 from vla_jax.policy.policy import Policy
@@ -63,6 +64,8 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
     if encoder is None:
         peers.first(lambda: workdir.save_encoder(parts.make_encoder(config, data, weights)))
         encoder = cast(Encoder, workdir.load_encoder(wait=True))
+    config = remat.chosen_for(config, encoder.vocabulary, mesh)
+    peers.agree("devices", {"remat that fits": config.model.remat}, "Set config.model.remat")
     model = parts.Model(config, encoder.vocabulary, mesh)
     for line in model.fallbacks:
         progress.note(f"sharding: {line}")

@@ -16,6 +16,7 @@ import os
 import pathlib
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from vla_jax.actions.spec import ActionSpec
@@ -80,7 +81,7 @@ class Workdir:
         wanted = config_lib.to_json(config)
         if self._config.exists():
             changes = config_lib.differences(read_json(self._config), wanted)
-            others = [change for change in changes if not change.startswith(_FREE)]
+            others = binding(changes)
             if others:
                 raise UserError(
                     f"workdir {self.path} holds another run: {'; '.join(others)}",
@@ -224,6 +225,11 @@ def appears(path: pathlib.Path, seconds: float = _SECONDS_TO_APPEAR) -> bool:
             return False
         time.sleep(0.5)
     return True
+
+
+def binding(changes: Sequence[str]) -> list[str]:
+    """Returns those of `config.differences` that make it another run."""
+    return [change for change in changes if not change.startswith(_FREE)]
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -102,9 +102,15 @@ def choose(backend: Backend, queries: int) -> Literal["xla", "cudnn", "splash"]:
     if queries == 1:
         return "xla"
     if backend == "auto":
-        long = queries >= SPLASH_FROM and jax.default_backend() == "tpu"
+        long = queries >= SPLASH_FROM and _platform() == "tpu"
         return "splash" if long else "xla"
     return backend
+
+
+def _platform() -> str:
+    """Returns what is computed on: the devices of the mesh, which may be planned for, not here."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
 
 
 def check(backend: Backend) -> None:

@@ -13,7 +13,8 @@ from flax import nnx
 
 from vla_jax.core.arrays import Array, Float, Int
 from vla_jax.core.errors import UserError
-from vla_jax.models import attention, layers
+from vla_jax.models import attention, kernels, layers
+from vla_jax.runtime import sharding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,7 +167,7 @@ class Decoder(nnx.Module):
 
     def embed(self, tokens: Int[Array, "b t"], dtype: jnp.dtype) -> Float[Array, "b t d"]:
         """Returns the embeddings of token ids."""
-        rows = self.embedding[...][tokens].astype(dtype)
+        rows = sharding.lookup(self.embedding[...], tokens, dtype)
         if not self.config.embedding_scale:
             return rows
         return rows * jnp.asarray(self.config.width**0.5, dtype)
@@ -247,7 +248,8 @@ class Decoder(nnx.Module):
     def logits(self, hidden: Float[Array, "b s d"]) -> Float[Array, "b s v"]:
         """Returns float32 logits over the vocabulary."""
         table = self.embedding if self.config.tied else self.head
-        logits = layers.product("bsd,vd->bsv", hidden, table, jnp.dtype("float32"))
+        hidden, rows = sharding.by_rows(hidden, table.get_value())
+        logits = kernels.product("bsd,vd->bsv", hidden, rows, jnp.dtype("float32"))
         return attention.cap(logits, self.config.final_softcap)
 
 

@@ -13,8 +13,9 @@ from flax import nnx
 
 from vla_jax.core.arrays import Array, Float
 from vla_jax.models import kernels
+from vla_jax.runtime import sharding
 
-Remat = Literal["none", "dots", "full"]
+Remat = Literal["none", "dots", "full", "auto"]
 Activation = Literal["gelu", "gelu_exact", "silu", "relu"]
 
 
@@ -126,7 +127,8 @@ def run_stack(
       call: (block of one layer, carry, x of that layer) -> (carry, y of that layer).
       carry: what flows from layer to layer.
       xs: one slice per layer, on the leading axis, or None.
-      remat: what the backward pass recomputes: nothing, all but matrix products, everything.
+      remat: what the backward pass recomputes: nothing, all but matrix products, everything;
+        `auto`, where nobody has chosen, is nothing.
       unroll: layers per loop iteration; the depth unrolls the loop, which is faster for few layers.
       last: takes the place of `call` in the last layer of an unrolled loop; it may change the shape
         of the carry. A loop that is not unrolled would have to copy all other layers for it, and
@@ -163,9 +165,11 @@ def _run(
     def make_body(call: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Callable:
         def body(carry: Any, layer: Any) -> tuple[Any, Any]:
             layer_state, x = layer
-            return call(nnx.merge(graph, layer_state), carry, x)
+            carry = jax.tree.map(sharding.keep_batch, carry)
+            carry, y = call(nnx.merge(graph, layer_state), carry, x)
+            return jax.tree.map(sharding.keep_batch, carry), y
 
-        if remat == "none":
+        if remat in ("none", "auto"):
             return body
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         return jax.checkpoint(body, policy=policy if remat == "dots" else None, prevent_cse=False)

@@ -98,7 +98,9 @@ CHIPS = {
 
 def of(device: Any) -> Chip | None:
     """Returns the chip behind a `jax.Device`; None where the table has none (CPUs, PCIe cards)."""
-    for chip in CHIPS.values():
-        if re.fullmatch(chip.kind, device.device_kind):
-            return chip
-    return None
+    return named(device.device_kind)
+
+
+def named(kind: str) -> Chip | None:
+    """Returns the chip of a `device_kind`, or of a GPU's name as its driver gives it."""
+    return next((chip for chip in CHIPS.values() if re.fullmatch(chip.kind, kind)), None)

@@ -82,7 +82,7 @@ class Progress:
         parts = [f"{self._count}/{self._total}"]
         if rate > 0:
             left = max(self._total - self._count, 0) / rate
-            parts += [f"{rate:.3g}/s", f"{_duration(left)} left"]
+            parts += [f"{rate:.3g}/s", f"{duration(left)} left"]
         return "  ".join([*parts, *(f"{name} {text}" for name, text in self._values.items())])
 
     def _print(self) -> None:
@@ -163,15 +163,16 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> N
     console().print(grid)
 
 
+def duration(seconds: float) -> str:
+    """Spells seconds as `M:SS` or `H:MM:SS`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def _spell(value: Any) -> str:
     if isinstance(value, str | int):
         return str(value)
     if hasattr(value, "__float__"):
         return f"{float(value):.4g}"
     return str(value)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -4,13 +4,16 @@ A parameter says what its axes mean (`embed`, `mlp`, `heads`, ...); one table sa
 meaning goes. Nothing else in the project names a mesh axis.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vla_jax.core import errors, trees
+from vla_jax.core.arrays import Array
 
 P = jax.sharding.PartitionSpec
 
@@ -31,6 +34,7 @@ RULES: Mapping[str, str | None] = {
 
 # The mesh axes over which the examples of a batch are spread.
 BATCH_AXES = ("slice", "data", "fsdp")
+_COPIES = ("slice", "data")  # those of the parameters
 
 
 def partition_spec(
@@ -172,6 +176,56 @@ def batch_part(mesh: jax.sharding.Mesh) -> tuple[int, int]:
             fix="Keep the tensor axis within a process, or spread it over whole ones",
         )
     return parts.index(tuple(slices[jax.process_index()])), len(parts)
+
+
+def keep_batch(x: Array) -> Array:
+    """Keeps the examples of an activation, its leading axis, where those of the batch lie.
+
+    Left to itself the compiler may take the slices of the parameters for those of the activations:
+    every device then computes all examples, on a slice of their features. To be called where a
+    mesh is known (`mesh.under`); elsewhere, and where they do not divide, it changes nothing.
+    """
+    return _constrain(x, P(BATCH_AXES, *(None,) * (x.ndim - 1)))
+
+
+def lookup(table: Array, tokens: Array, dtype: jnp.dtype) -> Array:
+    """Returns rows of a table, [v, d] and int [b, t] -> [b, t, d], in `dtype`.
+
+    Where the columns of the table are sliced, every device looks up its slice for all examples of
+    its copy of the table, and rows go where examples lie: neither the table nor its gradient, which
+    is as large, is ever put together.
+    """
+    tokens = _constrain(tokens, P(_COPIES, None))
+    rows = _constrain(table[tokens], P(_COPIES, None, "fsdp"))
+    return keep_batch(rows.astype(dtype))
+
+
+def by_rows(x: Array, table: Any) -> tuple[Array, Any]:
+    """Prepares the product of x [b, n, d] with all rows of a table [v, d].
+
+    A vocabulary is larger than the tokens of a batch that are asked for, so it is `x` that goes to
+    the slices: each device takes some rows of the table and all examples of its copy. Neither the
+    table nor its gradient is put together. Where rows do not divide, nothing changes.
+    """
+    if not isinstance(table, jax.Array):
+        return x, table
+    table = table.astype(x.dtype)
+    sliced = _constrain(table, P(("tensor", "fsdp"), None))
+    if sliced is table:
+        return x, table
+    return _constrain(x, P(_COPIES, None, None)), sliced
+
+
+def _constrain(x: Array, spec: jax.sharding.PartitionSpec) -> Array:
+    """Places an array inside a jitted function; itself where no mesh is known or it is uneven."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    for size, names in zip(x.shape, spec, strict=True):
+        axes = (names,) if isinstance(names, str) else names or ()
+        if size % math.prod(mesh.shape[axis] for axis in axes):
+            return x
+    return jax.lax.with_sharding_constraint(x, spec)
 
 
 def place(batch: Any, mesh: jax.sharding.Mesh) -> Any:

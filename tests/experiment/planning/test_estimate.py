@@ -12,8 +12,8 @@ from vla_jax.data.augment import AugmentConfig
 from vla_jax.data.collate import Collator
 from vla_jax.experiment import sources
 from vla_jax.experiment.model import Model
-from vla_jax.experiment.planning.batch import abstract_batch
 from vla_jax.experiment.planning.estimate import bytes_per_device, estimate
+from vla_jax.experiment.planning.shapes import Shapes, abstract_batch
 from vla_jax.models import variants
 from vla_jax.runtime import mesh
 from vla_jax.runtime.mesh import MeshConfig
@@ -53,7 +53,7 @@ def test_activations_are_what_differentiation_keeps(config, name, remat):
     model = dataclasses.replace(variants.variants()[name], remat=remat, images="first", state=0)
     config = dataclasses.replace(config, model=model)
     built = on_one_device(config)
-    found = estimate(config, built, VOCABULARY).activations
+    found = estimate(config, Shapes(built), VOCABULARY).activations
     assert found == pytest.approx(kept(config, built), rel=0.005)
 
 
@@ -65,14 +65,14 @@ def test_state_and_batch_are_the_arguments_of_the_compiled_step(config, sizes):
     arguments = model.abstract_state(), abstract_batch(config, model.mesh)
     step = model.train_step(model.measure(1)).lower(*arguments).compile()
     found = estimate(
-        config, Model(config, VOCABULARY, mesh.abstract_mesh(mesh_config, 8)), VOCABULARY
+        config, Shapes(Model(config, VOCABULARY, mesh.abstract_mesh(mesh_config, 8))), VOCABULARY
     )
     assert found.state + found.batch == step.memory_analysis().argument_size_in_bytes
 
 
 def test_slicing_parameters_shares_their_state_and_gathers_them_for_use(config):
     whole, sliced = (
-        estimate(config, Model(config, VOCABULARY, mesh.abstract_mesh(m, 8)), VOCABULARY)
+        estimate(config, Shapes(Model(config, VOCABULARY, mesh.abstract_mesh(m, 8))), VOCABULARY)
         for m in (MeshConfig(data=8), MeshConfig(fsdp=8))
     )
     assert sliced.state < whole.state / 6  # norms and biases are whole

@@ -5,11 +5,12 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable
+from typing import Any
 
 from vla_jax.experiment import sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.model import Model
-from vla_jax.experiment.planning.batch import abstract_batch
+from vla_jax.experiment.planning.shapes import abstract_batch
 from vla_jax.runtime import compilation
 from vla_jax.runtime import mesh as mesh_lib
 from vla_jax.runtime.topology import Memory, NoRoomError, Topology, compile_for_memory
@@ -35,7 +36,7 @@ def memory(config: RunConfig, vocabulary: int, topology: Topology, tick: Tick) -
     mesh = mesh_lib.make_mesh(config.mesh, topology.compiler_devices())
     model = Model(config, vocabulary, mesh)
     names = [*sources.robots(config), *config.mixture.web]
-    step = model.train_step(model.measure(len(names)))
+    step: Any = model.train_step(model.measure(len(names)))
     lowered = step.lower(model.abstract_state(), abstract_batch(config, mesh))
     path = compilation.directory() / "plans" / f"{_key(lowered.as_text(), topology)}.json"
     if path.is_file():

@@ -15,8 +15,12 @@ import jax.numpy as jnp
 
 from vla_jax.core import trees
 from vla_jax.experiment.config import RunConfig
-from vla_jax.experiment.model import Model
-from vla_jax.experiment.planning.estimate import bytes_per_device, examples_per_device
+from vla_jax.experiment.planning.estimate import (
+    bytes_per_device,
+    examples_per_device,
+    is_spread,
+)
+from vla_jax.experiment.planning.shapes import Shapes
 from vla_jax.models import flops
 from vla_jax.runtime import sharding
 from vla_jax.runtime.topology import Topology
@@ -52,12 +56,12 @@ class Cost:
         return sum(self.flops.values()) / self.step_seconds / self.peak_flops
 
 
-def cost(config: RunConfig, model: Model, vocabulary: int, topology: Topology) -> Cost:
+def cost(config: RunConfig, shapes: Shapes, vocabulary: int, topology: Topology) -> Cost:
     """Returns what a step costs.
 
     Args:
       config: the run.
-      model: its model, on an abstract or a real mesh.
+      shapes: its model on a mesh.
       vocabulary: number of token ids.
       topology: where it is to run.
     """
@@ -68,12 +72,11 @@ def cost(config: RunConfig, model: Model, vocabulary: int, topology: Topology) -
         prefix=config.sequence.prefix,
         suffix=config.sequence.suffix,
     )
-    batch, params = config.loader.batch_size, model.abstract_params()
-    state = model.abstract_state()
+    batch, params, state = config.loader.batch_size, shapes.params, shapes.state
     step = flops.training(forward, *flops.shares(_sizes(params), _sizes(state.params)))
     step = {name: batch * value for name, value in step.items()}
     recomputed = batch * flops.recomputed(config.model, forward)
-    sent = _collectives(config, model.mesh, params, state.params)
+    sent = _collectives(config, shapes.mesh, params, state.params)
     chip, devices = topology.chip, topology.devices
     return Cost(
         flops=step,
@@ -81,9 +84,9 @@ def cost(config: RunConfig, model: Model, vocabulary: int, topology: Topology) -
         collectives=sent,
         seconds={
             "compute": (sum(step.values()) + recomputed) / devices / chip.flops,
-            "memory": _traffic(config, model, state) / chip.bandwidth,
+            "memory": _traffic(config, shapes) / chip.bandwidth,
             "interconnect": sum(
-                size / _rate(topology, axis, model.mesh) for axis, size in sent.items()
+                size / _rate(topology, axis, shapes.mesh) for axis, size in sent.items()
             ),
         },
         peak_flops=devices * chip.flops,
@@ -104,8 +107,12 @@ def _collectives(config: RunConfig, mesh: Any, params: Any, trained: Any) -> dic
     share = {axis: (size - 1) / size for axis, size in mesh.shape.items()}
     sent = dict.fromkeys(mesh.shape, 0.0)
     for tree, times in ((params, 2), (trained, 1)):
-        sliced = [leaf for leaf in jax.tree.leaves(tree) if "fsdp" in leaf.sharding.spec]
-        whole = sum(_beside_tensor(leaf, mesh) for leaf in sliced) * item
+        whole = item * sum(
+            # Turning slices of columns into slices of rows moves one slice.
+            _beside_tensor(leaf, mesh) / (mesh.shape["fsdp"] if is_spread(path, leaf) else 1)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+            if "fsdp" in leaf.sharding.spec
+        )
         sent["fsdp"] += times * config.optimizer.accumulate * share["fsdp"] * whole
     for leaf in jax.tree.leaves(trained):
         mine = math.prod(leaf.sharding.shard_shape(leaf.shape)) * item
@@ -137,14 +144,17 @@ def _summed(config: RunConfig, mesh: Any) -> float:
     return 2 * 2 * passes * examples * elements
 
 
-def _traffic(config: RunConfig, model: Model, state: Any) -> float:
+def _traffic(config: RunConfig, shapes: Shapes) -> float:
     """Returns the bytes that a device reads and writes at least: the state, weights and stream."""
-    item, mesh = jnp.dtype(config.model.dtype).itemsize, model.mesh
-    params = jax.tree.leaves(model.abstract_params())
-    weights = item * sum(_beside_tensor(leaf, mesh) for leaf in params)
+    item, params = jnp.dtype(config.model.dtype).itemsize, jax.tree.leaves(shapes.params)
+    weights = item * sum(_beside_tensor(leaf, shapes.mesh) for leaf in params)
     passes = 3 if config.model.remat == "full" else 2
-    gradients = 2 * bytes_per_device(state.params)
-    return 2 * bytes_per_device(state) + gradients + passes * config.optimizer.accumulate * weights
+    gradients = 2 * bytes_per_device(shapes.state.params)
+    return (
+        2 * bytes_per_device(shapes.state)
+        + gradients
+        + passes * config.optimizer.accumulate * weights
+    )
 
 
 def _rate(topology: Topology, axis: str, mesh: Any) -> float:

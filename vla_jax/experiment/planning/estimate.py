@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from vla_jax.experiment.config import RunConfig
-from vla_jax.experiment.model import Model
-from vla_jax.experiment.planning.batch import abstract_batch
+from vla_jax.experiment.planning.shapes import Shapes, abstract_batch
 from vla_jax.models import flops
 from vla_jax.runtime import sharding
 
@@ -47,29 +46,27 @@ class Estimate:
         return self.state + self.batch + self.gradients + self.activations + self.working
 
 
-def estimate(config: RunConfig, model: Model, vocabulary: int) -> Estimate:
+def estimate(config: RunConfig, shapes: Shapes, vocabulary: int) -> Estimate:
     """Returns what a training step takes of each device.
 
     Args:
       config: the run.
-      model: its model, on an abstract or a real mesh.
+      shapes: its model on a mesh.
       vocabulary: number of token ids.
     """
-    state = model.abstract_state()
-    layers = _layers(config, model.mesh)
+    state, mesh = shapes.state, shapes.mesh
+    layers = _layers(config, mesh)
     kept = sum(layer.kept(config.model.remat) * layer.depth for layer in layers)
     if config.model.remat == "none":
         kept += _casts(config, state.params)
     busy = max(layer.kept("none") for layer in layers)
     return Estimate(
         state=bytes_per_device(state),
-        batch=bytes_per_device(abstract_batch(config, model.mesh)),
+        batch=bytes_per_device(abstract_batch(config, mesh)),
         gradients=bytes_per_device(state.params),
         activations=kept,
-        # A layer is computed again and its gradients take as much.
-        working=2 * busy
-        + _gathered(config, model, state.params)
-        + _logits(config, model, vocabulary),
+        # A layer is computed again; its gradients take the place of what they are made of.
+        working=busy + _gathered(config, mesh, state.params) + _logits(config, mesh, vocabulary),
     )
 
 
@@ -182,20 +179,22 @@ def _casts(config: RunConfig, params: Any) -> float:
     )
 
 
-def _gathered(config: RunConfig, model: Model, params: Any) -> float:
+def _gathered(config: RunConfig, mesh: Any, params: Any) -> float:
     """Returns the bytes of parameters and gradients that are put together for their use.
 
     Of a stack one layer is in use and the next on its way, in the dtype of the computation. Single
-    parameters, of which the embedding counts, are there as a whole, with a float32 gradient where
-    the parameter is sliced.
+    parameters are there as a whole, with a float32 gradient where the parameter is sliced; those
+    that `sharding.by_rows` spreads stay in slices.
     """
-    item, tensor = jnp.dtype(config.model.dtype).itemsize, model.mesh.shape["tensor"]
+    item, tensor = jnp.dtype(config.model.dtype).itemsize, mesh.shape["tensor"]
     stacks: dict[str, float] = {}
     whole = 0.0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        sliced = "fsdp" in leaf.sharding.spec and model.mesh.shape["fsdp"] > 1
+        sliced = "fsdp" in leaf.sharding.spec and mesh.shape["fsdp"] > 1
         size = leaf.size / (tensor if "tensor" in leaf.sharding.spec else 1)
-        if not _is_stacked(path):
+        if is_spread(path, leaf):
+            whole += size / mesh.shape["fsdp"] * (item + _FLOAT)
+        elif not _is_stacked(path):
             is_cast = jnp.dtype(leaf.dtype).itemsize != item
             whole += size * ((sliced or is_cast) * item + sliced * _FLOAT)
         elif sliced:
@@ -204,12 +203,23 @@ def _gathered(config: RunConfig, model: Model, params: Any) -> float:
     return max(stacks.values(), default=0.0) + whole
 
 
+def is_spread(path: Any, leaf: Any) -> bool:
+    """Tells whether a parameter is a table of the vocabulary that is never put together."""
+    mesh, spec = leaf.sharding.mesh, leaf.sharding.spec
+    is_table = getattr(path[-1], "key", None) in ("embedding", "head")
+    return (
+        is_table
+        and "fsdp" in spec
+        and (leaf.shape[0] % (mesh.shape["tensor"] * mesh.shape["fsdp"]) == 0)
+    )
+
+
 def _is_stacked(path: Any) -> bool:
     return any(getattr(key, "key", None) == "blocks" for key in path)
 
 
-def _logits(config: RunConfig, model: Model, vocabulary: int) -> float:
+def _logits(config: RunConfig, mesh: Any, vocabulary: int) -> float:
     """Returns the bytes of float32 logits and their gradients."""
-    tensor = model.mesh.shape["tensor"]
+    tensor = mesh.shape["tensor"]
     rows = vocabulary / tensor if vocabulary % tensor == 0 else vocabulary
-    return 2 * _FLOAT * examples_per_device(config, model.mesh) * config.sequence.suffix * rows
+    return 2 * _FLOAT * examples_per_device(config, mesh) * config.sequence.suffix * rows

@@ -1,6 +1,7 @@
 """What a run needs on machines that are not here: memory, time, money; and whether it fits."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from vla_jax.experiment.model import Model
 from vla_jax.experiment.planning import compiling
 from vla_jax.experiment.planning.cost import Cost, cost
 from vla_jax.experiment.planning.estimate import Estimate, estimate
+from vla_jax.experiment.planning.shapes import Shapes
 from vla_jax.runtime import mesh as mesh_lib
 from vla_jax.runtime import sharding
 from vla_jax.runtime.topology import Memory, Topology
@@ -96,7 +98,7 @@ class Plan:
 
 
 def on_paper(
-    config: RunConfig, vocabulary: int, topology: Topology, model: Model | None = None
+    config: RunConfig, vocabulary: int, topology: Topology, shapes: Shapes | None = None
 ) -> Plan:
     """Plans without a compiler: a second for the largest model.
 
@@ -104,14 +106,14 @@ def on_paper(
       config: the run.
       vocabulary: number of token ids.
       topology: where it is to run.
-      model: that of a run that differs in batch and remat alone, if there is one.
+      shapes: those of a run that differs in batch and remat alone, if there is one.
 
     Raises:
       UserError: mesh or batch do not go with the topology.
     """
     mesh = mesh_lib.abstract_mesh(config.mesh, topology.devices)
     parts = config.optimizer.accumulate
-    slices = parts * mesh.shape["data"] * mesh.shape["fsdp"]
+    slices = parts * math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
     if config.loader.batch_size % slices:
         near = max(round(config.loader.batch_size / slices), 1) * slices
         raise UserError(
@@ -123,17 +125,17 @@ def on_paper(
             found=config.loader.batch_size,
             fix=f"Take --batch={near}, or another --mesh",
         )
-    model = model or Model(config, vocabulary, mesh)
+    shapes = shapes or Shapes(Model(config, vocabulary, mesh))
     return Plan(
         topology=topology,
         mesh=dict(mesh.shape),
         batch=config.loader.batch_size,
         remat=config.model.remat,
         vocabulary=vocabulary,
-        parameters=model.size,
-        trained=model.trained_size,
-        cost=cost(config, model, vocabulary, topology),
-        estimate=estimate(config, model, vocabulary),
+        parameters=shapes.model.size,
+        trained=shapes.model.trained_size,
+        cost=cost(config, shapes, vocabulary, topology),
+        estimate=estimate(config, shapes, vocabulary),
     )
 
 

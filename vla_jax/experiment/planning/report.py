@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.planning.plan import Plan
 from vla_jax.experiment.planning.search import Candidate
 from vla_jax.runtime import progress
@@ -17,20 +16,19 @@ def waiting(seconds: float) -> None:
         progress.note(f"compiling the train step, {seconds:.0f} s (a large model takes minutes)")
 
 
-def follow(candidates: Iterable[Candidate], given: Plan, config: RunConfig) -> Plan:
+def follow(candidates: Iterable[Candidate], given: Plan) -> Plan:
     """Shows a search as it goes; returns the plan that fits, or the last one.
 
     Args:
       candidates: from `search.search`.
       given: the plan that is searched for better ones, returned if there is none.
-      config: that of `given`.
     """
     plan = given
     for candidate in candidates:
         plan = candidate.plan
         verdict = "fits" if plan.fits else "does not fit"
         progress.note(
-            f"{candidate.flags(config)}: {plan.taken / GIB:.2f} GiB, {verdict}, "
+            f"{candidate.flags(given)}: {plan.taken / GIB:.2f} GiB, {verdict}, "
             f"{1 / plan.seconds_per_example:,.0f} examples/s at best"
         )
     return plan
@@ -51,12 +49,16 @@ def show(
       mfu: utilisation at which to tell them too, 0..1.
       price: of one chip for one hour, in any currency; None leaves the cost out.
     """
-    mesh = " ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
-    title = (
-        f"{plan.topology}: mesh {mesh}, batch {plan.batch}, remat {plan.remat}, "
-        f"{plan.parameters:,} parameters, {plan.trained:,} trained"
-    )
-    progress.table(title, ("what", "value", "of what"), [*_memory(plan), *_time(plan)])
+    sizes = [f"{axis} {size}" for axis, size in plan.mesh.items() if size > 1]
+    title = f"{plan.topology}, {' '.join(sizes) or 'one device'}"
+    share = f"{plan.trained / plan.parameters:.1%}"
+    rows = [
+        ("batch", f"{plan.batch}", ""),
+        ("remat", plan.remat, ""),
+        ("parameters", f"{plan.parameters:,}", ""),
+        ("parameters: trained", f"{plan.trained:,}", share),
+    ]
+    progress.table(title, ("what", "value", "of what"), [*rows, *_memory(plan), *_time(plan)])
     if examples is not None:
         rows = [_run("at best", plan, plan.hours(examples), price)]
         if mfu is not None:
@@ -66,15 +68,15 @@ def show(
     progress.note(f"{verdict}: {plan.taken / GIB:.2f} of {_capacity(plan)} per device")
 
 
-def advice(plan: Plan, change: Candidate | None, config: RunConfig) -> str:
-    """Returns the smallest change that makes a plan fit."""
+def advice(given: Plan, change: Candidate | None) -> str:
+    """Returns what to do about a plan that does not fit: the smallest change, if there is one."""
     if change is None:
         return (
-            f"No mesh, remat or smaller batch holds it on {plan.topology}: take more chips, "
+            f"No mesh, remat or smaller batch holds it on {given.topology}: take more chips, "
             "or a strategy that trains fewer parameters"
         )
-    size = change.plan.estimate.total * plan.taken / plan.estimate.total
-    return f"The nearest change that should fit: {change.flags(config)} (about {_gib(size)})"
+    size = change.plan.estimate.total * given.taken / given.estimate.total
+    return f"The nearest change that should fit: {change.flags(given)} (about {_gib(size)})"
 
 
 def _memory(plan: Plan) -> list[tuple[str, str, str]]:
@@ -112,14 +114,15 @@ def _time(plan: Plan) -> list[tuple[str, str, str]]:
         ("FLOPs per step: model", f"{total:.4g}", ""),
         ("FLOPs per step: recomputed", f"{cost.recomputed:.3g}", f"{cost.recomputed / total:.1%}"),
         *(
-            (f"sent per device over {axis}", f"{size / GIB:.2f} GiB", "")
+            (f"sent per device over {axis}", _gib(size), "")
             for axis, size in cost.collectives.items()
+            if plan.mesh[axis] > 1
         ),
         *(
-            (f"time at best: {names[name]}", f"{1e3 * seconds:.1f} ms", "")
+            (f"time at best: {names[name]}", f"{1e3 * seconds:.4g} ms", "")
             for name, seconds in cost.seconds.items()
         ),
-        ("time at best: step", f"{1e3 * cost.step_seconds:.1f} ms", ""),
+        ("time at best: step", f"{1e3 * cost.step_seconds:.4g} ms", ""),
         ("examples/s at best", f"{1 / plan.seconds_per_example:,.1f}", ""),
         ("MFU of that", f"{cost.mfu:.1%}", "100%"),
     ]
@@ -128,11 +131,11 @@ def _time(plan: Plan) -> list[tuple[str, str, str]]:
 def _run(when: str, plan: Plan, hours: float, price: float | None) -> tuple[str, str, str, str]:
     chip_hours = hours * plan.topology.chips
     cost = "give --price" if price is None else f"{chip_hours * price:,.0f}"
-    return when, f"{hours:,.1f}", f"{chip_hours:,.0f}", cost
+    return when, f"{hours:,.2f}", f"{chip_hours:,.1f}", cost
 
 
 def _gib(size: float) -> str:
-    return f"{size / GIB:.2f} GiB"
+    return f"{size / GIB:.2f} GiB" if size > GIB / 10 else f"{size / 2**20:.2f} MiB"
 
 
 def _capacity(plan: Plan) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import get_args
 
 from vla_jax.core.errors import UserError
 from vla_jax.experiment.config import RunConfig
@@ -10,7 +9,8 @@ from vla_jax.experiment.model import Model
 from vla_jax.experiment.planning import plan as plans
 from vla_jax.experiment.planning.compiling import Tick
 from vla_jax.experiment.planning.plan import Plan
-from vla_jax.models.layers import Remat
+from vla_jax.experiment.planning.remat import REMATS
+from vla_jax.experiment.planning.shapes import Shapes
 from vla_jax.runtime import mesh as mesh_lib
 from vla_jax.runtime.mesh import MeshConfig
 
@@ -28,15 +28,16 @@ class Candidate:
     config: RunConfig
     plan: Plan
 
-    def flags(self, given: RunConfig) -> str:
-        """Returns the flags that turn `given` into these settings."""
-        out = []
-        if self.config.mesh != given.mesh:
-            out.append("--mesh=" + ",".join(f"{k}={v}" for k, v in self.plan.mesh.items()))
-        if self.config.model.remat != given.model.remat:
-            out.append(f"--config.model.remat={self.config.model.remat}")
-        if self.config.loader.batch_size != given.loader.batch_size:
-            out.append(f"--batch={self.config.loader.batch_size}")
+    def flags(self, given: Plan) -> str:
+        """Returns the flags that turn what was planned before into these settings."""
+        out, plan = [], self.plan
+        if plan.mesh != given.mesh:
+            axes = [f"{k}={v}" for k, v in plan.mesh.items() if v > 1] or ["data=1"]
+            out.append(f"--mesh={','.join(axes)}")
+        if plan.remat != given.remat:
+            out.append(f"--config.model.remat={plan.remat}")
+        if plan.batch != given.batch:
+            out.append(f"--batch={plan.batch}")
         return " ".join(out) or "as it is"
 
 
@@ -52,10 +53,10 @@ def candidates(given: Plan, config: RunConfig) -> list[Candidate]:
         on_mesh = dataclasses.replace(config, mesh=mesh)
         # Its state depends on neither remat nor batch.
         laid_out = mesh_lib.abstract_mesh(mesh, given.topology.devices)
-        model = Model(on_mesh, given.vocabulary, laid_out)
+        shapes = Shapes(Model(on_mesh, given.vocabulary, laid_out))
         for changed in _changed(on_mesh):
             try:
-                plan = plans.on_paper(changed, given.vocabulary, given.topology, model)
+                plan = plans.on_paper(changed, given.vocabulary, given.topology, shapes)
             except UserError:  # the batch does not divide
                 continue
             found.append(Candidate(config=changed, plan=plan))
@@ -107,7 +108,7 @@ def search(given: Plan, config: RunConfig, tick: Tick, *, exact: bool) -> Iterat
 def _changed(config: RunConfig) -> Iterator[RunConfig]:
     batch = config.loader.batch_size
     for part in _SMALLER:
-        for remat in get_args(Remat):
+        for remat in REMATS:
             if batch % part == 0:
                 yield dataclasses.replace(
                     config,
@@ -124,6 +125,6 @@ def _meshes(config: MeshConfig, devices: int) -> list[MeshConfig]:
         if data and devices % (tensor * data) == 0
     }
     return [
-        dataclasses.replace(config, data=data, fsdp=fsdp, tensor=tensor)
+        dataclasses.replace(config, slice=1, data=data, fsdp=fsdp, tensor=tensor)
         for data, fsdp, tensor in sorted(shapes)
     ]

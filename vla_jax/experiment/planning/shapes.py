@@ -1,5 +1,7 @@
-"""The shapes of a batch, without the datasets that it will be made of."""
+"""Shapes, dtypes and places of all that a run holds, without its data and its devices."""
 
+import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -8,7 +10,31 @@ import jax.numpy as jnp
 from vla_jax.core.batch import Batch
 from vla_jax.experiment import sources
 from vla_jax.experiment.config import RunConfig
+from vla_jax.experiment.model import Model
 from vla_jax.runtime import sharding
+from vla_jax.train.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """A model laid out on a mesh, abstract or real; what it takes time to find is found once."""
+
+    model: Model
+
+    @property
+    def mesh(self) -> Any:
+        """The mesh."""
+        return self.model.mesh
+
+    @functools.cached_property
+    def params(self) -> Any:
+        """All parameters, in the dtype of the masters."""
+        return self.model.abstract_params()
+
+    @functools.cached_property
+    def state(self) -> TrainState:
+        """What training carries from step to step."""
+        return self.model.abstract_state()
 
 
 def abstract_batch(config: RunConfig, mesh: jax.sharding.Mesh) -> Batch:

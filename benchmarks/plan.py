@@ -1,0 +1,108 @@
+"""What five configurations take on machines that are not here: `results/plan.md`, `results/plan/`.
+
+Needs libtpu, no TPU. Compiling all of it takes half an hour of one core, the second time nothing.
+"""
+
+import argparse
+import json
+import pathlib
+import runpy
+from typing import Any
+
+import jax
+
+from vla_jax.core import config as config_lib
+from vla_jax.experiment.config import RunConfig
+from vla_jax.experiment.planning import plan as plans
+from vla_jax.experiment.planning import report, vocabulary
+from vla_jax.runtime import progress
+from vla_jax.runtime.chips import GIB
+from vla_jax.runtime.topology import Topology
+
+ROOT = pathlib.Path(__file__).parents[1]
+CASES = {
+    "tabletop_v5e-4": ("tabletop.py", "v5e:2x2"),
+    "paligemma_3b_v5e-16": ("paligemma_bridge.py", "v5e:4x4"),
+    "openvla_7b_v5p-64": ("openvla_7b.py", "v5p:4x4x4"),
+    "palix_55b_v4-512": ("rt2_palix_55b.py", "v4:8x8x8"),
+    "palix_55b_v5p-512": ("rt2_palix_55b.py", "v5p:8x8x8"),
+}
+HEADER = (
+    *("configuration", "topology", "mesh", "batch", "parameters"),
+    *("GiB of", "arguments", "temporaries", "in all", "peak", "estimated"),
+    *("TFLOP per device", "sent, GiB", "step at best, ms", "MFU of that"),
+)
+
+
+def main() -> None:
+    """Plans what is named, all by default, and writes the table of all plans there are."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="which; all by default")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benchmarks" / "results")
+    arguments = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    folder = arguments.out / "plan"
+    folder.mkdir(parents=True, exist_ok=True)
+    if unknown := set(arguments.names) - CASES.keys():
+        parser.error(f"no {', '.join(unknown)}; there are {', '.join(CASES)}")
+    for name in arguments.names or CASES:
+        plan = make(*CASES[name])
+        (folder / f"{name}.json").write_text(json.dumps(plan.to_json(), indent=1) + "\n")
+        progress.note(f"{name}: {plan.taken / GIB:.2f} GiB")
+    done = {name: folder / f"{name}.json" for name in CASES}
+    rows = [row(name, json.loads(f.read_text())) for name, f in done.items() if f.is_file()]
+    lines = [_line(HEADER), _line(["---"] * len(HEADER)), *map(_line, rows)]
+    (arguments.out / "plan.md").write_text("\n".join([TITLE, *lines, "", NOTES]))
+
+
+def make(file: str, topology: str) -> plans.Plan:
+    """Plans one configuration with the compiler."""
+    values = runpy.run_path(str(ROOT / "configs" / file))["get_config"]()
+    config = config_lib.build(RunConfig, values)
+    plan = plans.on_paper(config, vocabulary.find(config)[0], Topology.parse(topology))
+    return plans.compiled(config, plan, report.waiting)
+
+
+def row(name: str, plan: dict[str, Any]) -> list[str]:
+    """Returns the table's row of a plan."""
+    compiled, seconds = plan["compiled_bytes"], plan["seconds"]
+    sizes = [plan["capacity_bytes"]]
+    sizes += [compiled[key] for key in ("arguments", "temporaries", "total", "peak")]
+    sizes += [plan["estimate_bytes"]["total"]]
+    work = sum(plan["flops_per_step"].values()) / plan["devices"] / 1e12
+    return [
+        CASES[name][0].removesuffix(".py"),
+        plan["topology"],
+        " ".join(f"{axis} {size}" for axis, size in plan["mesh"].items() if size > 1),
+        str(plan["batch"]),
+        f"{plan['parameters'] / 1e9:.2f} B"
+        if plan["parameters"] > 1e8
+        else f"{plan['parameters']:,}",
+        *(f"{size / GIB:.2f}" for size in sizes),
+        f"{work:.4g}",
+        f"{sum(plan['collective_bytes_per_device'].values()) / GIB:.3g}",
+        f"{1e3 * seconds['step']:.4g}",
+        f"{plan['mfu_at_best']:.1%}",
+    ]
+
+
+def _line(cells: Any) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+TITLE = """# Plans
+
+The train step of each configuration, compiled for the TPU slice by its own compiler on a machine
+without a TPU (`python benchmarks/plan.py`; the numbers in full are in `plan/`). Nothing here was
+timed: the step at best is a roofline.
+"""
+NOTES = """- Memory is of each device: `in all` has to be free for the program to start (arguments,
+  temporaries, and output that takes the place of no argument), `peak` is the most that is live at
+  once, `estimated` is what `vla-jax plan` says on paper, as it does for GPUs.
+- TFLOP are model FLOPs of forward and backward; what is computed again (remat full: a third more)
+  counts in the time, so that the MFU at best is 75%.
+- `sent` is what each device sends per step over all mesh axes.
+"""
+
+if __name__ == "__main__":
+    main()

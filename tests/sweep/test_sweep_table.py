@@ -1,0 +1,130 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from vla_jax.core.errors import UserError
+from vla_jax.sweep import plot, significance, stock, table
+from vla_jax.sweep.significance import Mean
+from vla_jax.sweep.sweep import Arm
+
+VALUES = {"a": (0.50, 0.52, 0.48), "b": (0.90, 0.94, 0.92), "c": (0.55, 0.45, 0.53)}
+
+
+@pytest.fixture
+def finished(make_sweep, make_plan):
+    """A sweep whose runs are done, by files alone."""
+
+    def finish(values=None, without=None, **fields):
+        values = VALUES if values is None else values
+        arms = tuple(Arm(name=name, set={"bins.count": 16 * 2**k}) for k, name in enumerate(values))
+        sweep = make_sweep(**({"arms": arms, "seeds": (0, 1, 2), "reference": "a"} | fields))
+        runs = make_plan(sweep)
+        for run in runs:
+            if run.seed >= len(values[run.arm]):
+                continue
+            run.workdir.mkdir(parents=True)
+            (run.workdir / "config.json").write_text(json.dumps(run.config))
+            value = values[run.arm][run.seed]
+            results = {
+                "success": {"seen": {"rate": value, "low": 0}, "seen/pick": {"rate": 1 - value}},
+                "vqa": {"colour": {"rate": value / 2}} if run.arm != without else {},
+                "train": {"seconds": 1800},
+            }
+            (run.workdir / "results.json").write_text(json.dumps(results))
+        return table.gather(sweep, stock.take(runs))
+
+    return finish
+
+
+def test_means_and_intervals_are_those_of_scipy():
+    values = VALUES["b"]
+    mean = Mean.of(values)
+    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert mean.value == pytest.approx(0.92)
+    assert (mean.value - mean.half, mean.value + mean.half) == pytest.approx((low, high))
+    assert mean.half == pytest.approx(4.302653 * 0.02 / 3**0.5, rel=1e-6)  # from a printed table
+    assert np.isnan(Mean.of([0.3]).half)
+
+
+def test_welch_is_that_of_the_formula_and_says_nothing_of_one_seed():
+    a, b = np.array(VALUES["a"]), np.array(VALUES["c"])
+    va, vb = a.var(ddof=1) / 3, b.var(ddof=1) / 3
+    t = (a.mean() - b.mean()) / np.sqrt(va + vb)
+    freedom = (va + vb) ** 2 / (va**2 / 2 + vb**2 / 2)
+    assert significance.welch(a, b) == pytest.approx(2 * stats.t.sf(abs(t), freedom))
+    assert significance.welch(a, b) == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue)
+    assert significance.welch([0.2, 0.2, 0.2], b) < 0.05  # without a warning of lost precision
+    assert Mean.of([0.2, 0.2, 0.2]).half == 0
+    assert significance.welch([0.1], [0.2, 0.3]) is None
+    assert significance.welch([0.0, 0.0], [1.0, 1.0]) is None
+
+
+def test_holm_steps_down():
+    # 0.01 < 0.05/4, 0.016 < 0.05/3, 0.03 > 0.05/2: the last two fall, 0.04 < 0.05 notwithstanding.
+    p_values = {"w": 0.03, "x": 0.01, "y": 0.04, "z": 0.016}
+    assert significance.holm(p_values) == {"x", "z"}
+    assert significance.holm({"x": 0.2}) == set()
+    assert significance.holm({}) == set()
+
+
+def test_what_differs_from_the_reference_is_marked(finished, tmp_path):
+    found = finished()
+    assert found.significant() == {("b", "seen")}
+    table.write_markdown(found, tmp_path / "t.md")
+    lines = (tmp_path / "t.md").read_text().splitlines()
+    assert lines[:5] == [
+        "| arm | seeds | seen |",
+        "|---|--:|--:|",
+        "| a | 3 | 0.5 ± 0.05 |",
+        "| b | 3 | 0.92 ± 0.05 * |",
+        "| c | 3 | 0.51 ± 0.13 |",
+    ]
+    assert "differs from a (Welch" in lines[-1]
+
+
+def test_one_seed_has_neither_interval_nor_mark(finished, tmp_path):
+    found = finished({name: values[:1] for name, values in VALUES.items()})
+    assert found.significant() == set()
+    table.write_markdown(found, tmp_path / "t.md")
+    assert "| b | 1 | 0.9 |" in (tmp_path / "t.md").read_text()
+
+
+def test_the_csv_has_a_row_per_finished_run(finished, tmp_path):
+    measures = {"seen": "success/seen", "mean": ("success/seen/pick", "vqa/colour")}
+    found = finished(VALUES | {"b": VALUES["b"][:2]}, measures=measures)
+    table.write_csv(found, tmp_path / "t.csv")
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
+    assert [(row["arm"], row["seed"]) for row in rows] == [
+        *(("a", str(seed)) for seed in range(3)), ("b", "0"), ("b", "1"),
+        *(("c", str(seed)) for seed in range(3))]  # fmt: skip
+    assert rows[3] == {
+        "arm": "b", "seed": "0", "bins.count": "32", "seen": "0.9",
+        "mean": f"{(0.1 + 0.45) / 2:.6g}", "hours": "0.500"}  # fmt: skip
+
+
+def test_a_measure_that_does_not_exist_is_told_the_nearest(finished):
+    with pytest.raises(UserError, match=r"measure success/sene.*The nearest is 'success/seen'"):
+        finished(measures={"x": "success/sene"})
+
+
+def test_what_one_arm_does_not_measure_stays_empty(finished, tmp_path):
+    found = finished(measures={"VQA": "vqa/colour", "seen": "success/seen"}, without="b")
+    table.write_markdown(found, tmp_path / "t.md")
+    assert "| b | 3 |  | 0.92 ± 0.05 * |" in (tmp_path / "t.md").read_text()
+    table.write_csv(found, tmp_path / "t.csv")
+    assert "b,0,32,,0.9,0.500" in (tmp_path / "t.csv").read_text()
+    plot.draw(found, tmp_path / "t.png")
+
+
+@pytest.mark.parametrize("axis", [None, "bins.count"])
+def test_a_picture_is_drawn(finished, tmp_path, axis):
+    measures = {"seen": "success/seen", "VQA": "vqa/colour", "pick": "success/seen/pick"}
+    found = finished(measures=measures | {"more": "success/seen"}, axis=axis)
+    plot.draw(found, tmp_path / "p.png")
+    pixels = np.asarray(Image.open(tmp_path / "p.png").convert("L"))
+    assert pixels.shape[1] > pixels.shape[0] > 300
+    assert (pixels < 128).mean() > 0.01

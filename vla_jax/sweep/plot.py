@@ -1,0 +1,103 @@
+"""A picture of a table: a panel per measure, means with 95% intervals, seeds as dots."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vla_jax.sweep.significance import Mean
+from vla_jax.sweep.table import Table
+
+_COLUMNS = 3
+_PANEL = (4.2, 3.2)  # inches
+_DOTS = {"marker": "o", "s": 9, "alpha": 0.45, "linewidths": 0, "zorder": 3}
+_BARS = {"capsize": 3, "markersize": 5, "linewidth": 1.4}
+
+
+def draw(table: Table, path: str | os.PathLike[str]) -> None:
+    """Writes a PNG.
+
+    Along `sweep.axis` where there is one, with a line for each combination of whatever else the
+    arms set; else arm by arm, with a star at those that differ from the reference.
+
+    Args:
+      table: at least one row.
+      path: the file.
+    """
+    measures = list(table.sweep.measures)
+    columns = min(_COLUMNS, len(measures))
+    rows = math.ceil(len(measures) / columns)
+    size = (_PANEL[0] * columns, _PANEL[1] * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for panel, measure in zip(panels, measures, strict=False):
+        if table.sweep.axis is None:
+            _by_arm(panel, table, measure)
+        else:
+            _along(panel, table, measure, table.sweep.axis)
+        panel.set_title(measure, fontsize=10)
+        panel.grid(alpha=0.3)
+    for panel in list(figure.axes)[len(measures) :]:
+        panel.set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+def _by_arm(panel: Axes, table: Table, measure: str) -> None:
+    arms = table.arms
+    different = table.significant()
+    for x, arm in enumerate(arms):
+        values, mean = table.values(arm, measure), table.mean(arm, measure)
+        if mean is None:
+            continue
+        colour = "C1" if arm == table.sweep.reference else "C0"
+        panel.scatter([x + 0.12] * len(values), values, color=colour, **_DOTS)
+        half = 0.0 if math.isnan(mean.half) else mean.half
+        panel.errorbar(x, mean.value, half, fmt="s", color=colour, **_BARS)
+        if (arm, measure) in different:
+            panel.annotate("*", (x, mean.value + half), ha="center", fontsize=14)
+    panel.set_xticks(range(len(arms)), arms, fontsize=8, rotation=20 if len(arms) > 2 else 0)
+    panel.set_xlim(-0.5, len(arms) - 0.5)
+    panel.margins(y=0.15)
+
+
+def _along(panel: Axes, table: Table, measure: str, axis: str) -> None:
+    settings = {row.run.arm: row.run.set for row in table.rows}
+    lines: dict[str, list[str]] = {}
+    for arm in table.arms:
+        if axis in settings[arm] and table.values(arm, measure):
+            lines.setdefault(_line(arm, settings[arm], axis), []).append(arm)
+    for number, (name, arms) in enumerate(lines.items()):
+        arms.sort(key=lambda arm: settings[arm][axis])
+        means = [Mean.of(table.values(arm, measure)) for arm in arms]
+        xs = [settings[arm][axis] for arm in arms]
+        ys = [mean.value for mean in means]
+        halves = [0.0 if math.isnan(mean.half) else mean.half for mean in means]
+        style = {"color": f"C{number}", **_BARS}
+        panel.errorbar(xs, ys, halves, fmt="o-", label=name or None, **style)
+        for x, arm in zip(xs, arms, strict=True):
+            values = table.values(arm, measure)
+            panel.scatter([x] * len(values), values, color=f"C{number}", **_DOTS)
+    every = sorted({settings[arm][axis] for arms in lines.values() for arm in arms})
+    if _is_geometric(every):
+        panel.set_xscale("log", base=2)
+        panel.minorticks_off()
+    panel.set_xticks(every, [str(x) for x in every], fontsize=8)
+    panel.set_xlabel(axis.rpartition(".")[2])
+    if any(lines):
+        panel.legend(fontsize=8)
+
+
+def _line(arm: str, settings: Mapping[str, Any], axis: str) -> str:
+    """Names the line of an arm: by what else a grid has put into its name, or what else it sets."""
+    parts, own = arm.split(","), f"{axis.rpartition('.')[2]}={settings[axis]}"
+    if own in parts:
+        return ", ".join(part for part in parts if part != own)
+    others = {field: value for field, value in settings.items() if field != axis}
+    return ", ".join(f"{field.rpartition('.')[2]} {value}" for field, value in others.items())
+
+
+def _is_geometric(values: Sequence[float]) -> bool:
+    return len(values) > 2 and values[0] > 0 and values[-1] / values[0] >= 8
