@@ -1,11 +1,16 @@
 """One machine for every test: eight CPU devices, strict shapes, no network."""
 
+import contextlib
 import getpass
 import os
 import pathlib
 import re
+import signal
 import socket
+import subprocess
+import sys
 import tempfile
+import time
 
 # Before anything imports jax. A flag that is already there is replaced: tests rely on eight.
 _flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
@@ -47,3 +52,83 @@ def no_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refusing(_connect))
     monkeypatch.setattr(socket.socket, "connect_ex", refusing(_connect_ex))
+
+
+class Job:
+    """The processes of one job on this machine, their output in files.
+
+    Args:
+      folder: for the output.
+      commands: the arguments of each interpreter.
+      environment: variables that are set, in all of them.
+    """
+
+    def __init__(self, folder, commands, environment):
+        self._folder = folder
+        self.processes = []
+        for number, command in enumerate(commands):
+            files = [folder.joinpath(f"{number}.{name}").open("wb") for name in ("out", "err")]
+            self.processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-W", "ignore", *command],
+                    env=os.environ | environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=files[0],
+                    stderr=files[1],
+                    start_new_session=True,  # a kill takes the workers that it may have started
+                )
+            )
+            for file in files:
+                file.close()
+
+    def wait(self, timeout=300):
+        """Returns exit code, output and errors of each process; the first number is the code."""
+        deadline = time.monotonic() + timeout
+        codes = [p.wait(max(deadline - time.monotonic(), 0.1)) for p in self.processes]
+        return [(code, *self.texts(number)) for number, code in enumerate(codes)]
+
+    def texts(self, number):
+        """Returns output and errors of a process so far."""
+        paths = [self._folder / f"{number}.{name}" for name in ("out", "err")]
+        return tuple(path.read_text(encoding="utf-8") for path in paths)
+
+    def kill(self, number):
+        """Ends a process as a power cut would."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.processes[number].pid, signal.SIGKILL)
+        self.processes[number].wait()
+
+
+@pytest.fixture(scope="session")
+def start_job(tmp_path_factory):
+    """Starts a command line, or a program, as a job of so many processes of so many CPU devices."""
+    jobs = []
+
+    def start(*arguments, processes=1, devices=2, program=None, before=lambda number: ""):
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port = found.getsockname()[1]
+        environment = {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_COMPILATION_CACHE_DIR": str(_cache),
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "PYTHONUNBUFFERED": "1",
+        }
+        program = program or "from vla_jax.cli.main import main; main()"
+        commands = []
+        for number in range(processes):
+            place = (
+                f"--coordinator=127.0.0.1:{port}",
+                f"--processes={processes}",
+                f"--process={number}",
+            )
+            more = place if processes > 1 else ()
+            commands.append(["-c", f"{before(number)}\n{program}", *map(str, arguments), *more])
+        job = Job(tmp_path_factory.mktemp("job"), commands, environment)
+        jobs.append(job)
+        return job
+
+    yield start
+    for job in jobs:
+        for number in range(len(job.processes)):
+            job.kill(number)

@@ -78,8 +78,8 @@ class Interrupted:
 def interrupt(monkeypatch, batch, act):
     make = parts.make_loader
 
-    def make_interrupted(config, sources, encoder, start=0):
-        return Interrupted(make(config, sources, encoder, start), start, batch, act)
+    def make_interrupted(config, sources, encoder, start, part):
+        return Interrupted(make(config, sources, encoder, start, part), start, batch, act)
 
     monkeypatch.setattr(parts, "make_loader", make_interrupted)
 

@@ -19,8 +19,8 @@ def restored_argv(vla_jax):
 
 def test_overrides_reach_the_run(tmp_path):
     arguments = [SMOKE, "--config.loop.steps=3", "--config.bins.count=128", f"--workdir={tmp_path}"]
-    config, workdir = train.parse(arguments)
-    assert (config.loop.steps, config.bins.count, workdir) == (3, 128, str(tmp_path))
+    config, values = train.parse(arguments)
+    assert (config.loop.steps, config.bins.count, values.workdir) == (3, 128, str(tmp_path))
     assert config.tabletop.demonstrations.episodes == 40  # from the variant
 
 

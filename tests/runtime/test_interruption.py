@@ -58,18 +58,16 @@ def test_sigterm_outside_of_the_loop_ends_at_once():
         signal.signal(signal.SIGTERM, before)
 
 
-def test_processes_that_train_together_stop_where_jax_says_and_leave_sigterm_to_it(monkeypatch):
-    monkeypatch.setattr(interruption.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(
-        interruption.multihost_utils, "reached_preemption_sync_point", lambda step: step == 7
-    )
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize(
+    ("signals", "raised"),
+    [((None, signal.SIGTERM), Preempted), ((signal.SIGINT, None), KeyboardInterrupt)],
+)
+def test_processes_that_train_together_stop_together_for_one_reason(monkeypatch, signals, raised):
+    monkeypatch.setattr(interruption.peers, "stop_together", lambda asked, step: step == 7)
+    monkeypatch.setattr(interruption.peers, "gather", lambda what, mine: list(signals))
     with Interruption() as asked:
-        assert signal.getsignal(signal.SIGTERM) == before
         assert [asked.reached(step) for step in (6, 7)] == [False, True]
-        assert isinstance(asked.stopped("saved"), Preempted)
-        with pytest.raises(KeyboardInterrupt):  # at once: the others would wait for this one
-            send(signal.SIGINT)
+        assert type(asked.stopped("saved")) is raised
 
 
 class Metadata(http.server.BaseHTTPRequestHandler):

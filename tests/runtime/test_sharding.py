@@ -1,3 +1,5 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,6 +111,39 @@ def test_a_batch_is_split_along_its_leading_axis(mesh):
 def test_a_batch_that_does_not_divide_is_refused(mesh):
     with pytest.raises(errors.UserError, match=r"batch a/b: expected a multiple of 4 .* found 6"):
         sharding.place({"a": {"b": np.zeros((6, 2))}}, mesh)
+
+
+class FakeMesh:
+    """Devices of several processes, as far as `batch_part` looks at them."""
+
+    def __init__(self, shape, processes):
+        devices = [types.SimpleNamespace(process_index=process) for process in processes]
+        shape = (1, *shape)  # one slice
+        self.devices = np.array(devices, object).reshape(shape)
+        self.shape = dict(zip(mesh_lib.AXES, shape, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("shape", "processes", "parts"),
+    [
+        ((4, 1, 1), [0, 0, 1, 1], [(0, 2), (1, 2)]),
+        ((2, 2, 1), [0, 1, 0, 1], [(0, 2), (1, 2)]),  # not next to each other
+        ((1, 2, 2), [0, 0, 1, 1], [(0, 2), (1, 2)]),
+        ((1, 1, 4), [0, 0, 1, 1], [(0, 1), (0, 1)]),  # the same examples for both
+        ((2, 1, 2), [0, 1, 2, 3], [(0, 2), (0, 2), (1, 2), (1, 2)]),
+    ],
+)
+def test_each_process_provides_its_part_of_a_batch(monkeypatch, shape, processes, parts):
+    mesh = FakeMesh(shape, processes)
+    for process, part in enumerate(parts):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        assert sharding.batch_part(mesh) == part
+
+
+def test_parts_of_a_batch_that_overlap_are_refused(monkeypatch):
+    mesh = FakeMesh((3, 1, 2), [0, 0, 0, 1, 1, 1])
+    with pytest.raises(errors.UserError, match="processes that hold equal parts of a batch"):
+        sharding.batch_part(mesh)
 
 
 def test_outside_of_a_mesh_nothing_is_placed():

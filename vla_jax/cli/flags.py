@@ -12,8 +12,17 @@ from ml_collections import config_dict, config_flags
 from vla_jax.core import config as config_lib
 from vla_jax.core.errors import UserError
 from vla_jax.experiment.config import RunConfig
+from vla_jax.runtime.distributed import PREFIX, DistributedConfig
 
 _HELP = {"-h", "--help"}
+_PROCESSES = {
+    "coordinator": "Several processes: HOST:PORT where process 0 is met",
+    "processes": "Several processes: how many",
+    "process": "Several processes: number of this one, from 0",
+    "cluster": "Whom to ask for these: slurm, ompi, mpi4py, gcetpu, gketpu, k8s, auto or none",
+    "start_timeout": "Seconds until all processes must have met",
+    "heartbeat_timeout": "Seconds of silence after which a process counts as gone",
+}
 _CONFIG = re.compile(r"\.py(:[^/]*)?$")
 
 
@@ -105,6 +114,26 @@ def parse_run(
             _check_field(argument.removeprefix("--").split("=")[0], values.config)
     values, _ = parse(verb, arguments, define)
     return config_lib.build(RunConfig, values.config), values
+
+
+def define_processes(values: absl_flags.FlagValues) -> None:
+    """Defines the flags of `processes`."""
+    defaults = DistributedConfig()
+    for name, what in _PROCESSES.items():
+        default = getattr(defaults, name)
+        text = f"{what}; {default or 'as the cluster says'}, or ${PREFIX}{name.upper()}."
+        is_text = name in ("coordinator", "cluster")
+        make = absl_flags.DEFINE_string if is_text else absl_flags.DEFINE_integer
+        make(name, None, text, flag_values=values)
+
+
+def processes(values: absl_flags.FlagValues) -> DistributedConfig:
+    """Returns how the processes of this job find each other.
+
+    Raises:
+      UserError: see `DistributedConfig`.
+    """
+    return DistributedConfig.of({name: values[name].value for name in _PROCESSES})
 
 
 def with_config(arguments: Sequence[str]) -> list[str]:

@@ -5,8 +5,10 @@ import errno
 import importlib
 import os
 import sys
+import traceback
 
 from vla_jax.core.errors import Preempted, UserError
+from vla_jax.runtime import lifeline
 
 VERBS = {
     "train": "train on robot episodes and web questions; run again to resume",
@@ -17,17 +19,17 @@ VERBS = {
     "index": "find every frame of a dataset's shards, once, so that training can read them",
     "inspect": "print what a run would train on, or draw a batch, before it trains",
     "plan": "tell memory, time and cost of a run on machines that are not here",
+    "dist-check": "whether the processes of a job can work together, in 30 s, before the job",
     "doctor": "examine a dataset: findings, a page with plots, exit code 2 if it is sick",
     "ingest": "convert HDF5 (LIBERO, robomimic) or LeRobot data to RLDS",
 }
-_MODULES = {"eval": "evaluate"}
+_MODULES = {"eval": "evaluate", "dist-check": "dist_check"}
 # A full disk, no permission, a file where a folder should be or the other way round.
 _OF_THE_PLACE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
 )
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-_PREEMPTED = 75  # EX_TEMPFAIL: to be run again
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,13 +52,17 @@ def main(argv: list[str] | None = None) -> None:
     except UserError as error:
         _fail(str(error), 1)
     except Preempted as stop:
-        _fail(str(stop), _PREEMPTED)
+        _fail(str(stop), lifeline.AGAIN)
     except KeyboardInterrupt as stop:
         _fail(str(stop) or "interrupted; run the same command again to go on", _INTERRUPTED)
     except OSError as error:
         if error.errno not in _OF_THE_PLACE:
+            _crash(error)
             raise
         _fail(f"{error.strerror}: {error.filename or os.getcwd()}. Nothing saved is lost.", 1)
+    except Exception as error:
+        _crash(error)
+        raise
 
 
 def _usage() -> str:
@@ -66,8 +72,18 @@ def _usage() -> str:
 
 
 def _fail(message: str, code: int) -> None:
+    lifeline.leave(message, code)
     sys.stderr.write(f"vla-jax: {message}\n")
     sys.exit(code)
+
+
+def _crash(error: Exception) -> None:
+    """Ends a process of several in which something unforeseen happened; returns if it is alone."""
+    if (line := lifeline.explain(error)) is not None:
+        _fail(line, lifeline.AGAIN)
+    if lifeline.is_shared():
+        traceback.print_exception(error)
+        lifeline.leave(f"{type(error).__name__}: {error}", 1)
 
 
 if __name__ == "__main__":

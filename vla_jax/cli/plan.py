@@ -26,8 +26,8 @@ def main(arguments: Sequence[str]) -> None:
     # Imported late, so that a typing error in a flag is told at once.
     import jax
 
+    from vla_jax.experiment.planning import fit, report, search, vocabulary
     from vla_jax.experiment.planning import plan as plans
-    from vla_jax.experiment.planning import remat, report, search, vocabulary
     from vla_jax.runtime import mesh as mesh_lib
 
     jax.config.update("jax_platforms", "cpu")  # what is here is not what is planned for
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
         tokens, source = vocabulary.find(config)
     progress.note(f"vocabulary: {tokens} tokens ({source})")
     mesh = mesh_lib.abstract_mesh(config.mesh, topology.devices)
-    config = remat.choose(config, tokens, mesh, topology.chip.memory)
+    config = fit.choose_remat(config, tokens, mesh, topology.chip.memory)
     plan = first = plans.on_paper(config, tokens, topology)
     exact = topology.chip.platform == "tpu" and not values.estimate
     if values.search:

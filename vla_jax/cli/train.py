@@ -9,12 +9,12 @@ from absl import flags as absl_flags
 from vla_jax.cli import flags
 from vla_jax.core.errors import UserError
 from vla_jax.experiment.config import RunConfig
-from vla_jax.runtime import compilation, interruption, mesh
+from vla_jax.runtime import compilation, distributed, interruption, mesh, peers
 
 
 def main(arguments: Sequence[str]) -> None:
     """Trains and evaluates; the same command again resumes or, when done, evaluates anew."""
-    config, path = parse(arguments)
+    config, values = parse(arguments)
     interruption.end_on_sigterm()
     mesh.split_cpu(config.mesh)
     compilation.use_cache()
@@ -22,17 +22,19 @@ def main(arguments: Sequence[str]) -> None:
     from vla_jax.experiment import finish, training
     from vla_jax.experiment.workdir import Workdir
 
-    workdir = Workdir(path)
+    workdir = Workdir(values.workdir)
     try:
-        trained = training.train(config, workdir)
-        finish.finish(config, workdir, trained.policies, trained.data, trained.summary)
+        with distributed.joined(flags.processes(values)):
+            trained = training.train(config, workdir)
+            if peers.is_first():  # nothing that follows needs the others
+                finish.finish(config, workdir, trained.policies, trained.data, trained.summary)
     except KeyboardInterrupt as stop:
         command = f"vla-jax train {shlex.join(arguments)}"
         raise type(stop)(f"{stop or 'interrupted'}. Go on with: {command}") from stop
 
 
-def parse(arguments: Sequence[str]) -> tuple[RunConfig, str]:
-    """Returns the resolved configuration and the workdir.
+def parse(arguments: Sequence[str]) -> tuple[RunConfig, absl_flags.FlagValues]:
+    """Returns the resolved configuration, and the flags with the workdir.
 
     Raises:
       UserError: see `flags.parse_run`.
@@ -40,11 +42,11 @@ def parse(arguments: Sequence[str]) -> tuple[RunConfig, str]:
     config, values = flags.parse_run("train", arguments, _define, ("config", "workdir"))
     begin, given = values["from"].value, config.pretrained
     if begin is None:
-        return config, values.workdir
+        return config, values
     if given.path not in (None, begin):
         raise UserError("--from and config.pretrained.path", expected=given.path, found=begin)
     pretrained = dataclasses.replace(given, path=begin)
-    return dataclasses.replace(config, pretrained=pretrained), values.workdir
+    return dataclasses.replace(config, pretrained=pretrained), values
 
 
 def _define(values: absl_flags.FlagValues) -> None:
@@ -58,3 +60,4 @@ def _define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string(
         "workdir", None, "Directory of the run; the same again resumes.", flag_values=values
     )
+    flags.define_processes(values)

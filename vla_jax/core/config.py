@@ -107,6 +107,20 @@ def from_json(cls: type[T], tree: Mapping[str, Any], path: str = "config") -> T:
     return build(cls, tree, path)
 
 
+def leaves(tree: Mapping[str, Any], path: str = "config") -> Iterator[tuple[str, Any]]:
+    """Yields `config.optimizer.learning_rate` and its value, and so on for every leaf.
+
+    Args:
+      tree: the output of `to_json`.
+      path: the name of `tree`.
+    """
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{path}.{key}")
+        else:
+            yield f"{path}.{key}", value
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lists the leaves in which two configs differ.
 
@@ -118,7 +132,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
       One line per changed leaf, sorted by path, such as
       `config.optimizer.learning_rate: 0.001 -> 0.002`.
     """
-    before, after = dict(_leaves(old, "config")), dict(_leaves(new, "config"))
+    before, after = dict(leaves(old)), dict(leaves(new))
     return [
         f"{name}: {before.get(name, 'absent')!s} -> {after.get(name, 'absent')!s}"
         for name in sorted(before.keys() | after.keys())
@@ -216,14 +230,6 @@ def _spell(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return f"one of {', '.join(repr(choice) for choice in typing.get_args(hint))}"
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
-
-
-def _leaves(tree: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{path}.{key}")
-        else:
-            yield f"{path}.{key}", value
 
 
 def _flag_type(hint: Any) -> type:

@@ -12,7 +12,7 @@ from vla_jax.experiment import evaluation, parts, sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.sources import Data
 from vla_jax.policy.policy import Policy
-from vla_jax.runtime import sharding
+from vla_jax.runtime import peers, sharding
 from vla_jax.tokens.encoder import Encoder
 from vla_jax.train import loss
 from vla_jax.train.action_errors import ActionErrors
@@ -41,8 +41,11 @@ class HeldOut:
     ):
         self._config, self._data, self._errors = config, data, errors
         self._encoder, self._model = encoder, model
-        self._measure = jax.jit(lambda params, batch: measure(params, batch)[1]["sums"])
-        size = config.loader.batch_size
+        self._measure = peers.compiled_together(
+            jax.jit(lambda params, batch: measure(params, batch)[1]["sums"])
+        )
+        part, parts_in_all = sharding.batch_part(model.mesh)
+        size = config.loader.batch_size // parts_in_all
         numbers = {name: number for number, name in enumerate(data.names)}
         self._batches = [
             collate(
@@ -55,7 +58,8 @@ class HeldOut:
                 state=config.model.state,
             )
             for name, source in data.held_out.items()
-            for chosen in _spread(len(source), config.evaluation.frames, size)
+            for chosen in _spread(len(source), config.evaluation.frames, config.loader.batch_size)
+            for chosen in [chosen[part * size : (part + 1) * size]]
         ]
         self._policies: dict[str, Policy] = {}
 
@@ -86,12 +90,19 @@ class HeldOut:
 
         The first are `loss/SOURCE`, `accuracy/SOURCE` and `ActionErrors.metrics`.
         """
-        config = self._config
         sums = [
             self._measure(params, sharding.place(batch, self._model.mesh))
             for batch in self._batches
         ]
         values = {f"held_out/{name}": value for name, value in self._means(sums).items()}
+        params = peers.local(params)
+        if peers.is_first():
+            values |= self._play(params)
+        return peers.gather("measured", values)[0]
+
+    def _play(self, params: Any) -> dict[str, float]:
+        """Lets the policies act and answer, in this process alone."""
+        config, values = self._config, {}
         if not self._policies:
             self._policies = parts.make_policies(config, self._encoder, self._model, params)
         else:

@@ -150,9 +150,11 @@ class Model:
             ema_decay=self._config.optimizer.ema_decay,
             skip_nonfinite=self._config.loop.on_nonfinite == "skip",
         )
+        # Every process reads the metrics, of which `example_loss` would lie where its batch does.
+        whole = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
         # Where the state lies is not left to the compiler: the second step would compile again.
         places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
-        return jax.jit(update, donate_argnums=0, out_shardings=(places, None))
+        return jax.jit(update, donate_argnums=0, out_shardings=(places, whole))
 
     def rates(self, step: int) -> dict[str, float]:
         """Returns the learning rate of update `step`, 1 being the first, and of every group."""

@@ -62,9 +62,16 @@ def make_encoder(config: RunConfig, data: Data, weights: Start | None = None) ->
 
 
 def make_loader(
-    config: RunConfig, examples: Sequence[Source], encoder: Encoder, start: int = 0
+    config: RunConfig,
+    examples: Sequence[Source],
+    encoder: Encoder,
+    start: int = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> Loader:
-    """Returns the stream of training batches of this process, `start` batches in."""
+    """Returns the stream of training batches, `start` batches in.
+
+    `part` is which part of every batch this process reads, and of how many.
+    """
     return Loader(
         examples,
         config.mixture,
@@ -74,7 +81,7 @@ def make_loader(
         state=config.model.state,
         seed=config.seed,
         start=start,
-        process=(jax.process_index(), jax.process_count()),
+        process=part,
     )
 
 

@@ -17,7 +17,7 @@ from vla_jax.data.web.questions import Questions
 from vla_jax.data.web.table import FORMATS, open_web
 from vla_jax.envs.tabletop import datasets
 from vla_jax.experiment.config import RunConfig
-from vla_jax.runtime import storage
+from vla_jax.runtime import peers, progress, storage
 
 OnProgress = Callable[[str, int, int], None]
 TABLETOP, QUESTIONS = "tabletop", "tabletop_questions"  # generated where no directory is named
@@ -104,6 +104,23 @@ def open_data(config: RunConfig, on_progress: OnProgress) -> Data:
     )
 
 
+def open_together(config: RunConfig) -> Data:
+    """Opens the datasets in all processes, so that no two write the same files.
+
+    Raises:
+      UserError: as `open_data`; or processes would see different datasets.
+    """
+
+    def open_here() -> Data:
+        with progress.Phases() as phases:
+            return open_data(config, phases)
+
+    data = peers.in_turns(open_here)
+    prints = {name: source.fingerprint for name, source in _all_sources(data).items()}
+    peers.agree("datasets", prints, "Copy the same files to all hosts")
+    return data
+
+
 def open_index(
     config: RunConfig,
     name: str,
@@ -177,6 +194,11 @@ def _existing(config: RunConfig, kind: Literal["robots", "web"], name: str) -> s
             fix=f"Download it there, or name it with --config.mixture.{kind}.{name}.dir=DIR",
         )
     return found
+
+
+def _all_sources(data: Data) -> dict[str, Source]:
+    held_out = {f"{name}, held out": source for name, source in data.held_out.items()}
+    return {source.name: source for source in data.sources} | held_out
 
 
 def _split(config: RunConfig, name: str) -> splits.Part:

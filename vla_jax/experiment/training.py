@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -13,16 +13,16 @@ from vla_jax.data.loader import Loader
 from vla_jax.experiment import frozen, parts, sources, warm_start
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.hooks import Hooks
-from vla_jax.experiment.planning import remat
+from vla_jax.experiment.planning import fit
 from vla_jax.experiment.workdir import Workdir
 from vla_jax.models import attention
 from vla_jax.policy.policy import Policy
 from vla_jax.runtime import mesh as mesh_lib
-from vla_jax.runtime import progress, sharding
+from vla_jax.runtime import peers, progress, sharding
 from vla_jax.runtime.checkpoint import Checkpoints
 from vla_jax.runtime.compilation import Watched
 from vla_jax.runtime.interruption import Interruption
-from vla_jax.runtime.metrics import MetricWriter
+from vla_jax.runtime.metrics import MetricWriter, NoWriter
 from vla_jax.runtime.profiler import Profiler
 from vla_jax.tokens.encoder import Encoder
 from vla_jax.train import loop
@@ -51,39 +51,43 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
       UserError: the workdir is another run's, or a part of the configuration is wrong.
       KeyboardInterrupt: asked to stop, by SIGTERM if it is `Preempted`; everything done is saved.
     """
+    workdir.agree(config)
     mesh = mesh_lib.make_mesh(config.mesh)
     attention.check(config.model.backend)
     _check_batch(config, mesh)
     encoder = workdir.load_encoder()
     # A wrong checkpoint is told before the directory is taken and datasets are opened.
     weights = warm_start.open_weights(config) if encoder is None else None
-    workdir.claim(config)
-    with progress.Phases() as phases:
-        data = sources.open_data(config, phases)
+    peers.first(lambda: workdir.claim(config))
+    workdir.check_shared()
+    data = sources.open_together(config)
     if encoder is None:
-        encoder = parts.make_encoder(config, data, weights)
-        workdir.save_encoder(encoder)
-    config = remat.chosen_for(config, encoder.vocabulary, mesh)
+        peers.first(lambda: workdir.save_encoder(parts.make_encoder(config, data, weights)))
+        encoder = cast(Encoder, workdir.load_encoder(wait=True))
+    config = fit.fit(config, encoder.vocabulary, mesh)
+    peers.agree("devices", {"remat that fits": config.model.remat}, "Set config.model.remat")
     model = parts.Model(config, encoder.vocabulary, mesh)
     for line in model.fallbacks:
         progress.note(f"sharding: {line}")
-    with (
-        Interruption() as interruption,  # outermost: no signal cuts the last save short
-        Checkpoints(workdir.checkpoints, config.checkpoint) as checkpoints,
-    ):
-        state, position = _start(config, workdir, model, encoder, data, checkpoints)
-        clock = loop.Clock(position.get("seconds", 0.0))
-        _announce(config, data, encoder, model, int(state.step))
-        state = _run(
-            *(config, workdir, data, encoder, model, state, checkpoints, clock, position),
-            interruption.reached,
-        )
+    with Interruption() as interruption:  # no signal cuts the last save short
+        with (
+            Checkpoints(workdir.checkpoints, config.checkpoint) as checkpoints,
+            fit.memory_errors(),
+        ):
+            state, position = _start(config, workdir, model, encoder, data, checkpoints)
+            clock = loop.Clock(position.get("seconds", 0.0))
+            _announce(config, data, encoder, model, int(state.step))
+            state = _run(
+                *(config, workdir, data, encoder, model, state, checkpoints, clock, position),
+                interruption.reached,
+            )
+        peers.wait("saved")  # before anyone leaves
     done = int(state.step)
     if done < config.loop.steps:
         raise interruption.stopped(f"stopped at step {done} of {config.loop.steps}, saved")
     return Trained(
         data=data,
-        policies=parts.make_policies(config, encoder, model, model.joined(state)),
+        policies=parts.make_policies(config, encoder, model, peers.local(model.joined(state))),
         summary=parts.summary(config, done, clock.seconds()),
     )
 
@@ -158,16 +162,21 @@ def _run(
 ) -> TrainState:
     """Wires loader, step, hooks and displays together and runs the loop."""
     start = int(state.step)
-    loader = parts.make_loader(config, data.sources, encoder, start)
+    part = sharding.batch_part(model.mesh)
+    loader = parts.make_loader(config, data.sources, encoder, start, part)
     parts.print_ledger(config, data, encoder, loader)
     feed = loop.Feed(loader, lambda batch: sharding.place(batch, model.mesh))
-    with MetricWriter(workdir.path, start, config.metrics, to_json(config)) as writer:
+    with _writer(config, workdir, start) as writer:
         hooks = Hooks(
             *(config, workdir, data, encoder, model, loader, feed, writer, checkpoints, clock),
             position,
         )
         hooks.catch_up(start, state)
-        train_step = Watched(model.train_step(hooks.measure), "the train step")
+        train_step = model.train_step(hooks.measure)
+        if peers.count() == 1:
+            train_step = Watched(train_step, "the train step")
+        else:  # one program, or an error
+            train_step = peers.compiled_together(train_step)
         with (
             Profiler(train_step, config.profiler, workdir.profile, start) as stepping,
             progress.Progress("train", total=config.loop.steps, start=start) as bar,
@@ -188,3 +197,9 @@ def _run(
     if loader.skipped_count:
         progress.note(f"damaged examples that were skipped: {loader.skipped_count}")
     return state
+
+
+def _writer(config: RunConfig, workdir: Workdir, start: int) -> MetricWriter:
+    if not peers.is_first():
+        return NoWriter()
+    return MetricWriter(workdir.path, start, config.metrics, to_json(config))

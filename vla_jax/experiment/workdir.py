@@ -14,6 +14,8 @@ import dataclasses
 import json
 import os
 import pathlib
+import socket
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,19 +25,26 @@ from vla_jax.core import config as config_lib
 from vla_jax.core import files
 from vla_jax.core.errors import UserError
 from vla_jax.experiment.config import RunConfig
+from vla_jax.runtime import peers
 from vla_jax.tokens.action_tokens import ActionTokens
 from vla_jax.tokens.encoder import Encoder
 from vla_jax.tokens.prompts import PromptsConfig
 from vla_jax.tokens.sequence import SequenceConfig
 from vla_jax.tokens.tokenizer import Tokenizer
 
+_SECONDS_TO_APPEAR = 60  # network file systems remember for so long that a file was not there
+
+# What each host may have its own of.
+_OF_A_HOST = (
+    "config.cache_dir",
+    *(f"config.loader.{field}" for field in ("threads", "prefetch", "ram_budget")),
+)
 # What the sound part of a run does not depend on: a run that goes on may do so on other devices,
 # with more patience for damaged images or losses, and with other checkpoints.
 _FREE = (
-    "config.cache_dir",
+    *_OF_A_HOST,
     *(f"config.{section}." for section in ("checkpoint", "mesh", "metrics", "profiler")),
     *(f"config.loop.{field}" for field in ("on_nonfinite", "max_nonfinite")),
-    *(f"config.loader.{field}" for field in ("threads", "prefetch", "ram_budget")),
     *(f"config.loader.{field}" for field in ("on_corrupt", "max_skipped")),
 )
 
@@ -91,6 +100,33 @@ class Workdir:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self._config, wanted)
 
+    @staticmethod
+    def agree(config: RunConfig) -> None:
+        """Makes sure that all processes were started with the same configuration.
+
+        Raises:
+          UserError: they differ in more than what a host may have its own of.
+        """
+        fields = config_lib.leaves(config_lib.to_json(config))
+        fixed = {name: value for name, value in fields if name not in _OF_A_HOST}
+        peers.agree("configuration", fixed, "Start all processes with the same flags and files")
+
+    def check_shared(self) -> None:
+        """Makes sure that all processes see what process 0 has written here.
+
+        Raises:
+          UserError: some do not, named with their hosts.
+        """
+        seen = peers.gather("workdir", [socket.gethostname(), appears(self._config)])
+        blind = [f"process {k} on {host}" for k, (host, sees) in enumerate(seen) if not sees]
+        if blind:
+            raise UserError(
+                f"workdir {self.path.absolute()}",
+                expected="a directory that all hosts share",
+                found=f"it is not what process 0 sees in {', '.join(blind)}",
+                fix="Take a --workdir on a file system that is mounted on all hosts",
+            )
+
     def config(self) -> RunConfig:
         """Reads the configuration of the run.
 
@@ -134,13 +170,16 @@ class Workdir:
             },
         )
 
-    def load_encoder(self) -> Encoder | None:
+    def load_encoder(self, *, wait: bool = False) -> Encoder | None:
         """Reads what `save_encoder` wrote; None if the run has not come that far.
+
+        Args:
+          wait: it has been written, perhaps by another host.
 
         Raises:
           UserError: the files are damaged, or of another version of vla_jax.
         """
-        if not self._policy.exists():
+        if not (appears(self._policy) if wait else self._policy.exists()):
             return None
         try:
             return self._read_encoder(read_json(self._policy))
@@ -176,6 +215,16 @@ class Workdir:
             image_tokens=policy["image_tokens"],
             rows=policy["vocabulary"],
         )
+
+
+def appears(path: pathlib.Path, seconds: float = _SECONDS_TO_APPEAR) -> bool:
+    """Whether a file that another host may have written is there, or is soon."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
 
 
 def binding(changes: Sequence[str]) -> list[str]:

@@ -2,8 +2,7 @@
 
 A scheduler that takes the machine away sends SIGTERM and waits a little. While a loop runs, the
 signal is noted and the loop saves before it ends; at other times it ends the program at once.
-Where several processes train together they must stop after the same step: there JAX's distributed
-service takes SIGTERM and agrees on one (`multihost_utils.reached_preemption_sync_point`).
+Several processes that train together stop after the same step, whichever of them was asked.
 """
 
 import os
@@ -13,10 +12,9 @@ import urllib.request
 from types import FrameType
 
 import jax
-from jax.experimental import multihost_utils
 
 from vla_jax.core.errors import Preempted
-from vla_jax.runtime import progress
+from vla_jax.runtime import peers, progress
 
 _EVENT = "computeMetadata/v1/instance/maintenance-event?wait_for_change=true&timeout_sec=60"
 _SECONDS_BETWEEN_TRIES = 30.0
@@ -27,12 +25,12 @@ class Interruption:
 
     def __init__(self) -> None:
         self._asked: int | None = None
-        self._together = jax.process_count() > 1
 
     def __enter__(self) -> "Interruption":
-        """Takes over the signals, SIGTERM only where JAX has not, and watches for maintenance."""
-        numbers = (signal.SIGINT,) if self._together else (signal.SIGINT, signal.SIGTERM)
-        self._previous = {number: signal.signal(number, self._ask) for number in numbers}
+        """Takes over the signals, and watches for maintenance."""
+        self._previous = {
+            number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         if jax.default_backend() == "tpu":
             threading.Thread(target=_await_maintenance, daemon=True).start()
         return self
@@ -44,17 +42,18 @@ class Interruption:
 
     def reached(self, step: int) -> bool:
         """Tells whether to stop after a step; to be asked after every one."""
-        if self._together and multihost_utils.reached_preemption_sync_point(step):
-            self._asked = signal.SIGTERM
-        return self._asked is not None
+        if not peers.stop_together(self._asked is not None, step):
+            return False
+        asked = [number for number in peers.gather("signal", self._asked) if number is not None]
+        self._asked = max(asked)  # SIGTERM, if it was one
+        return True
 
     def stopped(self, message: str) -> BaseException:
         """Returns what to raise once all is saved: of Ctrl-C, or of a machine taken away."""
         return Preempted(message) if self._asked == signal.SIGTERM else KeyboardInterrupt(message)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        # Processes that train together cannot each stop where they are and still save.
-        if number == signal.SIGINT and (self._together or self._asked is not None):
+        if number == signal.SIGINT and self._asked is not None:
             raise KeyboardInterrupt
         self._asked = number
         progress.note("stopping after this step; the run will be saved")
@@ -63,7 +62,7 @@ class Interruption:
 def end_on_sigterm() -> None:
     """Makes SIGTERM raise `Preempted` wherever the program is, for the time outside of the loop.
 
-    To be called before `jax.distributed.initialize`, which takes the signal over.
+    `distributed.joined` keeps it, where JAX would take the signal over.
     """
     signal.signal(signal.SIGTERM, _end)
 

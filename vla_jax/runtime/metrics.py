@@ -98,6 +98,19 @@ class MetricWriter:
             self._wandb.finish()
 
 
+class NoWriter(MetricWriter):
+    """Writes nothing, for the processes that are not the first."""
+
+    def __init__(self):
+        """Opens nothing."""
+
+    def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
+        """Drops the metrics of one step."""
+
+    def close(self) -> None:
+        """Has nothing to close."""
+
+
 def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Reads the metrics of a run.
 

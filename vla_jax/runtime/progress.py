@@ -132,6 +132,11 @@ def console() -> rich.console.Console:
     return _consoles[id(stream)]
 
 
+def mute() -> None:
+    """Shows nothing from now on: another process speaks for this one."""
+    console().quiet = True
+
+
 def note(text: str) -> None:
     """Prints one line, above a bar that is being shown.
 

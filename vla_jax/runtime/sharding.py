@@ -154,6 +154,30 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
     return jax.sharding.NamedSharding(mesh, P(BATCH_AXES))
 
 
+def batch_part(mesh: jax.sharding.Mesh) -> tuple[int, int]:
+    """Returns which part of every batch this process has to provide, and of how many.
+
+    Processes between which only `tensor` is split provide the same part.
+
+    Raises:
+      UserError: the parts of two processes overlap without being the same.
+    """
+    by_slice = mesh.devices.reshape(-1, mesh.shape["tensor"])
+    slices: dict[int, list[int]] = {}
+    for number, devices in enumerate(by_slice):
+        for process in dict.fromkeys(device.process_index for device in devices):
+            slices.setdefault(process, []).append(number)
+    parts = sorted(set(map(tuple, slices.values())))
+    if sum(map(len, parts)) != len(by_slice) or len(set(map(len, parts))) != 1:
+        raise errors.UserError(
+            f"mesh {dict(mesh.shape)}",
+            expected="processes that hold equal parts of a batch",
+            found=f"the parts {', '.join(map(str, parts))} of {len(by_slice)}",
+            fix="Keep the tensor axis within a process, or spread it over whole ones",
+        )
+    return parts.index(tuple(slices[jax.process_index()])), len(parts)
+
+
 def keep_batch(x: Array) -> Array:
     """Keeps the examples of an activation, its leading axis, where those of the batch lie.
 

@@ -8,8 +8,8 @@ from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.model import Model
 from vla_jax.experiment.planning import plan as plans
 from vla_jax.experiment.planning.compiling import Tick
+from vla_jax.experiment.planning.fit import REMATS
 from vla_jax.experiment.planning.plan import Plan
-from vla_jax.experiment.planning.remat import REMATS
 from vla_jax.experiment.planning.shapes import Shapes
 from vla_jax.runtime import mesh as mesh_lib
 from vla_jax.runtime.mesh import MeshConfig
