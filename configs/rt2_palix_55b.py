@@ -32,6 +32,7 @@ def get_config(variant: str = "55b") -> config_dict.ConfigDict:
     c.mixture.robot_share = 0.5
     c.loader.batch_size = 2048
     c.loader.threads = 16
+    c.optimizer.rule = "adafactor"
     c.optimizer.learning_rate = 1e-3
     c.mesh.update(data=1, fsdp=-1)
     c.checkpoint.every = 2000

@@ -63,7 +63,7 @@ def test_the_memory_of_a_program():
     x = jax.ShapeDtypeStruct((256, 256), jnp.float32)
     lowered = jax.jit(lambda a, b: (a @ b @ b, b + 1), donate_argnums=1).lower(x, x)
     seconds = []
-    memory = topology.compile_for_memory(lowered, seconds.append)
+    memory = topology.compile_for_memory(lowered, 0, seconds.append)
     size = 256 * 256 * 4
     assert memory.arguments == 2 * size
     assert memory.output >= 2 * size
@@ -73,17 +73,30 @@ def test_the_memory_of_a_program():
     assert seconds
 
 
-def test_a_program_that_does_not_fit_tells_what_it_needs():
-    message = (
-        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.31G of 15.75G hbm."
-    )
-
+@pytest.mark.parametrize(
+    ("message", "gib"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.31G of 15.75G hbm.",
+            20.31,
+        ),
+        (
+            "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total "
+            "memory required for HLO temporaries (51.73G) exceeds available HBM (15.75G).",
+            51.73 + 8,
+        ),
+        ("RESOURCE_EXHAUSTED: in words of another version", None),
+    ],
+)
+def test_a_program_that_does_not_fit_tells_what_it_needs(message, gib):
     def compile():
         raise RuntimeError(message)
 
+    program = types.SimpleNamespace(compile=compile)
     with pytest.raises(topology.NoRoomError) as raised:
-        topology.compile_for_memory(types.SimpleNamespace(compile=compile), lambda seconds: None)
-    assert raised.value.needed == pytest.approx(20.31 * 2**30)
+        topology.compile_for_memory(program, 8 * 2**30, lambda seconds: None)
+    expected = None if gib is None else pytest.approx(gib * 2**30)
+    assert raised.value.needed == expected
 
 
 def test_other_failures_of_the_compiler_are_not_hidden():
@@ -91,4 +104,4 @@ def test_other_failures_of_the_compiler_are_not_hidden():
         raise RuntimeError("INTERNAL: a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        topology.compile_for_memory(types.SimpleNamespace(compile=compile), lambda seconds: None)
+        topology.compile_for_memory(types.SimpleNamespace(compile=compile), 0, lambda s: None)

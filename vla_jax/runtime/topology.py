@@ -17,7 +17,7 @@ from typing import Any
 from jax.experimental import topologies
 
 from vla_jax.core.errors import UserError, nearest
-from vla_jax.runtime.chips import CHIPS, GIB, Chip
+from vla_jax.runtime.chips import CHIPS, Chip
 
 # Chips per side of a whole pod: cloud.google.com/tpu/docs, by generation.
 _PODS = {
@@ -173,11 +173,12 @@ class NoRoomError(Exception):
         self.needed = needed
 
 
-def compile_for_memory(lowered: Any, tick: Callable[[float], None]) -> Memory:
+def compile_for_memory(lowered: Any, arguments: float, tick: Callable[[float], None]) -> Memory:
     """Compiles a lowered program; minutes for a large model.
 
     Args:
       lowered: the output of `jax.jit(...).lower(...)`.
+      arguments: bytes that each device holds of what it will be called with.
       tick: called every second with the seconds so far.
 
     Raises:
@@ -201,8 +202,7 @@ def compile_for_memory(lowered: Any, tick: Callable[[float], None]) -> Memory:
     if isinstance(result, Exception):
         if "RESOURCE_EXHAUSTED" not in str(result):
             raise result
-        used = re.search(r"Used ([\d.]+)G of", str(result))
-        raise NoRoomError(float(used[1]) * GIB if used else None) from result
+        raise NoRoomError(_needed(str(result), arguments)) from result
     found = result.memory_analysis()
     return Memory(
         arguments=found.argument_size_in_bytes,
@@ -211,3 +211,14 @@ def compile_for_memory(lowered: Any, tick: Callable[[float], None]) -> Memory:
         aliased=found.alias_size_in_bytes,
         peak=found.peak_memory_in_bytes,
     )
+
+
+def _needed(message: str, arguments: float) -> float | None:
+    """Reads from the compiler's refusal how many bytes it would have needed."""
+    size = r"([\d.]+)([MGT])"
+    scale = {"M": 2**20, "G": 2**30, "T": 2**40}
+    if found := re.search(rf"Used {size} of", message):
+        return float(found[1]) * scale[found[2]]
+    if found := re.search(rf"required for HLO temporaries \({size}\)", message):
+        return float(found[1]) * scale[found[2]] + arguments
+    return None

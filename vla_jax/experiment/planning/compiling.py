@@ -10,6 +10,7 @@ from typing import Any
 from vla_jax.experiment import sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.model import Model
+from vla_jax.experiment.planning.estimate import bytes_per_device
 from vla_jax.experiment.planning.shapes import abstract_batch
 from vla_jax.runtime import compilation
 from vla_jax.runtime import mesh as mesh_lib
@@ -37,7 +38,8 @@ def memory(config: RunConfig, vocabulary: int, topology: Topology, tick: Tick) -
     model = Model(config, vocabulary, mesh)
     names = [*sources.robots(config), *config.mixture.web]
     step: Any = model.train_step(model.measure(len(names)))
-    lowered = step.lower(model.abstract_state(), abstract_batch(config, mesh))
+    arguments = model.abstract_state(), abstract_batch(config, mesh)
+    lowered = step.lower(*arguments)
     path = compilation.directory() / "plans" / f"{_key(lowered.as_text(), topology)}.json"
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -46,7 +48,7 @@ def memory(config: RunConfig, vocabulary: int, topology: Topology, tick: Tick) -
         return Memory(**found)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        result = compile_for_memory(lowered, tick)
+        result = compile_for_memory(lowered, bytes_per_device(arguments), tick)
     except NoRoomError as error:
         path.write_text(json.dumps({"needed": error.needed}), encoding="utf-8")
         raise
