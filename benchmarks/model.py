@@ -58,7 +58,7 @@ def main() -> None:
             lambda row: [*child, row],
             repeats=arguments.repeats,
             limit=arguments.limit,
-            environment=_environment,
+            environment=lambda row: turns.environment(*ROWS[row][:2]),
         )
     text = turns.show(_tables(results, loads))
     if arguments.write is not None:
@@ -67,15 +67,8 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", nargs="+", help=f"parts of the names of: {'; '.join(ROWS)}")
-    parser.add_argument("--repeats", type=int, default=3, help="processes per row")
-    parser.add_argument("--times", type=int, default=5, help="steps and actions per process")
-    parser.add_argument("--limit", type=float, default=900, help="seconds that each may take")
-    parser.add_argument("--write", type=pathlib.Path, help="markdown file for the results")
-    parser.add_argument("--child", choices=ROWS, help=argparse.SUPPRESS)
+    parser = turns.parser(__doc__ or "", list(ROWS), times=5)
     parser.add_argument("--weights", type=pathlib.Path, help=argparse.SUPPRESS)
-    parser.add_argument("--result", type=pathlib.Path, help=argparse.SUPPRESS)
     return parser
 
 
@@ -92,19 +85,11 @@ def _write_weights(path: pathlib.Path) -> None:
     setting.write_weights(setting.SHAPES[_SHAPE], path)
 
 
-def _environment(row: str) -> dict[str, str]:
-    """Returns variables that hold a process to one thread, and to the CPU where it measures it."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    if ROWS[row][1] == "cpu":
-        return threads | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    return {"JAX_PLATFORMS": "cuda" if ROWS[row][0] == "vla_jax" else "cpu"}
-
-
 def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures one row in this process."""
     side, where, dtype = ROWS[arguments.child]
-    if where == "cpu" and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    if where == "cpu":
+        turns.keep_to_one_core()
     from modelling import setting
 
     shape, times = setting.SHAPES[_SHAPE], arguments.times

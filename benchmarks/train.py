@@ -74,7 +74,7 @@ def main() -> None:
         lambda row: [__file__, *same, "--child", row],
         repeats=arguments.repeats,
         limit=arguments.limit,
-        environment=_environment,
+        environment=lambda row: turns.environment(ROWS[row].side, ROWS[row].where),
     )
     text = turns.show(_tables(arguments, results, loads))
     if arguments.write is not None:
@@ -83,17 +83,10 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", nargs="+", help=f"parts of the names of: {'; '.join(ROWS)}")
+    parser = turns.parser(__doc__ or "", list(ROWS), times=10)
     parser.add_argument("--batch", type=int, default=0, help="examples per step; 0 as the shape")
     parser.add_argument("--remat", default="none", help="of vla_jax: none, dots or full")
     parser.add_argument("--backend", default="xla", help="attention of vla_jax: xla or cudnn")
-    parser.add_argument("--repeats", type=int, default=3, help="processes per row")
-    parser.add_argument("--times", type=int, default=10, help="steps per process")
-    parser.add_argument("--limit", type=float, default=900, help="seconds that each may take")
-    parser.add_argument("--write", type=pathlib.Path, help="markdown file for the results")
-    parser.add_argument("--child", choices=ROWS, help=argparse.SUPPRESS)
-    parser.add_argument("--result", type=pathlib.Path, help=argparse.SUPPRESS)
     return parser
 
 
@@ -103,19 +96,11 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _environment(row: str) -> dict[str, str]:
-    """Returns variables that hold a process to one thread, and to the CPU where it measures it."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    if ROWS[row].where == "cpu":
-        return threads | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    return {"JAX_PLATFORMS": "cuda" if ROWS[row].side == "vla_jax" else "cpu"}
-
-
 def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures one row in this process."""
     row = ROWS[arguments.child]
-    if row.where == "cpu" and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    if row.where == "cpu":
+        turns.keep_to_one_core()
     from modelling import setting
 
     shape = setting.SHAPES[row.shape]

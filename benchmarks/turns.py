@@ -1,5 +1,6 @@
 """Rows of a benchmark, each in processes of its own, by turns; and the tables they become."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -32,6 +33,42 @@ def show(tables: Sequence[Table]) -> str:
     for table in tables:
         progress.table(*table)
     return "\n".join(table.markdown() for table in tables)
+
+
+def parser(about: str, rows: Sequence[str], *, times: int) -> argparse.ArgumentParser:
+    """Returns the options that benchmarks of models share.
+
+    Args:
+      about: what is measured, of which the first line is shown.
+      rows: names of the rows.
+      times: measured calls per process.
+    """
+    made = argparse.ArgumentParser(description=about.partition("\n")[0])
+    made.add_argument("--only", nargs="+", help=f"parts of the names of: {'; '.join(rows)}")
+    made.add_argument("--repeats", type=int, default=3, help="processes per row")
+    made.add_argument("--times", type=int, default=times, help="measured calls per process")
+    made.add_argument("--limit", type=float, default=900, help="seconds that each may take")
+    made.add_argument("--write", type=pathlib.Path, help="markdown file for the results")
+    made.add_argument("--child", choices=rows, help=argparse.SUPPRESS)
+    made.add_argument("--result", type=pathlib.Path, help=argparse.SUPPRESS)
+    return made
+
+
+def environment(side: str, where: str) -> dict[str, str]:
+    """Returns variables of a process that measures JAX (`vla_jax`) or PyTorch somewhere.
+
+    On the `cpu` it has one thread.
+    """
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    if where == "cpu":
+        return threads | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    return {"JAX_PLATFORMS": "cuda" if side == "vla_jax" else "cpu"}
+
+
+def keep_to_one_core() -> None:
+    """Holds this process to one core, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 def run_all(

@@ -26,7 +26,6 @@ from vla_jax.experiment.workdir import Workdir
 from vla_jax.runtime import chips, mesh, metrics
 from vla_jax.runtime.checkpoint import Checkpoints
 
-CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 STEPS = 6
 
 
@@ -35,25 +34,12 @@ class KilledError(Exception):
 
 
 def make_config(data_dir):
-    """The smoke variant, smaller still."""
-    c = runpy.run_path(str(CONFIGS / "tabletop.py"))["get_config"]("smoke")
+    """The tiny run, half as long."""
+    c = runpy.run_path(str(pathlib.Path(__file__).with_name("tiny_run.py")))["get_config"]()
     c.data_dir = str(data_dir)
-    c.tabletop.image_size = c.model.vision.image_size = 16
-    c.tabletop.demonstrations.episodes = 12
-    c.tabletop.questions.train = 30
-    c.tabletop.questions.validation = 12
-    c.model.vision.update(
-        patch_size=8, depth=1, width=16, heads=2, mlp=16, stem_strides=(), stem_widths=()
-    )
-    c.model.decoder.update(width=16, depth=1, mlp=16, heads=2, key_heads=1, head_dim=8)
-    c.model.unroll = 1
-    c.sequence.prefix = 32  # so few questions do not hold every word of the held-out ones
-    c.checkpoint.every = 2  # of log_every: a mean is over the steps since the last line
+    # Every second step a line as well: a mean is over the steps since the last one.
     c.checkpoint.update(best="held_out/loss/tabletop", best_is="low")
     c.loop.update(steps=STEPS, log_every=2, eval_every=3)
-    c.evaluation.update(
-        episodes=3, quick_episodes=2, questions=12, frames=4, film=2, slots=3, blocks=(2, 2)
-    )
     return config_lib.build(RunConfig, c)
 
 
