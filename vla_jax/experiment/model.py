@@ -1,6 +1,7 @@
 """The model of a run: its structure, its state on the mesh, its training step."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -158,9 +159,17 @@ class Model:
 
     def rates(self, step: int) -> dict[str, float]:
         """Returns the learning rate of update `step`, 1 being the first, and of every group."""
-        schedules = make_schedules(self._config.optimizer, self._config.loop.steps)
+        return {name: float(values[step - 1]) for name, values in self._rates.items()}
+
+    @functools.cached_property
+    def _rates(self) -> dict[str, np.ndarray]:
+        """The learning rates of all steps: one look costs more than computing them together."""
+        count = self._config.loop.steps
+        schedules = make_schedules(self._config.optimizer, count)
         return {
-            f"learning_rate/{name}" if name else "learning_rate": float(np.asarray(rate(step - 1)))
+            f"learning_rate/{name}" if name else "learning_rate": np.broadcast_to(
+                np.asarray(rate(jnp.arange(count))), (count,)
+            )
             for name, rate in schedules.items()
         }
 
