@@ -24,6 +24,7 @@ FIX = "Run the same command again in all processes"
 
 _FAILED, _BEAT, _LEFT = "vla_jax/failed", "vla_jax/beat/", "vla_jax/left"
 _BEATS_PER_TIMEOUT = 5
+_SECONDS_OF_A_LOOK = 0.5  # how long a process that is done waits for its thread
 _SECONDS_TO_READ = 2.0  # what a process that fails waits for the others to hear of it
 _SECONDS_TO_LEAVE = 0.5  # the coordinator goes last: with it goes what the others talk through
 _SECONDS_FOR_THE_CAUSE = 3.0
@@ -59,6 +60,8 @@ class Lifeline:
     def stop(self) -> None:
         """Lets go of the others, in good order."""
         self._leaving.acquire(blocking=False)
+        # A thread that comes back from JAX while Python shuts down would abort the process.
+        self._thread.join()
 
     def leave(self, message: str, code: int) -> NoReturn:
         """Prints why, tells the others, and ends the process at once with this exit code."""
@@ -76,13 +79,18 @@ class Lifeline:
 
     def _watch(self) -> None:
         step = self._timeout / _BEATS_PER_TIMEOUT
+        look, due = min(step, _SECONDS_OF_A_LOOK), time.monotonic() + step
         while not self._leaving.locked():
             try:
-                cause = json.loads(self._client.blocking_key_value_get(_FAILED, int(1000 * step)))
+                cause = json.loads(self._client.blocking_key_value_get(_FAILED, int(1000 * look)))
             except Exception as error:  # JAX's own, which this module does not import
                 if "DEADLINE_EXCEEDED" not in str(error):
                     self._end(f"{self._name(0)}, the coordinator, is gone. {FIX}.", AGAIN)
-                elif (silent := self._beat()) is not None:
+                    continue
+                if time.monotonic() < due:
+                    continue
+                due = time.monotonic() + step
+                if (silent := self._beat()) is not None:
                     where = f"{self._name(silent)} has been silent for {self._timeout:g} s"
                     self._end(f"{where}. {FIX}.", AGAIN)
             else:
