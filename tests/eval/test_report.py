@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vla_jax.core.episode import Episode
 from vla_jax.eval import report
-from vla_jax.eval.closed_loop import Episode, Outcome
+from vla_jax.eval.closed_loop import Outcome
 
 
 def outcome(length, *, success=True, value=0, instruction="pick up the red cube"):

@@ -13,20 +13,8 @@ import gymnasium
 import numpy as np
 
 from vla_jax.core.arrays import UInt8
+from vla_jax.core.episode import Episode
 from vla_jax.policy.policy import Policy
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Episode:
-    """Which episode to play: everything the environment's reset needs.
-
-    Attributes:
-      seed: of the reset.
-      options: of the reset, e.g. split, task, number of blocks.
-    """
-
-    seed: int
-    options: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

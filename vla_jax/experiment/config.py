@@ -10,6 +10,7 @@ from vla_jax.data import mixture as mixture_lib
 from vla_jax.data.loader import LoaderConfig
 from vla_jax.data.mixture import MixtureConfig
 from vla_jax.data.robots import table
+from vla_jax.envs.tabletop import world
 from vla_jax.envs.tabletop.datasets import DatasetsConfig
 from vla_jax.models.pretrained import PretrainedConfig
 from vla_jax.models.vlm_config import VLMConfig
@@ -47,7 +48,7 @@ class EvaluationConfig:
 
     episodes: int = 300
     quick_episodes: int = 30
-    blocks: tuple[int, int] = (2, 3)
+    blocks: tuple[int, int] = world.EVALUATION_BLOCKS
     questions: int = 600
     frames: int = 200
     film: int = 12

@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from vla_jax.core.episode import Episode
 from vla_jax.data.episodes import Episodes
 from vla_jax.data.web.questions import Questions
 from vla_jax.envs.tabletop import world
 from vla_jax.envs.tabletop.env import TabletopConfig, TabletopEnv
 from vla_jax.eval import closed_loop, open_loop, vqa
-from vla_jax.eval.closed_loop import Episode, Outcome
+from vla_jax.eval.closed_loop import Outcome
 from vla_jax.eval.rate import Rate
 from vla_jax.experiment import sources
 from vla_jax.experiment.config import RunConfig

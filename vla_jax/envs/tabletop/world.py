@@ -39,6 +39,7 @@ TWO_BLOCK_TASKS: tuple[Task, ...] = ("near", "stack", "two_stage")
 STAGES: dict[Task, int] = {"pick": 1, "side": 1, "near": 1, "stack": 1, "two_stage": 2}
 DIRECTIONS = ("left", "right", "top", "bottom")
 SIDE_GOAL = 0.10 * TABLE_SIZE  # the expert puts a block this far from the named edge
+EVALUATION_BLOCKS = (2, 3)  # with one block on the table the words would not matter
 MAX_BLOCKS = 4  # four seen colours, and no two blocks of a scene share one
 
 COLOURS: dict[str, tuple[int, int, int]] = {
