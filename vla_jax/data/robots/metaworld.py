@@ -11,10 +11,7 @@ MAX_STEP = 0.01  # metres per step and axis: the simulator's action_scale
 
 ROBOT = Robot(
     name="metaworld",
-    images={
-        "primary": "steps/observation/image",
-        "wrist": "steps/observation/wrist_image",
-    },
+    images={"primary": "steps/observation/image"},
     instruction=("steps/language_instruction",),
     arrays=("steps/action", "steps/observation/state"),
     action=lambda columns: columns["steps/action"],
@@ -27,7 +24,7 @@ ROBOT = Robot(
         high=(*(MAX_STEP,) * 3, 1.0),
         discrete=(False,) * 4,
         frame="world: x right, y away from the robot's base, z up",
-        gripper="effort: 1 opens, 0 closes, 0.5 neither; the simulator takes -1 to open, 1 to close",
+        gripper="effort: 1 opens, 0 closes, 0.5 neither; the simulator takes -1 opens, 1 closes",
         control_hz=80.0,
     ),
     source="https://metaworld.farama.org; Farama-Foundation/Metaworld,"

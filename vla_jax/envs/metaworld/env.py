@@ -24,7 +24,6 @@ INSTALL = "Install it: pip install 'vla_jax[metaworld]'"
 GOALS = ("train", "test")
 _GOAL_SEED = 42  # of the training goals, as LeRobot has it; ML1 draws its test goals with the next
 _CAMERA, _CAMERA_POSITION = "corner2", (0.75, 0.075, 0.7)
-_WRIST_CAMERA = "gripperPOV"
 _HAND_LOW, _HAND_HIGH = (-0.525, 0.348, -0.0525, 0.0), (0.525, 1.025, 0.7, 1.0)  # its own bounds
 
 
@@ -33,12 +32,10 @@ class MetaworldConfig:
     """What the environment shows.
 
     Attributes:
-      image_size: side of the observed images in pixels.
-      wrist: whether the gripper's camera is observed too; a second picture takes as long again.
+      image_size: side of the observed image in pixels.
     """
 
     image_size: int = 128
-    wrist: bool = False
 
     def __post_init__(self) -> None:
         if not 16 <= self.image_size <= 480:
@@ -48,8 +45,8 @@ class MetaworldConfig:
 class MetaworldEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     """One of fifty tasks of a Sawyer arm at a table.
 
-    Observation: `image` uint8 [size, size, 3] (and `wrist_image`); `instruction` text; `state`
-    float32 [4], the hand's x, y, z in metres and the gripper's opening, 0..1.
+    Observation: `image` uint8 [size, size, 3]; `instruction` text; `state` float32 [4], the
+    hand's x, y, z in metres and the gripper's opening, 0..1.
     Action: float32 [4] in the real units of `ROBOT.spec`.
     Reward: 1 on the step that succeeds, which ends the episode, else 0. After 500 steps it is
     truncated.
@@ -72,11 +69,9 @@ class MetaworldEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         rendering.choose()
         packages.load("metaworld", "the environment metaworld", fix=INSTALL)
         size = self.config.image_size
-        image = gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)
         self.observation_space = gymnasium.spaces.Dict(
             {
-                "image": image,
-                **({"wrist_image": image} if self.config.wrist else {}),
+                "image": gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8),
                 "instruction": gymnasium.spaces.Text(
                     max(map(len, tasks.INSTRUCTIONS.values())),
                     charset=string.ascii_lowercase + " ,-",
@@ -138,7 +133,7 @@ class MetaworldEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """What the policy sees: uint8 [size, size, 3], or None without a render mode."""
-        return None if self.render_mode is None else self.simulation.draw(_CAMERA)
+        return None if self.render_mode is None else self.simulation.draw()
 
     def close(self) -> None:
         """Frees the simulator and its OpenGL context."""
@@ -150,12 +145,14 @@ class MetaworldEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         """Meta-World's scripted policy for the task: float32 [4], real units, within bounds."""
         return _from_simulator(self.simulation.scripted())
 
+    def recorded(self) -> dict[str, np.ndarray]:
+        """What its dataset has of the present state."""
+        return {"observation/state": self.simulation.hand}
+
     def _observe(self) -> dict[str, Any]:
         simulation = self.simulation
-        wrist = {"wrist_image": simulation.draw(_WRIST_CAMERA)} if self.config.wrist else {}
         return {
-            "image": simulation.draw(_CAMERA),
-            **wrist,
+            "image": simulation.draw(),
             "instruction": tasks.INSTRUCTIONS[simulation.task],
             "state": simulation.hand,
         }
@@ -175,9 +172,10 @@ class _Simulation:
         self.task, self.goal = task, goal
         self._env = metaworld.ALL_V3_ENVIRONMENTS[task]()
         self._env.set_task(_goals(task, _GOAL_SEED + GOALS.index(which))[goal])
+        # Before the reset, which computes where things are: else the first picture is another's.
+        self._env.model.camera(_CAMERA).pos = _CAMERA_POSITION
         self._raw, _ = self._env.reset()
         self._policy: Any = None
-        self._env.model.camera(_CAMERA).pos = _CAMERA_POSITION
         self._renderer = mujoco.Renderer(self._env.model, config.image_size, config.image_size)
 
     @property
@@ -190,12 +188,10 @@ class _Simulation:
         self._raw, _, _, truncated, info = self._env.step(command)
         return bool(info["success"]), bool(truncated)
 
-    def draw(self, camera: str) -> np.ndarray:
+    def draw(self) -> np.ndarray:
         """Draws uint8 [size, size, 3], upright."""
-        self._renderer.update_scene(self._env.data, camera=camera)
-        picture = self._renderer.render()
-        # This camera hangs upside down.
-        return picture[::-1, ::-1].copy() if camera == _CAMERA else picture
+        self._renderer.update_scene(self._env.data, camera=_CAMERA)
+        return self._renderer.render()[::-1, ::-1].copy()  # the camera hangs upside down
 
     def scripted(self) -> np.ndarray:
         """The scripted policy's command, [4], which may be out of bounds."""
