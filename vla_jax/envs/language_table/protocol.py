@@ -29,8 +29,8 @@ ENVIRONMENT = Environment(
     trials=50,
     max_steps=MAX_STEPS,
     protocol="Five families of tasks, 50 episodes each, eight blocks, at most 200 steps at 10 Hz;"
-    " scenes for which the oracle has no plan are drawn again. RT-2-PaLI-3B 90 +- 10, RT-1 74 +-"
-    " 13, LAVA 77 +- 4, BC-Zero 72 +- 3 (RT-2, table 1). There one simulator with seed 0 draws all 50"
+    " scenes for which the oracle has no plan are drawn again. RT-2-PaLI-3B 90 +- 10, LAVA 77 +- 4,"
+    " RT-1 74 +- 13, BC-Zero 72 +- 3 (RT-2, table 1). There one simulator with seed 0 draws the"
     " scenes of a family in turn; here each has a seed. Source: google-research/language-table,"
     " language_table/eval/main.py.",
     packages=("pybullet", "gym", "numpy", "scipy"),
