@@ -14,6 +14,7 @@ import numpy as np
 from vla_jax.core.errors import UserError, nearest
 from vla_jax.data.robots.language_table import SIMULATED
 from vla_jax.envs.language_table import source
+from vla_jax.envs.own_random import OwnRandom
 
 HEIGHT, WIDTH = 180, 320  # the simulator's camera
 MAX_STEPS = 200
@@ -147,14 +148,13 @@ class LanguageTableEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 class _Simulation:
     """One episode: the simulator with one scene and task, and its oracle.
 
-    Parts of the source draw from NumPy's global generator, so its state is the episode's own
-    whenever they run.
+    Parts of the source draw from NumPy's global generator; they find the episode's own.
     """
 
     def __init__(self, family: str, seed: int):
         found = source.load()
         self.family, self.steps = family, 0
-        self._random = np.random.RandomState(seed).get_state()
+        self._own_random = OwnRandom(seed)
         self._drawing = True
         with self._own_random():
             self._table = found.simulator(
@@ -212,16 +212,6 @@ class _Simulation:
             yield
         finally:
             self._drawing = True
-
-    @contextlib.contextmanager
-    def _own_random(self) -> Iterator[None]:
-        outside = np.random.get_state()
-        np.random.set_state(self._random)
-        try:
-            yield
-        finally:
-            self._random = np.random.get_state()
-            np.random.set_state(outside)
 
 
 class _Step:
