@@ -166,6 +166,7 @@ def episodes(
     environment = table.find(options.environment)
     env = environment.make(image_size=options.image_size)
     try:
+        _check_expert(env, options)
         return [_episode(environment, env, options, number) for number in range(first, last)]
     finally:
         env.close()
@@ -222,6 +223,16 @@ def _features(environment: Environment) -> dict[str, str]:
         for view, name in environment.views.items()
         if view in images
     }
+
+
+def _check_expert(env: gymnasium.Env, options: DemonstrationOptions) -> None:
+    for method in ("expert_action", "recorded"):
+        if not hasattr(env.unwrapped, method):
+            raise UserError(
+                f"environment {options.environment}: it has no expert to record",
+                fix="The tabletop's demonstrations are made by training; LIBERO's are files, which"
+                " vla-jax ingest --format=libero_hdf5 converts",
+            )
 
 
 def _check_repeats(environment: Environment, options: DemonstrationOptions) -> None:
