@@ -70,6 +70,7 @@ class Sweep:
       set: values for every arm, which the arm's own override.
       prerequisites: runs that arms need; not measured, and shared by sweeps in one folder. One may
         need those before it.
+      baselines: prerequisites whose results get a row as well, such as what the arms started from.
       reference: the arm that the others are tested against.
       axis: field of the configuration along which pictures are drawn; None draws arm by arm.
       smoke: the short form.
@@ -84,6 +85,7 @@ class Sweep:
     seeds: tuple[int, ...] = (0, 1, 2)
     set: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prerequisites: tuple[Arm, ...] = ()
+    baselines: tuple[str, ...] = ()
     reference: str | None = None
     axis: str | None = None
     smoke: Smoke = Smoke()
@@ -102,6 +104,8 @@ class Sweep:
         for name in (*(self.smoke.arms or ()), *([self.reference] if self.reference else ())):
             _check_known("arm", name, [arm.name for arm in self.arms])
         names = [arm.name for arm in self.prerequisites]
+        for name in self.baselines:
+            _check_known("baseline", name, names)
         for number, arm in enumerate(self.prerequisites):
             _check_needs(arm, names[:number])
         for arm in self.arms:
