@@ -5,17 +5,9 @@ co-fine-tuned on both; the first two once with the robot examples of the third a
 compute.
 """
 
+from vla_jax.sweep import measures
 from vla_jax.sweep.sweep import Arm, Needs, Smoke, Sweep
 
-UNSEEN = (
-    "new_combination",
-    "new_colour",
-    "new_shape",
-    "new_both",
-    "synonym",
-    "relation",
-    "symbol",
-)
 KINDS = ("locate", "extreme", "colour", "shape", "relation", "symbol")
 SIZES = ("tiny", "small")
 # Half of a batch of 32 are robot examples where both are trained on.
@@ -52,13 +44,7 @@ SWEEP = Sweep(
     baselines=tuple(f"web_{size}" for size in SIZES),
     arms=tuple(arm for size in SIZES for arm in arms_of(size)),
     seeds=(0, 1, 2),
-    measures={
-        "seen": "success/seen",
-        "unseen": tuple(f"success/{split}" for split in UNSEEN),
-        "VQA": tuple(f"vqa/{kind}" for kind in KINDS),
-        **{split: f"success/{split}" for split in UNSEEN},
-        **{f"VQA {kind}": f"vqa/{kind}" for kind in KINDS},
-    },
+    measures=measures.tabletop(KINDS),
     smoke=Smoke(
         config="configs/tabletop_study.py:smoke",
         set={"loop.steps": 4, "checkpoint.every": 2},
