@@ -22,9 +22,7 @@ VARIANTS = tuple(_STEPS)
 def get_config(variant: str = "spatial") -> config_dict.ConfigDict:
     """Returns the defaults with this experiment's differences."""
     if variant not in VARIANTS:
-        raise UserError(
-            "variant of configs/libero.py", expected=", ".join(VARIANTS), found=variant
-        )
+        raise UserError("variant of configs/libero.py", expected=", ".join(VARIANTS), found=variant)
     c = experiment.defaults()
     c.model = to_config_dict(variants.OPENVLA_7B)
     c.pretrained.path = "checkpoints/openvla-7b"

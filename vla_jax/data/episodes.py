@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from vla_jax.actions.statistics import Statistics
+from vla_jax.core.arrays import Float
 from vla_jax.core.batch import Example
 from vla_jax.core.errors import UserError
 from vla_jax.data import standard, stream
@@ -148,6 +149,10 @@ class Episodes:
         """Returns the statistics of these frames' actions, robot units."""
         assert self._statistics["action"] is not None
         return self._statistics["action"]
+
+    def actions(self, most: int) -> Float[np.ndarray, "i a"]:
+        """Returns the actions of these frames, robot units; of more than `most`, every n-th."""
+        return self._standard.action[self._frames[:: -(-len(self) // most)]]
 
     def state_statistics(self) -> Statistics | None:
         """Returns the statistics of these frames' states; None without state."""
