@@ -79,22 +79,27 @@ class Environment:
         return tuple(self.tasks)
 
     def tasks_of(self, split: str, tasks: Sequence[str] = ()) -> tuple[str, ...]:
-        """Returns the tasks that are played in a split: those asked for, or the usual ones.
+        """Returns the tasks that are played in a split: those asked for that it has, or the usual.
 
         Raises:
-          UserError: there is no such split, or it has no such task.
+          UserError: there is no such split, no split has a task of this name, or none is left.
         """
         if split not in self.tasks:
             raise self._unknown("split", split, self.splits)
-        there = self.tasks[split]
+        every = list(dict.fromkeys(task for there in self.tasks.values() for task in there))
         for task in tasks:
-            if task not in there:
-                raise self._unknown(f"task of {split}", task, there)
-        usual = tuple(task for task in there if task in self.default_tasks) or there
-        return tuple(tasks) or usual
+            if task not in every:
+                raise self._unknown("task", task, every)
+        there = self.tasks[split]
+        if not tasks:
+            return tuple(task for task in there if task in self.default_tasks) or there
+        played = tuple(task for task in tasks if task in there)
+        if not played:
+            raise self._unknown(f"task of {split} among", ", ".join(tasks), there)
+        return played
 
     def episodes(
-        self, split: str, count: int | None = None, tasks: Sequence[str] = ()
+        self, split: str, count: int | None = None, tasks: Sequence[str] = (), seed: int = 0
     ) -> list[Episode]:
         """Returns the fixed episodes of a split, the tasks taking turns.
 
@@ -102,15 +107,16 @@ class Environment:
           split: which.
           count: how many; `trials` of each task by default. Fewer are the first of more.
           tasks: which tasks; the usual ones by default.
+          seed: 0 for the set that numbers are compared on, others for other sets.
 
         Raises:
-          UserError: there is no such split, or it has no such task.
+          UserError: see `tasks_of`.
         """
         played = self.tasks_of(split, tasks)
         count = self.trials * len(played) if count is None else count
         return [
             Episode(
-                seed=FIRST_SEED + number,
+                seed=FIRST_SEED * (1 + seed) + number,
                 options=self.options(split, played[number % len(played)], number // len(played)),
             )
             for number in range(count)
