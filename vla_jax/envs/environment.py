@@ -52,6 +52,7 @@ class Environment:
       robots: adapters of `data/robots/table.py` whose actions it takes; the policy is of one.
       views: the policy's name of a view -> the observation's.
       tasks: split -> all its tasks, in the order in which they take turns.
+      default_splits: those played unless others are asked for; empty: all.
       default_tasks: those played unless others are asked for; empty: all of the split.
       trials: trials of each task in a published number.
       max_steps: most steps of any episode.
@@ -65,6 +66,7 @@ class Environment:
     robots: tuple[str, ...]
     views: Mapping[str, str]
     tasks: Mapping[str, tuple[str, ...]]
+    default_splits: tuple[str, ...] = ()
     default_tasks: tuple[str, ...] = ()
     trials: int
     max_steps: int
@@ -77,6 +79,11 @@ class Environment:
     def splits(self) -> tuple[str, ...]:
         """All splits, in order."""
         return tuple(self.tasks)
+
+    @property
+    def usual_splits(self) -> tuple[str, ...]:
+        """Those played unless others are asked for."""
+        return self.default_splits or self.splits
 
     def tasks_of(self, split: str, tasks: Sequence[str] = ()) -> tuple[str, ...]:
         """Returns the tasks that are played in a split: those asked for that it has, or the usual.

@@ -92,7 +92,9 @@ def compare(
     chosen = {split: splits == split for split in dict.fromkeys(splits.tolist())}
     if len(chosen) > 1:
         chosen[ALL] = np.ones(len(splits), bool)
-    return [_difference(split, *(side[:, rows] for side in sides)) for split, rows in chosen.items()]
+    return [
+        _difference(split, *(side[:, rows] for side in sides)) for split, rows in chosen.items()
+    ]
 
 
 def check(runs: Sequence[tuple[str, Sequence[Record]]]) -> Sequence[Record]:
@@ -151,8 +153,7 @@ def paired_interval(
     """
     total = both + only_first + only_second + neither
     one, two = (
-        Rate.of([True] * k + [False] * (total - k))
-        for k in (both + only_first, both + only_second)
+        Rate.of([True] * k + [False] * (total - k)) for k in (both + only_first, both + only_second)
     )
     phi = _correlation(both, only_first, only_second, neither)
     difference = two.rate - one.rate

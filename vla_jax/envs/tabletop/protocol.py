@@ -26,6 +26,7 @@ ENVIRONMENT = Environment(
     robots=(TABLETOP.name,),
     views={"primary": "image"},
     tasks={split: world.tasks_of(split, world.TASKS) for split in world.SPLITS},
+    default_splits=world.DEFAULT_SPLITS,
     default_tasks=world.DEFAULT_TASKS,
     trials=100,
     max_steps=TabletopConfig().max_steps * max(world.STAGES.values()),
