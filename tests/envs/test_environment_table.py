@@ -49,7 +49,7 @@ def test_unknown_splits_and_tasks_are_refused(name):
     environment = table.find(name)
     with pytest.raises(UserError, match=f"{name}: no split 'nowhere': expected some of"):
         environment.episodes("nowhere")
-    with pytest.raises(UserError, match=r"no task of .* 'nothing'"):
+    with pytest.raises(UserError, match=f"{name}: no task 'nothing'"):
         environment.episodes(environment.splits[0], tasks=("nothing",))
 
 
@@ -63,6 +63,16 @@ def test_tasks_may_be_chosen():
     options = [e.options for e in tabletop.episodes("seen", 4, tasks=("two_stage", "pick"))]
     assert [o["task"] for o in options] == ["two_stage", "pick", "two_stage", "pick"]
     assert {o["blocks"] for o in options} == {world.EVALUATION_BLOCKS}
+    (other,) = tabletop.episodes("symbol", 1, tasks=("pick", "side"))
+    assert other.options["task"] == "side"
+    with pytest.raises(UserError, match="no task of symbol among 'pick': expected some of side"):
+        tabletop.episodes("symbol", tasks=("pick",))
+
+
+def test_other_seeds_are_other_episodes():
+    tabletop = table.find("tabletop")
+    first, other = ({e.seed for e in tabletop.episodes("seen", seed=seed)} for seed in (0, 1))
+    assert not first & other
 
 
 def test_the_tabletop_plays_its_episodes_in_the_size_that_is_asked_for():

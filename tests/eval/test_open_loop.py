@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -46,12 +48,26 @@ class Policy:
         values[..., 1] += self.offset
         return values, TOKENS.encode(values).reshape(len(numbers), -1)
 
+    def score_batch(self, numbers, examples):
+        assert [example.episode for example in examples] == list(numbers)
+        nll = np.tile(np.arange(10, dtype=np.float32), (len(numbers), 1))  # <eos> and a free slot
+        return nll, np.ones(nll.shape, bool)
+
 
 def test_a_perfect_policy_has_no_error():
     found = action_error(Policy(), EXAMPLES)
-    assert set(found) == {"token_accuracy", *(f"error/{name}" for name in TABLETOP.spec.names)}
-    assert found.pop("token_accuracy") == 1
-    assert set(found.values()) == {0.0}
+    measures = ("error", "token_accuracy", "nll")
+    names = {f"{measure}/{name}" for measure in measures for name in TABLETOP.spec.names}
+    assert set(found) == {"token_accuracy", "nll", *names}
+    assert found["token_accuracy"] == 1
+    assert {v for k, v in found.items() if k.startswith("error/")} == {0.0}
+    assert {v for k, v in found.items() if k.startswith("token_accuracy/")} == {1.0}
+
+
+def test_likelihoods_are_of_the_action_tokens_alone():
+    found = action_error(Policy(), EXAMPLES)
+    assert [found[f"nll/{name}"] for name in TABLETOP.spec.names] == list(range(8))
+    assert found["nll"] == 3.5
 
 
 def test_errors_are_in_robot_units_per_dimension():
@@ -59,3 +75,25 @@ def test_errors_are_in_robot_units_per_dimension():
     assert found["error/dx"] == pytest.approx(0.01, rel=1e-4)
     assert found["error/dy"] == found["error/terminate"] == 0
     assert found["token_accuracy"] == pytest.approx(7 / 8)
+    assert (found["token_accuracy/dx"], found["token_accuracy/dy"]) == (0, 1)
+
+
+def test_steps_beyond_the_episode_do_not_count():
+    chunks = np.stack([ACTIONS[:6], ACTIONS[6:12]], axis=1)
+    examples = [
+        dataclasses.replace(example, action=chunk, action_mask=np.array([True, i % 2 == 0]))
+        for i, (example, chunk) in enumerate(zip(EXAMPLES, chunks, strict=True))
+    ]
+
+    class Chunked(Policy):
+        def act_batch(self, numbers, instructions):
+            values = chunks[numbers].copy()
+            values[1::2, 1, 1] += 1  # wrong where nobody looks
+            return values, TOKENS.encode(values).reshape(len(numbers), -1)
+
+        def score_batch(self, numbers, examples):
+            return np.tile(np.arange(17.0), (len(numbers), 1)), None
+
+    found = action_error(Chunked(), examples)
+    assert (found["token_accuracy"], found["error/dx"]) == (1, 0)
+    assert found["nll/terminate"] == pytest.approx((6 * 0 + 3 * 8) / 9)

@@ -52,6 +52,7 @@ class Environment:
       robots: adapters of `data/robots/table.py` whose actions it takes; the policy is of one.
       views: the policy's name of a view -> the observation's.
       tasks: split -> all its tasks, in the order in which they take turns.
+      default_splits: those played unless others are asked for; empty: all.
       default_tasks: those played unless others are asked for; empty: all of the split.
       trials: trials of each task in a published number.
       max_steps: most steps of any episode.
@@ -65,6 +66,7 @@ class Environment:
     robots: tuple[str, ...]
     views: Mapping[str, str]
     tasks: Mapping[str, tuple[str, ...]]
+    default_splits: tuple[str, ...] = ()
     default_tasks: tuple[str, ...] = ()
     trials: int
     max_steps: int
@@ -78,23 +80,33 @@ class Environment:
         """All splits, in order."""
         return tuple(self.tasks)
 
+    @property
+    def usual_splits(self) -> tuple[str, ...]:
+        """Those played unless others are asked for."""
+        return self.default_splits or self.splits
+
     def tasks_of(self, split: str, tasks: Sequence[str] = ()) -> tuple[str, ...]:
-        """Returns the tasks that are played in a split: those asked for, or the usual ones.
+        """Returns the tasks that are played in a split: those asked for that it has, or the usual.
 
         Raises:
-          UserError: there is no such split, or it has no such task.
+          UserError: there is no such split, no split has a task of this name, or none is left.
         """
         if split not in self.tasks:
             raise self._unknown("split", split, self.splits)
-        there = self.tasks[split]
+        every = list(dict.fromkeys(task for there in self.tasks.values() for task in there))
         for task in tasks:
-            if task not in there:
-                raise self._unknown(f"task of {split}", task, there)
-        usual = tuple(task for task in there if task in self.default_tasks) or there
-        return tuple(tasks) or usual
+            if task not in every:
+                raise self._unknown("task", task, every)
+        there = self.tasks[split]
+        if not tasks:
+            return tuple(task for task in there if task in self.default_tasks) or there
+        played = tuple(task for task in tasks if task in there)
+        if not played:
+            raise self._unknown(f"task of {split} among", ", ".join(tasks), there)
+        return played
 
     def episodes(
-        self, split: str, count: int | None = None, tasks: Sequence[str] = ()
+        self, split: str, count: int | None = None, tasks: Sequence[str] = (), seed: int = 0
     ) -> list[Episode]:
         """Returns the fixed episodes of a split, the tasks taking turns.
 
@@ -102,15 +114,16 @@ class Environment:
           split: which.
           count: how many; `trials` of each task by default. Fewer are the first of more.
           tasks: which tasks; the usual ones by default.
+          seed: 0 for the set that numbers are compared on, others for other sets.
 
         Raises:
-          UserError: there is no such split, or it has no such task.
+          UserError: see `tasks_of`.
         """
         played = self.tasks_of(split, tasks)
         count = self.trials * len(played) if count is None else count
         return [
             Episode(
-                seed=FIRST_SEED + number,
+                seed=FIRST_SEED * (1 + seed) + number,
                 options=self.options(split, played[number % len(played)], number // len(played)),
             )
             for number in range(count)
