@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -132,7 +132,7 @@ def demonstrate(
     count = min(workers_count or os.cpu_count() or 1, len(calls))
     failed: collections.Counter[str] = collections.Counter()
 
-    def succeeded() -> Iterator[Episode]:
+    def succeeded() -> Generator[Episode]:
         chunks = workers.map_ordered(episodes, calls, workers=count)
         with contextlib.closing(chunks):
             for done, (task, episode) in enumerate(itertools.chain.from_iterable(chunks), 1):

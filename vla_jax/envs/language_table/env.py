@@ -54,11 +54,13 @@ class LanguageTableEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             {
                 "image": gymnasium.spaces.Box(0, 255, (HEIGHT, WIDTH, 3), np.uint8),
                 "instruction": gymnasium.spaces.Text(_MAX_INSTRUCTION, charset=string.printable),
-                "state": gymnasium.spaces.Box(np.float32(_TABLE_LOW), np.float32(_TABLE_HIGH)),
+                "state": gymnasium.spaces.Box(
+                    np.array(_TABLE_LOW, np.float32), np.array(_TABLE_HIGH, np.float32)
+                ),
             }
         )
         self.action_space = gymnasium.spaces.Box(
-            np.float32(SIMULATED.spec.low), np.float32(SIMULATED.spec.high)
+            np.array(SIMULATED.spec.low, np.float32), np.array(SIMULATED.spec.high, np.float32)
         )
         self._simulation: _Simulation | None = None
 

@@ -23,7 +23,7 @@ from vla_jax.envs.own_random import OwnRandom
 INSTALL = "Install it: pip install 'vla_jax[libero]'"
 TASKS = tuple(map(str, range(10)))  # of each suite, in the benchmark's order
 TRIALS = 50  # bundled initial states of each task
-MAX_STEPS = dict(zip(SUITES, (220, 280, 300, 520), strict=True))
+MAX_STEPS: dict[str, int] = dict(zip(SUITES, (220, 280, 300, 520), strict=True))
 IMAGE_SIZE = 256  # of the published sets
 _WARM_UP = 10  # steps in which objects that were placed in the air come to rest
 _STILL = np.array([0, 0, 0, 0, 0, 0, -1], np.float64)
@@ -62,7 +62,9 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
                 "state": gymnasium.spaces.Box(-np.inf, np.inf, (8,), np.float32),
             }
         )
-        self.action_space = gymnasium.spaces.Box(np.float32(_SPEC.low), np.float32(_SPEC.high))
+        self.action_space = gymnasium.spaces.Box(
+            np.array(_SPEC.low, np.float32), np.array(_SPEC.high, np.float32)
+        )
         self._simulation: _Simulation | None = None
 
     @property

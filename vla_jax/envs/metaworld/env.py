@@ -67,7 +67,7 @@ class MetaworldEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.config = config or MetaworldConfig()
         self.render_mode = render_mode
         rendering.choose()
-        packages.load("metaworld", "the environment metaworld", fix=INSTALL)
+        _load("metaworld")
         size = self.config.image_size
         self.observation_space = gymnasium.spaces.Dict(
             {
@@ -76,11 +76,13 @@ class MetaworldEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
                     max(map(len, tasks.INSTRUCTIONS.values())),
                     charset=string.ascii_lowercase + " ,-",
                 ),
-                "state": gymnasium.spaces.Box(np.float32(_HAND_LOW), np.float32(_HAND_HIGH)),
+                "state": gymnasium.spaces.Box(
+                    np.array(_HAND_LOW, np.float32), np.array(_HAND_HIGH, np.float32)
+                ),
             }
         )
         self.action_space = gymnasium.spaces.Box(
-            np.float32(ROBOT.spec.low), np.float32(ROBOT.spec.high)
+            np.array(ROBOT.spec.low, np.float32), np.array(ROBOT.spec.high, np.float32)
         )
         self._simulation: _Simulation | None = None
 
@@ -166,17 +168,16 @@ class _Simulation:
     """One episode: Meta-World's environment with one goal, and what draws it."""
 
     def __init__(self, task: str, which: str, goal: int, config: MetaworldConfig):
-        import metaworld  # noqa: PLC0415
-        import mujoco  # noqa: PLC0415
-
         self.task, self.goal = task, goal
-        self._env = metaworld.ALL_V3_ENVIRONMENTS[task]()
+        self._env = _load("metaworld").ALL_V3_ENVIRONMENTS[task]()
         self._env.set_task(_goals(task, _GOAL_SEED + GOALS.index(which))[goal])
         # Before the reset, which computes where things are: else the first picture is another's.
         self._env.model.camera(_CAMERA).pos = _CAMERA_POSITION
         self._raw, _ = self._env.reset()
         self._policy: Any = None
-        self._renderer = mujoco.Renderer(self._env.model, config.image_size, config.image_size)
+        self._renderer = _load("mujoco").Renderer(
+            self._env.model, config.image_size, config.image_size
+        )
 
     @property
     def hand(self) -> np.ndarray:
@@ -196,9 +197,7 @@ class _Simulation:
     def scripted(self) -> np.ndarray:
         """The scripted policy's command, [4], which may be out of bounds."""
         if self._policy is None:
-            from metaworld.policies import ENV_POLICY_MAP  # noqa: PLC0415
-
-            self._policy = ENV_POLICY_MAP[self.task]()
+            self._policy = _load("metaworld.policies").ENV_POLICY_MAP[self.task]()
         with warnings.catch_warnings(action="ignore"):  # that it may be out of bounds
             return np.asarray(self._policy.get_action(self._raw))
 
@@ -208,12 +207,14 @@ class _Simulation:
         self._env.close()
 
 
+def _load(module: str) -> Any:
+    return packages.load(module, "the environment metaworld", fix=INSTALL)
+
+
 @functools.cache
 def _goals(task: str, seed: int) -> Sequence[Any]:
     """Fifty goals of a task, as MT1 draws them; some seconds, since it simulates each."""
-    import metaworld  # noqa: PLC0415
-
-    return metaworld.MT1(task, seed=seed).train_tasks
+    return _load("metaworld").MT1(task, seed=seed).train_tasks
 
 
 def _to_simulator(action: np.ndarray) -> np.ndarray:
