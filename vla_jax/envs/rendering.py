@@ -20,7 +20,7 @@ def choose() -> None:
     MuJoCo reads it once, when it is imported: call this before.
 
     Raises:
-      UserError: what the variable names is not here, or nothing is.
+      UserError: what the variable names is not here, or nothing is, or MuJoCo has been imported.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -37,5 +37,10 @@ def choose() -> None:
     if not present:
         raise UserError(
             "MuJoCo cannot draw: no display, and neither libEGL nor libOSMesa", fix=_INSTALL
+        )
+    if "mujoco" in sys.modules:
+        raise UserError(
+            f"MuJoCo was imported before it was told how to draw without a display ({_VARIABLE})",
+            fix=f"Start the program with {_VARIABLE}={present[0]}",
         )
     os.environ[_VARIABLE] = present[0]

@@ -1,5 +1,7 @@
 """Which OpenGL is taken where there is no display."""
 
+import sys
+
 import pytest
 
 from vla_jax.core.errors import UserError
@@ -8,7 +10,7 @@ from vla_jax.envs import rendering
 
 @pytest.fixture
 def machine(monkeypatch):
-    def make(*libraries, variable=None, display=None, platform="linux"):
+    def make(*libraries, variable=None, display=None, platform="linux", imported=False):
         monkeypatch.setattr(rendering.sys, "platform", platform)
         monkeypatch.setattr(
             rendering.ctypes.util, "find_library", lambda name: name if name in libraries else None
@@ -17,6 +19,9 @@ def machine(monkeypatch):
             monkeypatch.delenv(name, raising=False)
             if value is not None:
                 monkeypatch.setenv(name, value)
+        monkeypatch.delitem(sys.modules, "mujoco", raising=False)
+        if imported:
+            monkeypatch.setitem(sys.modules, "mujoco", object())
         rendering.choose()
         return rendering.os.environ.get("MUJOCO_GL")
 
@@ -39,3 +44,9 @@ def test_what_is_missing_is_named_with_the_way_to_install_it(machine):
         machine("OSMesa", variable="egl")
     with pytest.raises(UserError, match=r"cannot draw.*apt-get install .*libosmesa6"):
         machine()
+
+
+def test_mujoco_that_has_been_imported_cannot_be_told(machine):
+    with pytest.raises(UserError, match="Start the program with MUJOCO_GL=egl"):
+        machine("EGL", imported=True)
+    assert machine("EGL", variable="egl", imported=True) == "egl"
