@@ -37,7 +37,9 @@ def make_data():
     return types.SimpleNamespace(
         robots={
             "tabletop": types.SimpleNamespace(
+                name="tabletop",
                 spec=TABLETOP.spec,
+                actions=lambda most: actions[:most],
                 texts=lambda: ["pick up the red cube", "pick up the blue star"],
                 statistics=lambda: Statistics.of(actions),
                 state_statistics=lambda: None,
@@ -71,6 +73,19 @@ def test_a_tokenizer_file_takes_the_place_of_training(tmp_path):
     again = parts.make_encoder(dataclasses.replace(CONFIG, tokenizer=path), data)
     assert again.tokenizer.size == first.tokenizer.size
     assert again.tokenizer.encode("red cube") == first.tokenizer.encode("red cube")
+
+
+@pytest.mark.parametrize("kind", ["uniform", "quantile", "mu_law"])
+def test_bins_lie_where_the_configuration_says(kind):
+    config = dataclasses.replace(CONFIG, bins=BinsConfig(kind=kind, count=16))
+    tokens = parts.make_encoder(config, make_data()).actions["tabletop"]
+    actions = make_data().robots["tabletop"].actions(50)
+    used = [len(set(column)) for column in tokens.bins(actions).T]
+    assert used[0] == 2
+    if kind == "quantile":  # 50 steps; each of the 16 bins holds some
+        assert used[1:] == [16] * 7
+    if kind == "mu_law":
+        assert max(used[1:]) < 16
 
 
 def test_bins_without_room_are_refused():

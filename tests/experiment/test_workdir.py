@@ -4,6 +4,9 @@ import json
 import numpy as np
 import pytest
 
+from vla_jax.actions import bins
+from vla_jax.actions.bins import BinsConfig
+from vla_jax.actions.normalize import Normalizer
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core.errors import UserError
 from vla_jax.data.robots.tabletop import TABLETOP
@@ -29,15 +32,18 @@ def workdir(tmp_path):
     return Workdir(tmp_path / "runs" / "first")
 
 
-def make_encoder(scheme="overwrite"):
+def make_encoder(scheme="overwrite", kind="uniform"):
     texts = ("pick up the red cube", "what is it", "<loc0001>")
     config = ActionTokensConfig(scheme=scheme, rows="last")
     tokenizer, ids = choose_ids(config, Tokenizer.train(texts, 300, 64), 32)
     rng = np.random.default_rng(0)
     actions = rng.uniform(TABLETOP.spec.low, TABLETOP.spec.high, (50, 8)).astype(np.float32)
+    statistics = Statistics.of(actions)
+    values = Normalizer(statistics, TABLETOP.spec).normalize(actions)
+    cut = bins.make(BinsConfig(kind=kind, count=32), values, TABLETOP.spec.discrete, "tabletop")
     return Encoder(
         tokenizer,
-        {"tabletop": ActionTokens(TABLETOP.spec, Statistics.of(actions), ids)},
+        {"tabletop": ActionTokens(TABLETOP.spec, statistics, ids, cut)},
         PromptsConfig(robot="openvla", web="paligemma"),
         SequenceConfig(prefix=90, suffix=11),
     )
@@ -85,6 +91,17 @@ def test_a_run_may_go_on_elsewhere(workdir, change):
     other = dataclasses.replace(CONFIG, **change)
     workdir.claim(other)
     assert workdir.config() == other
+
+
+def test_a_run_of_a_version_with_fewer_fields_goes_on(workdir):
+    workdir.claim(CONFIG)
+    path = workdir.path / "config.json"
+    before = json.loads(path.read_text())
+    del before["bins"]["kind"]
+    path.write_text(json.dumps(before))
+    workdir.claim(CONFIG)
+    with pytest.raises(UserError, match=r"another run: config\.bins\.kind: uniform -> mu_law"):
+        workdir.claim(dataclasses.replace(CONFIG, bins=BinsConfig(kind="mu_law")))
 
 
 def test_the_length_of_a_run_is_part_of_it(workdir):
@@ -143,9 +160,11 @@ def test_a_run_of_another_version_is_refused(workdir):
         workdir.load_encoder()
 
 
-@pytest.mark.parametrize("scheme", ["overwrite", "extend"])
-def test_the_encoder_comes_back_with_equal_tokens(workdir, scheme):
-    encoder = make_encoder(scheme)
+@pytest.mark.parametrize(
+    ("scheme", "kind"), [("overwrite", "uniform"), ("overwrite", "quantile"), ("extend", "mu_law")]
+)
+def test_the_encoder_comes_back_with_equal_tokens(workdir, scheme, kind):
+    encoder = make_encoder(scheme, kind)
     workdir.claim(CONFIG)
     workdir.save_encoder(encoder)
     again = Workdir(workdir.path).load_encoder()
@@ -165,6 +184,21 @@ def test_the_encoder_comes_back_with_equal_tokens(workdir, scheme):
     np.testing.assert_array_equal(
         again.actions["tabletop"].decode(found), encoder.actions["tabletop"].decode(expected)
     )
+
+
+def test_tokens_of_a_run_that_knew_one_kind_of_bins_are_read(workdir):
+    encoder = make_encoder()
+    workdir.claim(CONFIG)
+    workdir.save_encoder(encoder)
+    path = workdir.path / "policy.json"
+    written = json.loads(path.read_text())
+    del written["robots"]["tabletop"]["bins"]
+    path.write_text(json.dumps(written | {"bins_convention": "uniform"}))
+    actions = np.random.default_rng(1).uniform(-1, 1, (20, 8)).astype(np.float32)
+    found, expected = (
+        e.actions["tabletop"].encode(actions) for e in (workdir.load_encoder(), encoder)
+    )
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_there_is_no_encoder_before_it_is_saved(workdir):

@@ -13,6 +13,7 @@ import tokenizers
 from flax import nnx
 from tokenizers import models, normalizers
 
+from vla_jax.actions.bins import Bins
 from vla_jax.actions.spec import ActionSpec
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core import trees
@@ -211,7 +212,9 @@ def build_openvla(config=None, **options):
     tokenizer, ids = action_tokens.choose_ids(chosen, llama_tokenizer(), 256)
     actions = np.random.default_rng(1).uniform(-0.1, 0.3, (200, 7)).astype(np.float32)
     convention = options.pop("convention", "openvla")
-    robot = action_tokens.ActionTokens(spec, Statistics.of(actions), ids, convention)
+    robot = action_tokens.ActionTokens(
+        spec, Statistics.of(actions), ids, Bins((256,) * 7, convention)
+    )
     return build_policy(
         config or CONFIGS["openvla"],
         prompt="openvla",

@@ -25,6 +25,7 @@ from small_policies import (
     vlm_config,
 )
 
+from vla_jax.actions.bins import Bins
 from vla_jax.core import trees
 from vla_jax.core.errors import UserError
 from vla_jax.models import pretrained
@@ -245,7 +246,7 @@ def test_another_convention_than_openvlas_is_refused(bridge, code, tiny):
 
 
 def _openvla_bins(robot):
-    robot.convention = "openvla"
+    robot.cut = Bins(robot.cut.counts, "openvla")
     return robot
 
 

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from vla_jax.actions.bins import Bins
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core.errors import UserError
 from vla_jax.data.robots.bridge_orig import ROBOT as BRIDGE
@@ -105,6 +106,19 @@ def test_an_integer_dimension_with_more_values_than_bins_is_refused(spec, statis
         make(wide, statistics, 4)
 
 
+def test_a_dimension_with_more_bins_than_ids_is_refused(spec, statistics):
+    with pytest.raises(UserError, match=r"'dx'.*at least 17 bins.*found 16"):
+        ActionTokens(spec, statistics, tuple(range(16)), Bins((16, 17, 16, 16)))
+
+
+def test_dimensions_with_fewer_bins_use_the_first_ids(spec, statistics, actions):
+    tokens = ActionTokens(spec, statistics, tuple(range(100, 164)), Bins((64, 64, 2, 4)))
+    ids = tokens.encode(actions)
+    assert tokens.legal_bins() == [range(2), range(64), range(2), range(4)]
+    assert ids.max(axis=0).tolist() == [101, 163, 101, 103]
+    assert np.abs(tokens.decode(ids) - actions)[:, 3].max() <= 1 / 8 + 1e-6
+
+
 def test_a_token_that_is_no_bin_is_refused(spec, statistics):
     tokens = make(spec, statistics, 16)
     with pytest.raises(UserError, match=r"expected ids of action bins, found \[100, 99"):
@@ -152,7 +166,7 @@ def test_openvla_counts_its_rows_down_from_the_end_before_added_tokens(tokenizer
 
 def test_openvla_decodes_its_two_last_bins_alike_and_does_not_stretch_the_gripper(spec, statistics):
     ids = tuple(range(300, 44, -1))
-    tokens = ActionTokens(spec, statistics, ids, "openvla")
+    tokens = ActionTokens(spec, statistics, ids, Bins((256,) * 4, "openvla"))
     low, high = np.array(statistics.q01), np.array(statistics.q99)
     action = np.array([0, high[1], low[2], 0.7], np.float32)
     found = tokens.encode(action)
@@ -176,6 +190,6 @@ def test_openvla_actions_are_those_of_its_own_code():
     quantiles = {name: tuple(stored[name]) for name in ("q01", "q99")}
     statistics = dataclasses.replace(Statistics.of(zeros), **quantiles)
     ids = tuple(range(vocabulary - 1, vocabulary - 257, -1))
-    tokens = ActionTokens(BRIDGE.spec, statistics, ids, "openvla")
+    tokens = ActionTokens(BRIDGE.spec, statistics, ids, Bins((256,) * 7, "openvla"))
     found = tokens.decode(np.array(ids)[bins])
     np.testing.assert_allclose(found, golden["act"], atol=1e-6)

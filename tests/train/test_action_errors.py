@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vla_jax.actions.bins import Bins
 from vla_jax.actions.spec import ActionSpec
 from vla_jax.actions.statistics import Statistics
 from vla_jax.tokens.action_tokens import ActionTokens
@@ -26,7 +27,7 @@ def make_tokens(names, convention="uniform", *, scale=1.0):
         control_hz=5.0,
     )
     values = scale * np.random.default_rng(size).normal(size=(500, size))
-    return ActionTokens(spec, Statistics.of(values), IDS, convention)
+    return ActionTokens(spec, Statistics.of(values), IDS, Bins((16,) * size, convention))
 
 
 ACTIONS = {

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from vla_jax.actions.statistics import Statistics
+from vla_jax.core.arrays import Float
 from vla_jax.core.batch import Example
 from vla_jax.core.errors import UserError
 from vla_jax.data import standard, stream
@@ -80,14 +81,7 @@ class Episodes:
             self._standard.fingerprint, robot.instruction, part, held_out, episodes
         )
         self.fingerprint = standard.digest(key, list(self._cameras.items()), chunk, history)
-        chosen = _part(index.episodes, part, held_out, episodes)
-        if not chosen.any():
-            raise UserError(
-                f"dataset {index.directory}: no episode in the part {part!r}",
-                expected="at least one of each part",
-                found=f"{index.episodes} episodes and config.loader.held_out={held_out}",
-                fix="Raise config.loader.held_out or add episodes",
-            )
+        chosen = _part(index, part, held_out, episodes)
         self.episodes = int(chosen.sum())
         folder = standard.keep_beside(
             index, f"part-{key}", lambda folder: self._write_part(folder, chosen)
@@ -148,6 +142,10 @@ class Episodes:
         """Returns the statistics of these frames' actions, robot units."""
         assert self._statistics["action"] is not None
         return self._statistics["action"]
+
+    def actions(self, most: int) -> Float[np.ndarray, "i a"]:
+        """Returns the actions of these frames, robot units; of more than `most`, every n-th."""
+        return self._standard.action[self._frames[:: -(-len(self) // most)]]
 
     def state_statistics(self) -> Statistics | None:
         """Returns the statistics of these frames' states; None without state."""
@@ -213,11 +211,18 @@ class Episodes:
         (folder / "summary.json").write_text(json.dumps({**summary, "dropped": dropped}))
 
 
-def _part(episodes: int, part: Part, share: float, selected: range | None) -> np.ndarray:
+def _part(index: FrameIndex, part: Part, share: float, selected: range | None) -> np.ndarray:
     """Marks the episodes of a part, bool [e]: the held-out ones are evenly spread."""
-    numbers = np.arange(episodes) if selected is None else np.asarray(selected)
+    numbers = np.arange(index.episodes) if selected is None else np.asarray(selected)
     held_out = np.diff(np.floor(np.arange(len(numbers) + 1) * share)) > 0
     keep = {"train": ~held_out, "held_out": held_out, "all": np.ones(len(numbers), bool)}[part]
-    chosen = np.zeros(episodes, bool)
+    chosen = np.zeros(index.episodes, bool)
     chosen[numbers[keep]] = True
+    if not chosen.any():
+        raise UserError(
+            f"dataset {index.directory}: no episode in the part {part!r}",
+            expected="at least one of each part",
+            found=f"{index.episodes} episodes and config.loader.held_out={share}",
+            fix="Raise config.loader.held_out or add episodes",
+        )
     return chosen

@@ -6,7 +6,10 @@ from typing import Any
 
 import jax
 
+from vla_jax.actions import bins
+from vla_jax.actions.bins import Bins, BinsConfig
 from vla_jax.data import ledger
+from vla_jax.data.episodes import Episodes
 from vla_jax.data.loader import Loader
 from vla_jax.data.source import Source
 from vla_jax.experiment import pretraining, sources
@@ -20,6 +23,8 @@ from vla_jax.runtime import progress
 from vla_jax.tokens import action_tokens
 from vla_jax.tokens.encoder import Encoder
 from vla_jax.tokens.tokenizer import Tokenizer
+
+_MOST_STEPS = 1_000_000  # whose actions say where quantiles lie
 
 
 def make_encoder(config: RunConfig, data: Data, weights: Start | None = None) -> Encoder:
@@ -38,14 +43,14 @@ def make_encoder(config: RunConfig, data: Data, weights: Start | None = None) ->
             prompts.for_robot(text) for robot in data.robots.values() for text in robot.texts()
         }
         if config.action_tokens.scheme == "integers":
-            texts |= set(map(str, range(config.bins.count)))
+            texts |= set(map(str, range(config.bins.largest)))
         texts = texts.union(*(web.written(prompts) for web in data.web.values()))
         tokenizer = Tokenizer.train(texts, config.tokenizer.size, config.tokenizer.locations)
     pretraining.check_tokenizer(weights, config, tokenizer)
-    tokenizer, ids = action_tokens.choose_ids(config.action_tokens, tokenizer, config.bins.count)
+    tokenizer, ids = action_tokens.choose_ids(config.action_tokens, tokenizer, config.bins.largest)
     actions = {
         name: action_tokens.ActionTokens(
-            robot.spec, robot.statistics(), ids, config.bins.convention
+            robot.spec, robot.statistics(), ids, make_bins(config.bins, robot)
         )
         for name, robot in data.robots.items()
     }
@@ -60,6 +65,17 @@ def make_encoder(config: RunConfig, data: Data, weights: Start | None = None) ->
         image_tokens=config.image_tokens,
         rows=pretraining.vocabulary(weights, config),
     )
+
+
+def make_bins(config: BinsConfig, robot: Episodes) -> Bins:
+    """Cuts the ranges of a robot's actions, by its training frames where these matter.
+
+    Raises:
+      UserError: the configuration counts other dimensions.
+    """
+    scale = action_tokens.normalizer(robot.statistics(), robot.spec, config.convention)
+    values = scale.normalize(robot.actions(_MOST_STEPS))
+    return bins.make(config, values, robot.spec.discrete, robot.name)
 
 
 def make_loader(

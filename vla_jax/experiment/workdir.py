@@ -2,7 +2,7 @@
 
 config.json      the resolved configuration
 tokenizer.json   the tokenizer
-policy.json      action space and statistics per robot, action token ids, prompts, layout
+policy.json      action space, statistics and bins per robot, action token ids, prompts, layout
 checkpoints/     Orbax, one folder per step
 metrics.jsonl    and TensorBoard event files beside it
 nonfinite/       batches whose loss or gradient was no number
@@ -22,6 +22,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vla_jax.actions.bins import Bins
 from vla_jax.actions.spec import ActionSpec
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core import config as config_lib
@@ -92,7 +93,7 @@ class Workdir:
         """
         wanted = config_lib.to_json(config)
         if self._config.exists():
-            changes = config_lib.differences(read_json(self._config), wanted)
+            changes = config_lib.differences(self._as_now(), wanted)
             others = binding(changes)
             if others:
                 raise UserError(
@@ -156,6 +157,14 @@ class Workdir:
             )
         return config_lib.build(RunConfig, read_json(self._config))
 
+    def _as_now(self) -> dict[str, Any]:
+        """Returns the configuration with the defaults of fields that the run's version lacked."""
+        before = read_json(self._config)
+        try:
+            return config_lib.to_json(config_lib.build(RunConfig, before))
+        except UserError:  # fields that are gone show as differences
+            return before
+
     def save_encoder(self, encoder: Encoder) -> None:
         """Writes tokenizer.json and policy.json."""
         encoder.tokenizer.save(self._tokenizer)
@@ -166,15 +175,13 @@ class Workdir:
                     name: {
                         "action_spec": tokens.spec.to_json(),
                         "statistics": tokens.statistics.to_json(),
+                        "bins": tokens.cut.to_json(),
                         "state_statistics": encoder.states[name].to_json()
                         if name in encoder.states
                         else None,
                     }
                     for name, tokens in encoder.actions.items()
                 },
-                "bins_convention": next(
-                    (tokens.convention for tokens in encoder.actions.values()), "uniform"
-                ),
                 "action_token_ids": list(encoder.action_token_ids),
                 "prompts": dataclasses.asdict(encoder.prompts),
                 "sequence": dataclasses.asdict(encoder.layout),
@@ -214,7 +221,7 @@ class Workdir:
                     ActionSpec.from_json(robot["action_spec"]),
                     Statistics.from_json(robot["statistics"]),
                     ids,
-                    policy["bins_convention"],
+                    _bins(robot, policy),
                 )
                 for name, robot in policy["robots"].items()
             },
@@ -229,6 +236,14 @@ class Workdir:
             image_tokens=policy["image_tokens"],
             rows=policy["vocabulary"],
         )
+
+
+def _bins(robot: dict[str, Any], policy: dict[str, Any]) -> Bins:
+    if "bins" in robot:
+        return Bins.from_json(robot["bins"])
+    # Runs of versions that knew no other kinds.
+    size, count = len(robot["statistics"]["q01"]), len(policy["action_token_ids"])
+    return Bins((count,) * size, policy["bins_convention"])
 
 
 def appears(path: pathlib.Path, seconds: float = _SECONDS_TO_APPEAR) -> bool:

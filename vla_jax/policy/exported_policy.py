@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import tokenizers
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 INCOMPLETE = "INCOMPLETE"  # a file of this name: the export was refused, or did not finish
 IMAGE_TOKEN, STATE_TOKEN = -1, -2  # prefix ids in whose place the model puts images and state
 _PLACES = {"<image>": IMAGE_TOKEN, "<state>": STATE_TOKEN}
@@ -176,11 +176,13 @@ class ExportedPolicy:
     def values(self, tokens: np.ndarray) -> np.ndarray:
         """Turns ids into robot units, float32 [n, a]: bin centres between the bounds."""
         spec, bounds = self.description["action_spec"], self.description["bounds"]
-        centres = np.array(self.description["bins"]["centres"], np.float32)
         bin_of = {token: k for k, token in enumerate(self.description["action_token_ids"])}
         index = np.array([bin_of[int(token)] for token in tokens]).reshape(-1, len(self.names))
         low, high = np.asarray(bounds["low"]), np.asarray(bounds["high"])
-        ranged = (low + (centres[index] + 1) / 2 * (high - low)).astype(np.float32)
+        rows = [np.array(row, np.float32) for row in self.description["bins"]["centres"]]
+        bins = enumerate(np.minimum(index[:, d], len(row) - 1) for d, row in enumerate(rows))
+        x = np.stack([rows[d][k] for d, k in bins], axis=1)
+        ranged = (low + (x + 1) / 2 * (high - low)).astype(np.float32)
         exact = index + np.asarray(spec["low"])
         return np.where(spec["discrete"], exact, ranged).astype(np.float32)
 
@@ -228,10 +230,11 @@ def read(folder: str | pathlib.Path, *, unchecked: bool = False) -> dict[str, An
 def legal_ids(description: Mapping[str, Any]) -> list[np.ndarray]:
     """Returns which ids may stand at each position, sorted: discrete dimensions have few."""
     spec, ids = description["action_spec"], description["action_token_ids"]
-    ranges = zip(spec["discrete"], spec["low"], spec["high"], strict=True)
+    bins = map(len, description["bins"]["centres"])
+    ranges = zip(spec["discrete"], spec["low"], spec["high"], bins, strict=True)
     step = [
-        np.sort(np.asarray(ids[: int(high - low) + 1] if discrete else ids, np.int64))
-        for discrete, low, high in ranges
+        np.sort(np.asarray(ids[: int(high - low) + 1 if discrete else count], np.int64))
+        for discrete, low, high, count in ranges
     ]
     return step * description["chunk"]
 

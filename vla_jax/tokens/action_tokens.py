@@ -104,10 +104,10 @@ class ActionTokens:
       spec: the action space.
       statistics: of the dataset's actions, robot units.
       ids: the id of every bin, bin 0 first.
-      convention: how bins lie, as in BinsConfig.
+      cut: where the bins lie; None cuts every range into `len(ids)` equal ones.
 
     Raises:
-      UserError: a discrete dimension has more values than there are bins.
+      UserError: a dimension has more values or bins than there are ids.
     """
 
     def __init__(
@@ -115,19 +115,19 @@ class ActionTokens:
         spec: ActionSpec,
         statistics: Statistics,
         ids: tuple[int, ...],
-        convention: bins.Convention = "uniform",
+        cut: bins.Bins | None = None,
     ):
         self.spec, self.statistics, self.ids = spec, statistics, ids
-        self.convention: bins.Convention = convention
+        self.cut = bins.Bins((len(ids),) * spec.size) if cut is None else cut
         self._ids = np.asarray(ids, np.int32)
         self._bin_of = {token: k for k, token in enumerate(ids)}
         self._discrete = np.asarray(spec.discrete)
         self._low, self._high = np.asarray(spec.low), np.asarray(spec.high)
-        self._normalizer = Normalizer(statistics, spec, stretch=convention == "uniform")
+        self._normalizer = normalizer(statistics, spec, self.cut.convention)
         for name, legal in zip(spec.names, self.legal_bins(), strict=True):
             if len(legal) > len(ids):
                 raise UserError(
-                    f"action space, discrete dimension {name!r}",
+                    f"action space, dimension {name!r}",
                     expected=f"at least {len(legal)} bins, one per value",
                     found=len(ids),
                     fix="Raise config.bins.count",
@@ -135,7 +135,7 @@ class ActionTokens:
 
     @property
     def count(self) -> int:
-        """The number of bins."""
+        """The most bins that a dimension has."""
         return len(self.ids)
 
     @property
@@ -145,7 +145,7 @@ class ActionTokens:
 
     def bins(self, action: Float[np.ndarray, "... a"]) -> Int[np.ndarray, "... a"]:
         """Returns the bin of every dimension; a discrete value k is bin k."""
-        ranged = bins.encode(self._normalizer.normalize(action), self.count, self.convention)
+        ranged = self.cut.encode(self._normalizer.normalize(action))
         if not self._discrete.any():
             return ranged
         exact = np.rint(np.clip(action, self._low, self._high) - self._low).astype(np.int32)
@@ -167,18 +167,22 @@ class ActionTokens:
                 "action tokens", expected="ids of action bins", found=np.ravel(tokens).tolist()
             )
         index = np.asarray(flat, np.int32).reshape(np.shape(tokens))
-        x = bins.decode(index, self.count, self.convention)
-        ranged = self._normalizer.unnormalize(x)
+        ranged = self._normalizer.unnormalize(self.cut.decode(index))
         return np.where(self._discrete, index + self._low, ranged).astype(np.float32)
 
     def legal_bins(self) -> list[range]:
         """Returns the bins a decoder may choose, one range per dimension."""
         return [
-            range(int(high - low) + 1) if discrete else range(self.count)
-            for discrete, low, high in zip(
-                self.spec.discrete, self.spec.low, self.spec.high, strict=True
+            range(int(high - low) + 1) if discrete else range(count)
+            for discrete, low, high, count in zip(
+                self.spec.discrete, self.spec.low, self.spec.high, self.cut.counts, strict=True
             )
         ]
+
+
+def normalizer(statistics: Statistics, spec: ActionSpec, convention: bins.Convention) -> Normalizer:
+    """Returns what maps actions to the range that bins of a convention cut."""
+    return Normalizer(statistics, spec, stretch=convention != "openvla")
 
 
 def smooth_rows(count: int, width: int, seed: int) -> Float[np.ndarray, "v d"]:

@@ -20,13 +20,13 @@ def find(config: RunConfig) -> tuple[int, str]:
       UserError: the tokenizer is not here and the model has no published number.
     """
     path = config.tokenizer.path
-    added = config.bins.count if config.action_tokens.scheme == "extend" else 0
+    added = config.bins.largest if config.action_tokens.scheme == "extend" else 0
     if path is None:
         size = config.tokenizer.size + 1 + config.tokenizer.locations
         return size + added, "at most, trained on the run's own texts"
     if pathlib.Path(path).is_file():
         tokenizer, _ = action_tokens.choose_ids(
-            config.action_tokens, Tokenizer.load(path), config.bins.count
+            config.action_tokens, Tokenizer.load(path), config.bins.largest
         )
         weights = warm_start.open_weights(config)
         return max(tokenizer.size, pretraining.vocabulary(weights, config)), path

@@ -3,15 +3,12 @@
 import dataclasses
 from typing import Any
 
-import numpy as np
-
-from vla_jax.actions import bins
 from vla_jax.core import config as config_lib
 from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.policy import Policy
 from vla_jax.tokens import prompts
 
-FORMAT_VERSION = 2  # exported_policy.py reads this one
+FORMAT_VERSION = 3  # exported_policy.py reads this one
 
 # The gate. Logits are compared in units of their standard deviation.
 PARITY = {
@@ -36,7 +33,7 @@ def describe(policy: Policy, config: VLMConfig, form: str, dtype: str) -> dict[s
       dtype: of the weights in it.
     """
     encoder, observer, tokens = policy.encoder, policy.observer, policy.action_tokens
-    centres = bins.decode(np.arange(tokens.count), tokens.count, tokens.convention)
+    centres = [row.tolist() for row in tokens.cut.centres()]
     low, high = tokens.bounds
     wording = encoder.prompts.robot
     statistics = encoder.states.get(policy.robot)
@@ -48,7 +45,7 @@ def describe(policy: Policy, config: VLMConfig, form: str, dtype: str) -> dict[s
         "action_spec": tokens.spec.to_json(),
         "statistics": tokens.statistics.to_json(),
         "action_token_ids": list(tokens.ids),
-        "bins": {"convention": tokens.convention, "centres": centres.tolist()},
+        "bins": {"convention": tokens.cut.convention, "centres": centres},  # per dimension
         "bounds": {"low": low.tolist(), "high": high.tolist()},  # what -1 and 1 stand for
         "chunk": encoder.chunk,
         "prompt": {

@@ -48,7 +48,8 @@ def _token_rules(wanted: Wanted) -> list[Rule]:
         Rule("config.loader: images of an example", wanted.images, wanted.images == 1, "1"),
         Rule("config.loader.chunk", encoder.chunk, encoder.chunk == 1, "1"),
         *equal("config.prompts", encoder.prompts, {"robot": "openvla"}),
-        *equal("config.bins", actions, {"convention": "openvla"}),
+        *equal("config.bins", actions.cut, {"convention": "openvla"}),
+        *equal("config.bins", actions.cut, {"counts": (actions.count,) * actions.spec.size}),
         Rule(
             "action token ids",
             f"{actions.ids[others[0]]} for bin {others[0]}" if others else "",
