@@ -8,7 +8,7 @@ import pytest
 from vla_jax.eval import record
 from vla_jax.experiment.workdir import Workdir
 
-FEW = ("--env=tabletop", "--splits=seen,new_shape", "--episodes=3", "--film=2")
+FEW = ("--env=tabletop", "--splits=seen,new_shape", "--episodes=3", "--film=0")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def evaluated(vla_jax, copy, tmp_path):
 
 def test_an_environment_is_driven_and_the_result_lies_in_a_folder(vla_jax, copy):
     before = sorted(path.name for path in copy.iterdir())
-    code, out, err = vla_jax("eval", copy, *FEW)
+    code, out, err = vla_jax("eval", copy, *FEW[:-1], "--film=2")
     assert code == 0, err
     folder = copy / "evaluation" / "tabletop"
     assert {path.name for path in folder.iterdir()} == {
@@ -55,7 +55,7 @@ def test_fixed_seeds_give_the_same_twice_and_with_any_number_of_slots(evaluated)
     first, _ = evaluated()
     files = [
         evaluated(*flags, name=f"again{k}")[0] / record.FILE
-        for k, flags in enumerate([(), ("--slots=1",), ("--slots=2",)])
+        for k, flags in enumerate([(), ("--slots=2",)])
     ]
     assert {file.read_text() for file in files} == {(first / record.FILE).read_text()}
     digests = {
@@ -75,8 +75,9 @@ def test_seeds_and_tasks_choose_other_episodes(evaluated):
 def test_an_exported_folder_drives_as_its_run_does(vla_jax, copy, evaluated, tmp_path):
     code, _, err = vla_jax("export", copy, tmp_path / "export", "--skip-parity")
     assert code == 0, err
-    ours, _ = evaluated()
-    code, _, err = vla_jax("eval", tmp_path / "export", *FEW)
+    few = ("--splits=seen", "--episodes=1")  # PyTorch decides one by one
+    ours, _ = evaluated(*few)
+    code, _, err = vla_jax("eval", tmp_path / "export", *FEW, *few)
     assert code == 0, err
     theirs = tmp_path / "export" / "evaluation" / "tabletop"
     results = json.loads((theirs / "results.json").read_text())
