@@ -1,6 +1,7 @@
 """`vla-jax eval CHECKPOINT`: what a policy can do; `vla-jax eval --compare A B`: who is better."""
 
 import dataclasses
+import os
 import pathlib
 import typing
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from vla_jax.runtime import compilation, mesh, progress
 if typing.TYPE_CHECKING:
     from vla_jax.experiment.trials import Trials
 
+_SLOTS = 50
 _OF_AN_ENVIRONMENT = ("splits", "tasks", "seed", "robot")
 
 
@@ -83,7 +85,7 @@ def _trials(values: absl_flags.FlagValues, image_size: int | None) -> "Trials":
             for split in values.splits or environment.usual_splits
         },
         image_size=image_size,
-        slots=values.slots,
+        slots=values.slots or (os.cpu_count() or 1 if environment.apart else _SLOTS),
     )
 
 
@@ -124,7 +126,13 @@ def _define(values: absl_flags.FlagValues) -> None:
         flag_values=values,
     )
     integer("seed", None, "Another set of fixed episodes than 0.", 0, flag_values=values)
-    integer("slots", 50, "Environments stepped together.", 1, flag_values=values)
+    integer(
+        "slots",
+        None,
+        f"Environments stepped together; {_SLOTS} by default, one per core of slow simulators.",
+        1,
+        flag_values=values,
+    )
     integer("film", 12, "Episodes in the film, half of them failures.", 0, flag_values=values)
     string("robot", None, "Whose policy, where several datasets fit.", flag_values=values)
     string(

@@ -57,6 +57,8 @@ class Environment:
       trials: trials of each task in a published number.
       max_steps: most steps of any episode.
       protocol: how the published numbers were taken, in words, and their source.
+      apart: whether each environment gets a process of its own: those that take longer to step
+        than it costs to ask another process.
       packages: distributions whose versions decide what happens in it.
       options: what `reset` is given beside the seed.
       make: builds it.
@@ -71,6 +73,7 @@ class Environment:
     trials: int
     max_steps: int
     protocol: str
+    apart: bool = False
     packages: tuple[str, ...] = ()
     options: Options
     make: Maker

@@ -5,9 +5,12 @@ with it the compiled program) keeps its size; an episode's course does not depen
 """
 
 import collections
+import contextlib
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import gymnasium
@@ -15,6 +18,7 @@ import numpy as np
 
 from vla_jax.core.arrays import Float, UInt8
 from vla_jax.core.episode import Episode
+from vla_jax.eval.apart import Apart
 
 
 class Observer(Protocol):
@@ -110,6 +114,17 @@ class _Slot:
             self.images.append(self._picture())
         return terminated or truncated, info
 
+    def outcome(self, episode: Episode, info: Mapping[str, Any]) -> Outcome:
+        return Outcome(
+            episode=episode,
+            start=self.start,
+            instruction=str(self.observation["instruction"]),
+            success=bool(info["success"]),
+            steps=self.steps,
+            info=info,
+            images=tuple(self.images),
+        )
+
 
 def play(
     policy: Actor,
@@ -119,6 +134,7 @@ def play(
     views: Mapping[str, str] | None = None,
     slots: int = 50,
     film: int = 0,
+    apart: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Outcome]:
     """Plays episodes to their end.
@@ -131,46 +147,53 @@ def play(
       views: the policy's name of a view -> the observation's; its only view is `image` by default.
       slots: environments stepped together.
       film: how many of the first episodes to render, every step.
+      apart: whether each environment gets a process of its own; `make_env` must pickle then.
       on_progress: told how many episodes are done, of how many.
 
     Returns:
       One outcome per episode, in the given order.
     """
-    waiting = list(range(len(episodes)))
-    outcomes: dict[int, Outcome] = {}
     names = views or {policy.observer.views[0]: "image"}
     named = {view: names[view] for view in policy.observer.views}
     count = min(slots, len(episodes))
-    active = [_Slot(make_env(), named, policy.observer.history) for _ in range(count)]
-    for slot in active:
-        number = waiting.pop(0)
-        slot.begin(number, episodes[number], film=number < film)
-    while len(outcomes) < len(episodes):
-        observations = [policy.observer.look(slot.seen, slot.state) for slot in active]
-        instructions = [slot.observation["instruction"] for slot in active]
-        actions, _ = policy.act_batch(observations, instructions)
-        for slot, action in zip(active, actions, strict=True):
-            # A slot without a waiting episode repeats its last observation to keep the batch size.
-            if slot.number in outcomes:
-                continue
-            ended, info = slot.step(action[0])
-            if not ended:
-                continue
-            outcomes[slot.number] = Outcome(
-                episode=episodes[slot.number],
-                start=slot.start,
-                instruction=str(slot.observation["instruction"]),
-                success=bool(info["success"]),
-                steps=slot.steps,
-                info=info,
-                images=tuple(slot.images),
-            )
-            on_progress(len(outcomes), len(episodes))
-            if waiting:
-                number = waiting.pop(0)
-                slot.begin(number, episodes[number], film=number < film)
-    for slot in active:
-        slot.env.close()
+    make = functools.partial(Apart, make_env) if apart else make_env
+    waiting, outcomes = collections.deque(enumerate(episodes)), dict[int, Outcome]()
+    with contextlib.ExitStack() as stack:
+        # The answers of processes are waited for together.
+        run = stack.enter_context(ThreadPoolExecutor(count)).map if apart and count else map
+
+        def new_slot(_: int) -> _Slot:
+            env = make()
+            stack.callback(env.close)
+            return _Slot(env, named, policy.observer.history)
+
+        def begin(slots: Sequence[_Slot]) -> None:
+            """Gives slots the next episodes, as far as there are any."""
+            begun = [(slot, *waiting.popleft()) for slot in slots if waiting]
+            list(run(lambda job: job[0].begin(*job[1:], film=job[1] < film), begun))
+
+        active = list(run(new_slot, range(count)))
+        begin(active)
+        while len(outcomes) < len(episodes):
+            observations = [policy.observer.look(slot.seen, slot.state) for slot in active]
+            instructions = [slot.observation["instruction"] for slot in active]
+            actions, _ = policy.act_batch(observations, instructions)
+            # A slot without an episode repeats its last observation to keep the batch size.
+            moves = [
+                (slot, action[0])
+                for slot, action in zip(active, actions, strict=True)
+                if slot.number not in outcomes
+            ]
+            ends = run(lambda move: move[0].step(move[1]), moves)
+            ended = [
+                (slot, info)
+                for (slot, _), (is_over, info) in zip(moves, ends, strict=True)
+                if is_over
+            ]
+            for slot, info in ended:
+                outcomes[slot.number] = slot.outcome(episodes[slot.number], info)
+                on_progress(len(outcomes), len(episodes))
+            begin([slot for slot, _ in ended])
     return [outcomes[number] for number in range(len(episodes))]
 
 

@@ -1,6 +1,7 @@
 """Pictures of a run: curves, and episodes as a moving grid."""
 
 import io
+import itertools
 import math
 import os
 import pathlib
@@ -19,17 +20,18 @@ _TILE, _CAPTION, _GAP, _COLUMNS = 192, 34, 6, 4
 _FRAME_MS, _LAST_MS, _MOST_FRAMES = 250, 1500, 80
 _GREEN, _RED, _GREY = (30, 140, 60), (200, 40, 40), (90, 90, 90)
 
-# Panel title -> (what the metric's name has in it, lower and upper bound of the axis or None).
+# Panel title -> (what the metric's name has in it, the axis).
 _PANELS = {
-    "loss per source (nats per token)": ("loss/", None),
-    "token accuracy": ("accuracy/", (0, 1)),
-    "closed-loop success": ("success/", (0, 1)),
-    "held-out questions, share right": ("vqa/", (0, 1)),
+    "loss per source (nats per token)": ("loss/", "log"),
+    "token accuracy": ("accuracy/", "share"),
+    "closed-loop success": ("success/", "share"),
+    "held-out questions, share right": ("vqa/", "share"),
 }
 _MORE_PANELS = {
-    "gradient norm": ("gradient_norm", None),
-    "examples per second and device": ("speed/samples", None),
+    "gradient norm": ("gradient_norm", "log"),
+    "examples per second and device": ("speed/samples", "linear"),
 }
+_HELD_OUT = "held_out/"
 # Seen on white and on near black alike.
 _COLOURS = ("#3f83d8", "#e0772f", "#2f9e6e", "#c25ba8", "#b58a1b", "#7a7fd6", "#d15450", "#6f8a8f")
 
@@ -54,12 +56,15 @@ def panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[str], str]
     Text and lines take the colour of the text around, the background is clear.
     """
     found = {}
-    for title, (part, bounds) in (_PANELS | _MORE_PANELS).items():
+    for title, (part, scale) in (_PANELS | _MORE_PANELS).items():
         names = _names(rows, part)
         if not names:
             continue
         figure = Figure(figsize=(5.6, 3.3), layout="constrained")
-        _draw(figure.subplots(), rows, part, bounds)
+        axis = figure.subplots()
+        _draw(axis, rows, part, scale)
+        for patch in (figure.patch, axis.patch):
+            patch.set_visible(False)
         found[title] = names, _svg(figure, title)
     return found
 
@@ -107,27 +112,34 @@ def _names(rows: Sequence[Mapping[str, Any]], part: str) -> list[str]:
     return sorted({name for row in rows for name in row if part in name})
 
 
-def _draw(
-    axis: Axes,
-    rows: Sequence[Mapping[str, Any]],
-    part: str,
-    bounds: tuple[float, float] | None,
-) -> None:
-    """Draws the metrics that have `part` in their names."""
+def _draw(axis: Axes, rows: Sequence[Mapping[str, Any]], part: str, scale: str) -> None:
+    """Draws the metrics that have `part` in their names, on an axis `share`, `log` or `linear`."""
     names = _names(rows, part)
-    axis.set_prop_cycle(color=_COLOURS)
+    # A measurement has one colour, on training data and on held-out data.
+    measured = dict.fromkeys(name.removeprefix(_HELD_OUT) for name in names)
+    colours = dict(zip(measured, itertools.cycle(_COLOURS), strict=False))
     for name in names:
         points = [(row["step"], row[name]) for row in rows if name in row]
-        style = "o--" if name.startswith(("held_out", "success", "vqa")) else "-"
-        axis.plot(*zip(*points, strict=True), style, label=name, markersize=3, linewidth=1.2)
+        style = "o--" if name.startswith((_HELD_OUT, "success", "vqa")) else "-"
+        colour = colours[name.removeprefix(_HELD_OUT)]
+        axis.plot(
+            *zip(*points, strict=True),
+            style,
+            label=name,
+            color=colour,
+            markersize=3,
+            linewidth=1.2,
+        )
     axis.set_xlabel("step")
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
-    if bounds:
-        axis.set_ylim(bounds[0] - 0.02, bounds[1] + 0.02)
-    else:
+    if scale == "share":
+        axis.set_ylim(-0.02, 1.02)
+    elif scale == "log":
         axis.set_yscale("log")
-    if names:
+    else:
+        axis.set_ylim(bottom=0)
+    if len(names) > 1:
         axis.legend(fontsize=8, framealpha=0)
 
 
@@ -136,7 +148,7 @@ def _svg(figure: Figure, title: str) -> str:
     buffer = io.StringIO()
     # Text stays text; equal figures are equal files.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     return svg[svg.index("<svg") :]
 
@@ -164,7 +176,7 @@ def _wrap(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) > _TILE and lines[-1]:
+        if font.getlength(longer) > _TILE - 2 * _GAP and lines[-1]:
             lines.append(word)
         else:
             lines[-1] = longer

@@ -76,8 +76,10 @@ def _row(name: str, rate: Rate, *more: str) -> tuple[str, ...]:
 
 
 def _tables(results: Results) -> None:
-    rows = []
+    rows, first = [], next(iter(results.success), "")
     for name, rate in results.success.items():
+        if "/" in name and not name.startswith(f"{first}/"):
+            continue  # the report has the tasks of the other splits
         wrong = results.wrong_block.get(name)
         rows.append(_row(name, rate, f"{wrong.rate:.1%}" if wrong else ""))
     if rows:

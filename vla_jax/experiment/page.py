@@ -149,8 +149,11 @@ def _demonstrations(results: Mapping[str, Any] | None, workdir: Workdir) -> list
         spec = tokens.spec
 
         def row(title: str, unit: str, name: str, start: str = start) -> list[Any]:
-            measures = [f"{start}{m}{name}" for m in ("error", "token_accuracy", "nll")]
-            return [title, unit, *(values.get(measure) for measure in measures)]
+            error, right, nll = (
+                values.get(f"{start}{measure}{name}")
+                for measure in ("error", "token_accuracy", "nll")
+            )
+            return [title, unit, error, None if right is None else f"{right:.1%}", nll]
 
         rows = [row(n, u, f"/{n}") for n, u in zip(spec.names, spec.units, strict=True)]
         if any(cell is not None for line in rows for cell in line[2:]):

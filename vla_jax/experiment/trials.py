@@ -97,6 +97,7 @@ class Trials:
             views=self.environment.views,
             slots=self.slots,
             film=len(chosen),
+            apart=self.environment.apart,
         )
         for (_, before), now in zip(chosen, filmed, strict=True):
             if (before.start, before.success, before.steps) != (now.start, now.success, now.steps):
@@ -144,6 +145,7 @@ class Trials:
             episodes,
             views=self.environment.views,
             slots=self.slots,
+            apart=self.environment.apart,
             on_progress=lambda done, total: on_progress(f"evaluate {split}", done, total),
         )
 

@@ -33,6 +33,7 @@ ENVIRONMENT = Environment(
     " RT-1 74 +- 13, BC-Zero 72 +- 3 (RT-2, table 1). There one simulator with seed 0 draws the"
     " scenes of a family in turn; here each has a seed. Source: google-research/language-table,"
     " language_table/eval/main.py.",
+    apart=True,
     packages=("pybullet", "gym", "numpy", "scipy"),
     options=_options,
     make=_make,

