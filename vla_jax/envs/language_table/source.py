@@ -21,7 +21,7 @@ from vla_jax.core import packages
 
 INSTALL = (
     "Clone github.com/google-research/language-table, add its folder to PYTHONPATH, and:"
-    " pip install 'vla_jax[language_table]'"
+    " pip install 'vla_jax[language-table]'"
 )
 _ROOT = "language_table.environments"
 _REWARDS = {
