@@ -137,3 +137,18 @@ def test_other_episodes_are_refused(episodes, other, message):
 def test_nothing_to_compare_is_refused():
     with pytest.raises(UserError, match="expected episodes to compare, found none"):
         compare.compare({"A": []}, {"B": []})
+
+
+def test_welch_is_that_of_the_formula_and_says_nothing_of_one_seed():
+    a, b = np.array((0.50, 0.52, 0.48)), np.array((0.55, 0.45, 0.53))
+    va, vb = a.var(ddof=1) / 3, b.var(ddof=1) / 3
+    error = np.sqrt(va + vb)
+    freedom = (va + vb) ** 2 / (va**2 / 2 + vb**2 / 2)
+    low, high, p = compare.welch(a.tolist(), b.tolist())
+    t = (b.mean() - a.mean()) / error
+    assert p == pytest.approx(2 * stats.t.sf(abs(t), freedom))
+    reach = stats.t.ppf(0.975, freedom) * error
+    assert (low, high) == pytest.approx((b.mean() - a.mean() - reach, b.mean() - a.mean() + reach))
+    assert compare.welch([0.2, 0.2, 0.2], b.tolist())[2] < 0.05  # and no warning
+    assert np.isnan(compare.welch([0.1], [0.2, 0.3])).all()
+    assert np.isnan(compare.welch([0.0, 0.0], [1.0, 1.0])).all()

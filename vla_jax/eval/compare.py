@@ -8,6 +8,7 @@ success rate the measurement, and Welch's t test compares the two samples.
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -179,14 +180,17 @@ def _correlation(both: int, only_first: int, only_second: int, neither: int) -> 
     return lowered / math.sqrt(margins)
 
 
-def welch(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
+def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
     """Returns low, high and p of the difference of two means, second - first, by Welch's t test.
 
-    All are nan where a side has a single value or neither varies.
+    The interval is of 95%, p two-sided. All are nan where a side has a single value or neither
+    varies, which nothing can be said of.
     """
     if min(len(first), len(second)) < 2 or not (np.ptp(first) or np.ptp(second)):
         return math.nan, math.nan, math.nan
-    test = cast(Any, stats.ttest_ind(second, first, equal_var=False))
+    with warnings.catch_warnings():  # of lost precision, where one side does not vary
+        warnings.simplefilter("ignore", RuntimeWarning)
+        test = cast(Any, stats.ttest_ind(second, first, equal_var=False))
     interval = test.confidence_interval(0.95)
     return float(interval.low), float(interval.high), float(test.pvalue)
 
@@ -208,7 +212,7 @@ def _difference(split: str, first: np.ndarray, second: np.ndarray) -> Difference
         low, high = paired_interval(both, only_first, only_second, neither)
         p = mcnemar(only_first, only_second)
     else:
-        low, high, p = welch(first.mean(axis=1), second.mean(axis=1))
+        low, high, p = welch(first.mean(axis=1).tolist(), second.mean(axis=1).tolist())
     return Difference(
         split=split,
         first=float(first.mean()),

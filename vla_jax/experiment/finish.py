@@ -63,7 +63,8 @@ def leave(results: Results, folder: str | os.PathLike[str], about: Mapping[str, 
 
 def _write(results: Results, folder: pathlib.Path, more: Mapping[str, Any]) -> None:
     write_json(folder / RESULTS, {**results.to_json(), **more})
-    record.write(folder / record.FILE, results.records)
+    if results.records:
+        record.write(folder / record.FILE, results.records)
     for suffix in ("gif", "webm"):
         path = folder / f"episodes.{suffix}"
         path.unlink(missing_ok=True)  # of another evaluation

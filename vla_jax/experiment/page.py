@@ -32,7 +32,10 @@ def write(workdir: Workdir) -> pathlib.Path:
     results = _json(workdir.results)
     rows = metrics.read(workdir.path)
     others = sorted(workdir.evaluation.glob(f"*/{RESULTS}"))
-    evaluations = [_evaluation(folder.parent) for folder in (workdir.results, *others)]
+    evaluations = [_evaluation(workdir.path)]
+    for path in others:
+        of_its_own = path.parent.relative_to(workdir.path).as_posix()
+        evaluations.append(_evaluation(path.parent, f" ({of_its_own})"))
     origin = _json(workdir.origin)
     content = {
         "title": workdir.path.resolve().name,
@@ -69,7 +72,7 @@ def write_evaluation(folder: pathlib.Path) -> pathlib.Path:
     return folder / _REPORT
 
 
-def _evaluation(folder: pathlib.Path) -> dict[str, Any] | None:
+def _evaluation(folder: pathlib.Path, where: str = "") -> dict[str, Any] | None:
     """Gathers the episodes of one environment; None where none was played."""
     results = _json(folder / RESULTS) or {}
     environment = results.get("environment")
@@ -81,7 +84,7 @@ def _evaluation(folder: pathlib.Path) -> dict[str, Any] | None:
     known = table.ENVIRONMENTS.get(environment["name"])
     leaves = config_lib.leaves({k: v for k, v in environment.items() if v is not None}, "")
     return {
-        "title": f"Closed loop: {environment['name']}",
+        "title": f"Closed loop: {environment['name']}{where}",
         "protocol": known.protocol if known else "",
         "splits": _splits(records),
         "wrong": bool(trials.wrong_block(records)),
