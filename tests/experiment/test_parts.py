@@ -49,7 +49,7 @@ def make_data():
     )
 
 
-def written(prompts):
+def written(prompts, most=None):
     return {prompts.for_web("what colour is it"), prompts.as_it_is("caption de"), "red", "blue"}
 
 
@@ -69,7 +69,7 @@ def test_a_tokenizer_file_takes_the_place_of_training(tmp_path):
     first.tokenizer.save(tmp_path / "tokenizer.json")
     path = TokenizerConfig(path=str(tmp_path / "tokenizer.json"))
     data = make_data()
-    data.web["web"].written = lambda prompts: {"words that would change a training"}
+    data.web["web"].written = lambda prompts, most: {"words that would change a training"}
     again = parts.make_encoder(dataclasses.replace(CONFIG, tokenizer=path), data)
     assert again.tokenizer.size == first.tokenizer.size
     assert again.tokenizer.encode("red cube") == first.tokenizer.encode("red cube")

@@ -26,8 +26,22 @@ def action_error(policy: Policy, examples: Sequence[Example]) -> dict[str, float
     mask = np.stack([e.action_mask for e in examples if e.action_mask is not None])
     error = np.abs(values - truth)[mask].mean(axis=0)
     names = policy.action_tokens.spec.names
-    wanted = policy.action_tokens.encode(truth)
-    same = (tokens.reshape(wanted.shape) == wanted)[mask]
+    same = np.concatenate(_same_tokens(policy, tokens, truth, mask))
     return {f"error/{name}": float(e) for name, e in zip(names, error, strict=True)} | {
         "token_accuracy": float(same.mean())
     }
+
+
+def _same_tokens(
+    policy: Policy, tokens: np.ndarray, truth: np.ndarray, mask: np.ndarray
+) -> list[np.ndarray]:
+    """Returns, for each example, which supervised tokens of its action were decoded."""
+    wanted = policy.action_tokens.write(truth)
+    supervised = policy.action_tokens.supervised(mask)
+    found = []
+    for k, row in enumerate(tokens):
+        string = policy.encoder.split(row)[1][: len(wanted[k])]
+        missing = len(wanted[k]) - len(string)  # a text of variable length may be shorter
+        same = np.pad(string, (0, missing), constant_values=-1) == wanted[k]
+        found.append(same if supervised is None else same[supervised[k]])
+    return found
