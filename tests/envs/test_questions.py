@@ -95,6 +95,33 @@ def test_relation_does_not_ask_across_a_gap_too_small_to_see():
     }
 
 
+def test_extreme_locates_the_block_at_the_end():
+    places = {
+        block.name: answers.location(np.array(xy), 16) for block, xy in zip(*PICTURE, strict=True)
+    }
+    assert ask_often("extreme") == {
+        ("locate the leftmost object", places["red cube"]),
+        ("locate the rightmost object", places["pink heart"]),
+        ("locate the topmost object", places["red cube"]),
+        ("locate the bottommost object", places["cyan ring"]),
+    }
+    level = Picture(PICTURE.blocks[:2], np.array([(0.1, 0.200), (0.3, 0.205)]))
+    asked = {question.split()[2] for question, _ in ask_often("extreme", level)}
+    assert asked == {"leftmost", "rightmost"}
+
+
+def test_symbols_are_explained_in_words_and_as_the_places_of_their_sides():
+    asked = dict(ask_often("symbol", count=400))
+    assert len(asked) == 4 * 4
+    for side, symbol in world.SYMBOLS.items():
+        assert asked[f"what side is {symbol}"] == side
+        assert asked[f"what is the {side} called"] == symbol
+        assert asked[f"locate the {symbol}"] == asked[f"locate the {side}"]
+        x, y = (int(value) / 256 for value in re.findall(r"\d+", asked[f"locate the {side}"]))
+        margins = {"left": x, "right": 1 - x, "top": y, "bottom": 1 - y}
+        assert margins[side] * world.TABLE_SIZE < world.EDGE_ZONE
+
+
 def test_exist_says_yes_exactly_for_blocks_that_are_there():
     asked = ask_often("exist", count=600)
     for question, answer in asked:
@@ -188,7 +215,7 @@ def test_tfds_reads_back_what_was_made(split, small_datasets, small_config):
         ({"kinds": {"locte": 1.0}}, "questions kinds: expected .* found 'locte'"),
         ({"kinds": {"locate": -1.0}}, "weights of 0 or more"),
         ({"kinds": {"locate": 0.0}}, "a weight above 0"),
-        ({"kinds": {"relation": 1.0}, "blocks": (1, 1)}, "relation needs two blocks"),
+        ({"kinds": {"relation": 1.0}, "blocks": (1, 1)}, "relation and extreme need two blocks"),
         ({"location_levels": 0}, "location_levels: expected 1 to 256, found 0"),
         ({"train": 0}, "1 or more each"),
         ({"blocks": (2, 9)}, "most <= 4"),

@@ -7,9 +7,9 @@ from PIL import Image
 from scipy import stats
 
 from vla_jax.core.errors import UserError
-from vla_jax.sweep import plot, significance, stock, table
+from vla_jax.sweep import plot, record, significance, stock, table
 from vla_jax.sweep.significance import Mean
-from vla_jax.sweep.sweep import Arm
+from vla_jax.sweep.sweep import Arm, Needs
 
 VALUES = {"a": (0.50, 0.52, 0.48), "b": (0.90, 0.94, 0.92), "c": (0.55, 0.45, 0.53)}
 
@@ -128,3 +128,49 @@ def test_a_picture_is_drawn(finished, tmp_path, axis):
     pixels = np.asarray(Image.open(tmp_path / "p.png").convert("L"))
     assert pixels.shape[1] > pixels.shape[0] > 300
     assert (pixels < 128).mean() > 0.01
+
+
+def test_what_has_no_value_on_the_axis_is_a_level_line(finished, tmp_path):
+    arms = (
+        Arm(name="a", set={"bins.count": 16}),
+        Arm(name="b", set={"bins.count": 32}),
+        Arm(name="c", set={"loop.steps": 3}),
+    )
+    panel = plot.Figure().subplots()
+    plot._along(panel, finished(arms=arms), "seen", "bins.count")
+    assert [line.get_label() for line in panel.lines if line.get_linestyle() == ":"] == ["c"]
+
+
+def test_the_front_is_of_the_arms_that_none_beats_in_both():
+    points = [(0.1, 0.9), (0.5, 0.5), (0.4, 0.4), (0.9, 0.1)]
+    front = [point for point in points if not plot._is_beaten(point, points)]
+    assert front == [(0.1, 0.9), (0.5, 0.5), (0.9, 0.1)]
+
+
+def test_one_measure_is_drawn_against_another(finished, tmp_path):
+    measures = {"seen": "success/seen", "pick": "success/seen/pick"}
+    plot.pareto(finished(measures=measures, pareto=("seen", "pick")), tmp_path / "p.png")
+    assert (np.asarray(Image.open(tmp_path / "p.png").convert("L")) < 128).mean() > 0.005
+
+
+def test_a_baseline_has_a_row_before_the_arms(make_sweep, make_plan):
+    sweep = make_sweep(
+        prerequisites=(Arm(name="web", set={"loop.steps": 3}, seeds=(0,)),),
+        baselines=("web",),
+        arms=(Arm(name="a", set={"pretrained.path": Needs("web")}),),
+    )
+    runs = make_plan(sweep)
+    assert [run.measured for run in runs] == [True] * 3
+    for number, run in enumerate(runs):
+        run.workdir.mkdir(parents=True)
+        (run.workdir / "config.json").write_text(json.dumps(run.config))
+        results = {"success": {"seen": {"rate": number / 4}}, "train": {"seconds": 60}}
+        (run.workdir / "results.json").write_text(json.dumps(results))
+        record.begin(run)
+        record.end(run)
+    found = table.gather(sweep, stock.take(runs))
+    assert [(row.run.name, row.values["seen"]) for row in found.rows] == [
+        ("web-seed0", 0.0),
+        ("a-seed0", 0.25),
+        ("a-seed1", 0.5),
+    ]

@@ -88,6 +88,8 @@ def _report(definition: "Sweep", records: "Sequence[Record]", out: pathlib.Path)
     table.write_csv(found, out / "results.csv")
     table.write_markdown(found, out / "results.md")
     plot.draw(found, out / "results.png")
+    if definition.pareto is not None:
+        plot.pareto(found, out / "pareto.png")
     progress.note((out / "results.md").read_text())
     progress.note(f"{len(found.rows)} runs: {out}/results.csv, results.md, results.png")
 

@@ -80,28 +80,14 @@ class Episodes:
             (index.distinct_texts(feature), index.text_ids(feature))
             for feature in robot.instruction
         ]
-        self._plan = robot.plan if plans else None
-        if plans and robot.plan is None:
-            raise UserError(
-                f"dataset {self.name}: plans",
-                expected="an adapter that names their feature",
-                found="none",
-                fix="Set --config.prompts.plan=none",
-            )
+        self._plan = _plan_feature(robot, self.name) if plans else None
         key = standard.digest(
             self._standard.fingerprint, robot.instruction, part, held_out, episodes
         )
         self.fingerprint = standard.digest(key, list(self._cameras.items()), chunk, history)
-        if plans:
-            self.fingerprint = standard.digest(self.fingerprint, "plans")
-        chosen = _part(index.episodes, part, held_out, episodes)
-        if not chosen.any():
-            raise UserError(
-                f"dataset {index.directory}: no episode in the part {part!r}",
-                expected="at least one of each part",
-                found=f"{index.episodes} episodes and config.loader.held_out={held_out}",
-                fix="Raise config.loader.held_out or add episodes",
-            )
+        if self._plan is not None:
+            self.fingerprint = standard.digest(self.fingerprint, self._plan)
+        chosen = _part(index, part, held_out, episodes)
         self.episodes = int(chosen.sum())
         folder = standard.keep_beside(
             index, f"part-{key}", lambda folder: self._write_part(folder, chosen)
@@ -247,11 +233,29 @@ class Episodes:
         (folder / "summary.json").write_text(json.dumps({**summary, "dropped": dropped}))
 
 
-def _part(episodes: int, part: Part, share: float, selected: range | None) -> np.ndarray:
+def _plan_feature(robot: Robot, name: str) -> str:
+    if robot.plan is None:
+        raise UserError(
+            f"dataset {name}: plans, which config.prompts.plan wants",
+            expected="an adapter that names their feature",
+            found="none",
+            fix="Set --config.prompts.plan=none",
+        )
+    return robot.plan
+
+
+def _part(index: FrameIndex, part: Part, share: float, selected: range | None) -> np.ndarray:
     """Marks the episodes of a part, bool [e]: the held-out ones are evenly spread."""
-    numbers = np.arange(episodes) if selected is None else np.asarray(selected)
+    numbers = np.arange(index.episodes) if selected is None else np.asarray(selected)
     held_out = np.diff(np.floor(np.arange(len(numbers) + 1) * share)) > 0
     keep = {"train": ~held_out, "held_out": held_out, "all": np.ones(len(numbers), bool)}[part]
-    chosen = np.zeros(episodes, bool)
+    chosen = np.zeros(index.episodes, bool)
     chosen[numbers[keep]] = True
+    if not chosen.any():
+        raise UserError(
+            f"dataset {index.directory}: no episode in the part {part!r}",
+            expected="at least one of each part",
+            found=f"{index.episodes} episodes and config.loader.held_out={share}",
+            fix="Raise config.loader.held_out or add episodes",
+        )
     return chosen

@@ -1,8 +1,6 @@
 """The mixed stream -> Batches on the host, decoded ahead by threads, resumable by one integer."""
 
-import concurrent.futures
 import dataclasses
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,12 +9,13 @@ import numpy as np
 
 from vla_jax.core.batch import Batch, Example
 from vla_jax.core.errors import UserError
-from vla_jax.data import images, mixture, stream
+from vla_jax.data import images, mixture
 from vla_jax.data.augment import AugmentConfig
+from vla_jax.data.batch_reader import BatchReader
 from vla_jax.data.blocks import BlocksConfig
-from vla_jax.data.collate import Collator, Layout, Rows
+from vla_jax.data.collate import Collator, Layout
+from vla_jax.data.skipped import Skipped
 from vla_jax.data.source import Source
-from vla_jax.runtime import progress
 from vla_jax.tokens.encoder import Encoder
 
 _ENDLESS = 2**60  # batches
@@ -174,12 +173,14 @@ class Loader:
         self._sources = tuple(sources)
         self._collator = Collator(sources, encoder, config.layout(image_size, state=state))
         self._check_budget()
-        self._reader = _Reader(
+        self._skipped = Skipped(config.max_skipped if config.on_corrupt == "skip" else None)
+        self._reader = BatchReader(
             mixture.make_plan(mixture_config, sources, config.batch_size),
             self._collator,
-            config,
-            seed,
-            process,
+            self._skipped,
+            threads=config.threads,
+            seed=seed,
+            process=process,
         )
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=config.prefetch)
         batches = grain.MapDataset.range(_ENDLESS).map(self._reader)
@@ -209,12 +210,12 @@ class Loader:
     @property
     def skipped(self) -> list[tuple[str, str]]:
         """The first examples that were skipped, each with what was wrong with it."""
-        return list(self._reader.skipped.items())[:_NAMES]
+        return list(self._skipped.reasons.items())[:_NAMES]
 
     @property
     def skipped_count(self) -> int:
         """How many examples of this process were skipped."""
-        return len(self._reader.skipped)
+        return len(self._skipped.reasons)
 
     def state(self, step: int) -> dict[str, Any]:
         """Returns the position after `step` batches as JSON values, with what it indexes into."""
@@ -262,110 +263,6 @@ class Loader:
             found=f"{budget / _MIB:.0f} MiB",
             fix="Lower config.loader.prefetch, .threads, .batch_size or .blocks.budget",
         )
-
-
-class _Reader(grain.transforms.Map):
-    """Batch number -> Batch."""
-
-    def __init__(
-        self,
-        plan: stream.Plan,
-        collator: Collator,
-        config: LoaderConfig,
-        seed: int,
-        process: tuple[int, int],
-    ):
-        self._plan, self._collator, self._config = plan, collator, config
-        self._orders = stream.mix_bits(seed, np.arange(len(collator.sources)))
-        self._process = process
-        self._pool = concurrent.futures.ThreadPoolExecutor(config.threads)
-        self._lock = threading.Lock()
-        self.skipped: dict[str, str] = {}
-
-    def map(self, element: int) -> Batch:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Reads, decodes and encodes batch number `element`."""
-        source, number, draws = self._choose(int(element))
-        rows = self._collator.start(source, draws)
-        # In the order on disk, cut into a few stretches per thread so that none waits for long.
-        order = np.lexsort((number, source))
-        parts = np.array_split(order, min(len(order), 4 * self._config.threads))
-
-        def fill(part: np.ndarray) -> None:
-            drawn = [(row, int(source[row]), int(number[row]), int(draws[row])) for row in part]
-            # Step by step, not example by example: decoding leaves no cache warm for the rest.
-            read = [self._try(*which) for _, *which in drawn]
-            examples = [
-                self._sound(rows, *which, example)
-                for which, example in zip(drawn, read, strict=True)
-            ]
-            rows.write(part, examples)
-
-        list(self._pool.map(fill, parts))
-        return rows.finish()
-
-    def places(self, batch: int) -> list[str]:
-        """Says where the examples of batch number `batch`, made before, lie."""
-        source, number, _ = self._choose(batch)
-        return [self._place(int(s), int(k)) for s, k in zip(source, number, strict=True)]
-
-    def _place(self, source: int, number: int) -> str:
-        opened = self._collator.sources[source]
-        while (place := opened.place(number)) in self.skipped:
-            number = (number + 1) % len(opened)  # gave way, as in `_sound`
-        return place
-
-    def _choose(self, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns source, example number and draw of every row."""
-        plan = self._plan.rows(batch, self._process)
-        number, epoch = np.empty_like(plan.source), np.empty_like(plan.source)
-        for source in set(plan.source.tolist()):
-            where = np.flatnonzero(plan.source == source)
-            number[where], epoch[where] = self._collator.sources[source].shuffle(
-                int(plan.place[where[0]]), len(where), int(self._orders[source])
-            )
-        return plan.source, number, stream.mix_bits(self._orders[plan.source], epoch, number)
-
-    def _try(self, source: int, number: int, draw: int) -> Example | None:
-        """Reads an example; None where that fails, which is told when it is asked for again."""
-        try:
-            return self._collator.sources[source].example(number, draw)
-        except UserError:
-            return None
-
-    def _sound(
-        self, rows: Rows, row: int, source: int, number: int, draw: int, read: Example | None
-    ) -> Example:
-        """Decodes an example, once `read`, or the first sound one after it, into its row."""
-        opened = self._collator.sources[source]
-        for _ in range(len(opened)):
-            try:
-                example = read or opened.example(number, draw)
-                rows.decode(row, example)
-            except UserError as error:
-                if self._config.on_corrupt == "error":
-                    raise UserError(
-                        f"{opened.place(number)}: {str(error).removesuffix('.')}",
-                        fix="Mend the file, or train without it: --config.loader.on_corrupt=skip",
-                    ) from error
-                self._note(opened.place(number), error)
-                number, read = (number + 1) % len(opened), None
-            else:
-                return example
-        raise UserError(f"dataset {opened.name}: no example of it can be read")
-
-    def _note(self, name: str, error: UserError) -> None:
-        with self._lock:
-            if name in self.skipped:
-                return
-            self.skipped[name] = str(error)
-            count, most = len(self.skipped), self._config.max_skipped
-        progress.note(f"skipped {name} ({count} so far): {error}")
-        if count > most:
-            raise UserError(
-                f"{count} damaged examples, the last one {name}",
-                expected=f"at most {most} (config.loader.max_skipped)",
-                fix="Run vla-jax doctor on the dataset, or raise config.loader.max_skipped",
-            ) from error
 
 
 def _pixels(source: Source) -> int:

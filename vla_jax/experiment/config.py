@@ -10,7 +10,9 @@ from vla_jax.data import mixture as mixture_lib
 from vla_jax.data.loader import LoaderConfig
 from vla_jax.data.mixture import MixtureConfig
 from vla_jax.data.robots import table
+from vla_jax.envs.tabletop import world
 from vla_jax.envs.tabletop.datasets import DatasetsConfig
+from vla_jax.envs.tabletop.world import Split
 from vla_jax.models.pretrained import PretrainedConfig
 from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.runtime import storage
@@ -35,6 +37,8 @@ class EvaluationConfig:
     Attributes:
       episodes: fixed closed-loop episodes per split at the end, shared evenly by the tasks.
       quick_episodes: episodes per split at every `loop.eval_every` steps.
+      splits: which splits of the tabletop; words that no training text has may not fit
+        `sequence.prefix`, so `relation` and `symbol` need the web's questions about them.
       blocks: fewest and most blocks on the table; with one block the words would not matter.
       questions: held-out questions asked on the way and at the end.
       frames: held-out examples of the losses on the way and of the open-loop error.
@@ -42,11 +46,12 @@ class EvaluationConfig:
       slots: environments stepped together.
 
     Raises:
-      UserError: a count is not positive.
+      UserError: a count is not positive, or the split `seen` is missing.
     """
 
     episodes: int = 300
     quick_episodes: int = 30
+    splits: tuple[Split, ...] = world.SPLITS[:6]
     blocks: tuple[int, int] = (2, 3)
     questions: int = 600
     frames: int = 200
@@ -59,6 +64,10 @@ class EvaluationConfig:
                 raise UserError(
                     f"config.evaluation.{name}", expected=">= 1", found=getattr(self, name)
                 )
+        if "seen" not in self.splits:
+            raise UserError(
+                "config.evaluation.splits", expected="seen among them", found=self.splits
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

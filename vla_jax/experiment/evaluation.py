@@ -8,6 +8,7 @@ from vla_jax.data.episodes import Episodes
 from vla_jax.data.web.questions import Questions
 from vla_jax.envs.tabletop import world
 from vla_jax.envs.tabletop.env import TabletopConfig, TabletopEnv
+from vla_jax.envs.tabletop.world import Split
 from vla_jax.eval import closed_loop, open_loop, vqa
 from vla_jax.eval.closed_loop import Episode, Outcome
 from vla_jax.eval.rate import Rate
@@ -47,9 +48,9 @@ class Results:
         return rates | {"open_loop": {k: round(v, 5) for k, v in self.open_loop.items()}}
 
 
-def episodes(config: RunConfig, split: str, count: int) -> list[Episode]:
+def episodes(config: RunConfig, split: Split, count: int) -> list[Episode]:
     """Returns the fixed episodes of a split, the tasks taking turns; the same in every run."""
-    tasks = config.tabletop.demonstrations.tasks
+    tasks = world.tasks_of(split, config.tabletop.demonstrations.tasks)
     return [
         Episode(
             seed=_FIRST_SEED + number,
@@ -66,7 +67,7 @@ def episodes(config: RunConfig, split: str, count: int) -> list[Episode]:
 def play(
     config: RunConfig,
     policy: Policy,
-    split: str,
+    split: Split,
     count: int,
     *,
     film: int = 0,
@@ -116,10 +117,10 @@ def evaluate(
     wrong: dict[str, Rate] = {}
     filmed: list[Outcome] = []
     policy = tabletop_policy(policies)
-    for split in world.SPLITS:
+    for split in config.evaluation.splits:
         if policy is None:
             break
-        film = config.evaluation.film if split == world.SPLITS[0] else 0
+        film = config.evaluation.film if split == "seen" else 0
         outcomes = play(
             config,
             policy,
@@ -130,7 +131,7 @@ def evaluate(
         )
         success[split] = Rate.of(outcome.success for outcome in outcomes)
         wrong[split] = Rate.of(outcome.info["wrong_block"] for outcome in outcomes)
-        if split == world.SPLITS[0]:
+        if split == "seen":
             filmed = outcomes[:film]
             success |= _by_task(split, outcomes)
     return Results(

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 
 from vla_jax.data.loader import collate
-from vla_jax.envs.tabletop import world
 from vla_jax.eval.rate import Rate
 from vla_jax.experiment import evaluation, parts, sources
 from vla_jax.experiment.config import RunConfig
@@ -75,7 +74,7 @@ class HeldOut:
             names += [f"held_out/error/{name}" for name in self._errors.measured(robot)]
             names.append(f"held_out/illegal/{robot}")
         if sources.TABLETOP in self._data.robots:
-            names += [f"success/{split}" for split in world.SPLITS]
+            names += [f"success/{split}" for split in self._config.evaluation.splits]
         return names
 
     def gives(self, name: str) -> bool:
@@ -108,7 +107,7 @@ class HeldOut:
             for policy in self._policies.values():
                 policy.load(params)
         if (policy := evaluation.tabletop_policy(self._policies)) is not None:
-            for split in world.SPLITS:
+            for split in config.evaluation.splits:
                 outcomes = evaluation.play(config, policy, split, config.evaluation.quick_episodes)
                 values[f"success/{split}"] = Rate.of(outcome.success for outcome in outcomes).rate
         rates = evaluation.ask(config, self._policies, self._data.web_held_out)

@@ -7,13 +7,11 @@ onto the shardings that the reader asks for. A checkpoint whose files are not th
 written (`checkpoint_files.py`) is passed over, by name, and the one before it is used.
 """
 
-import contextlib
 import dataclasses
-import errno
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -23,13 +21,13 @@ from etils import epath
 
 from vla_jax.core import errors, trees
 from vla_jax.runtime import checkpoint_files, checkpoint_tree
+from vla_jax.runtime.disk_errors import errors_of
 
 _PARAMS = "params"
 _TRAINING = "training"
 _LOADER = "loader"
 _BEST = "best"  # the one metric that Orbax is given
 _SMALL = 16 * 2**20  # bytes
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,7 +104,7 @@ class Checkpoints:
                 "checkpoints", expected="an existing directory", found=self._directory
             )
         self._saving = 0
-        with _errors_of("open", self._directory):
+        with errors_of("open", self._directory):
             if self._writes:
                 self._directory.mkdir(parents=True, exist_ok=True)
             self._damaged = checkpoint_files.damaged(self._directory)
@@ -173,7 +171,7 @@ class Checkpoints:
             items[_TRAINING] = nested
         self._wait()  # Orbax would wait as well; `record` must know whose files it sees.
         self._saving = step
-        with _errors_of(f"save step {step} in", self._directory):
+        with errors_of(f"save step {step} in", self._directory):
             # Forced: the default policy drops a save while an earlier one is still under way.
             self._checkpointer.save_checkpointables_async(
                 step,
@@ -242,11 +240,11 @@ class Checkpoints:
         Raises:
           UserError: the disk is full or not writable.
         """
-        with _errors_of("save in", self._directory):
+        with errors_of("save in", self._directory):
             self._checkpointer.close()
 
     def _wait(self) -> None:
-        with _errors_of("save in", self._directory):
+        with errors_of("save in", self._directory):
             self._checkpointer.wait()
 
     def _steps(self) -> list[int]:
@@ -295,26 +293,6 @@ def _written_whole() -> Any:
     """Lets one replica write an array that is small; to cut it for all holds the caller up."""
     options = ocp.options.ArrayOptions
     return options(saving=options.Saving(min_slice_bytes_for_replica_parallel=_SMALL))
-
-
-@contextlib.contextmanager
-def _errors_of(action: str, directory: epath.Path) -> Iterator[None]:
-    """Turns the failures of a disk into a UserError, also where they surface in a later call."""
-    try:
-        yield
-    except Exception as error:
-        text = str(error)
-        # From the threads of Orbax it comes as a text.
-        if getattr(error, "errno", None) in _FULL or any(os.strerror(n) in text for n in _FULL):
-            fix = "Free some space, or lower checkpoint.keep; checkpoints saved before are whole"
-        elif isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
-            fix = "Choose a directory that can be written"
-        else:
-            raise
-        found = text.splitlines()[0] if text else type(error).__name__
-        raise errors.UserError(
-            f"cannot {action} {directory}", found=found.removesuffix("."), fix=fix
-        ) from error
 
 
 def _silence_orbax() -> None:

@@ -12,7 +12,7 @@ import re
 from typing import Any, Literal
 
 GIB = 2**30
-_GB, _TB, _TFLOP = 1e9, 1e12, 1e12
+_GB, _TFLOP = 1e9, 1e12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,54 +44,50 @@ class Chip:
     node: int = 0
 
 
-def _tpu(
-    name: str, kind: str, tflops: float, gib: float, gb_per_s: float, ici: float, **more: float
-) -> Chip:
-    """One TPU; `ici` in GB/s, one direction. Hosts have 100 Gb/s or more for their four chips."""
-    return Chip(
-        name=name,
-        platform="tpu",
-        kind=kind,
-        flops=tflops * _TFLOP,
-        memory=gib * GIB,
-        bandwidth=gb_per_s * _GB,
-        interconnect=ici * _GB,
-        network=more.get("network", 3.125) * _GB,
-        devices=int(more.get("devices", 1)),
-    )
+_NODE = 8  # SXM modules
 
 
-def _gpu(
-    name: str, kind: str, tflops: float, gb: float, tb_per_s: float, nvlink: float, network: float
+def _chip(
+    name: str,
+    kind: str,
+    tflops: float,
+    memory: float,
+    bandwidth: float,
+    interconnect: float,
+    network: float,
+    devices: int = 1,
 ) -> Chip:
-    """One SXM module in a node of eight; `nvlink` and `network` in GB/s, one direction."""
+    """One row of the table: memory in bytes, the other rates in GB/s and one direction."""
+    platform = "tpu" if kind.startswith("TPU") else "gpu"
     return Chip(
         name=name,
-        platform="gpu",
+        platform=platform,
         kind=kind,
         flops=tflops * _TFLOP,
-        memory=gb * _GB,
-        bandwidth=tb_per_s * _TB,
-        interconnect=nvlink * _GB,
+        memory=memory,
+        bandwidth=bandwidth * _GB,
+        interconnect=interconnect * _GB,
         network=network * _GB,
-        node=8,
+        devices=devices,
+        node=_NODE if platform == "gpu" else 0,
     )
 
 
+# Hosts of TPUs have 100 Gb/s or more for their four chips.
 CHIPS = {
     chip.name: chip
     for chip in (
-        _tpu("v4", r"TPU v4", 275, 32, 1228, 300),
-        _tpu("v5e", r"TPU v5( lite|e)", 197, 16, 819, 200),
-        _tpu("v5p", r"TPU v5p?", 459, 95, 2765, 600, network=6.25),
-        _tpu("v6e", r"TPU v6( lite|e)", 918, 32, 1638, 400, network=12.5),
+        _chip("v4", r"TPU v4", 275, 32 * GIB, 1228, 300, 3.125),
+        _chip("v5e", r"TPU v5( lite|e)", 197, 16 * GIB, 819, 200, 3.125),
+        _chip("v5p", r"TPU v5p?", 459, 95 * GIB, 2765, 600, 6.25),
+        _chip("v6e", r"TPU v6( lite|e)", 918, 32 * GIB, 1638, 400, 12.5),
         # Two chiplets, each a device with half of everything.
-        _tpu("v7x", r"TPU7x", 2307 / 2, 192 / 2, 7380 / 2, 300, network=6.25, devices=2),
-        _gpu("a100-40gb", r"(NVIDIA )?A100-SXM4-40GB", 312, 40, 1.555, 300, 25),
-        _gpu("a100", r"(NVIDIA )?A100-SXM4-80GB", 312, 80, 2.039, 300, 25),
-        _gpu("h100", r"NVIDIA H100 80GB HBM3", 989, 80, 3.35, 450, 50),
-        _gpu("h200", r"NVIDIA H200", 989, 141, 4.8, 450, 50),
-        _gpu("b200", r"NVIDIA B200", 2250, 180, 8.0, 900, 50),
+        _chip("v7x", r"TPU7x", 2307 / 2, 192 / 2 * GIB, 7380 / 2, 300, 6.25, devices=2),
+        _chip("a100-40gb", r"(NVIDIA )?A100-SXM4-40GB", 312, 40 * _GB, 1555, 300, 25),
+        _chip("a100", r"(NVIDIA )?A100-SXM4-80GB", 312, 80 * _GB, 2039, 300, 25),
+        _chip("h100", r"NVIDIA H100 80GB HBM3", 989, 80 * _GB, 3350, 450, 50),
+        _chip("h200", r"NVIDIA H200", 989, 141 * _GB, 4800, 450, 50),
+        _chip("b200", r"NVIDIA B200", 2250, 180 * _GB, 8000, 900, 50),
     )
 }
 

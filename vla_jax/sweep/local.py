@@ -151,6 +151,8 @@ class Local:
         slot = min(set(range(self._jobs)) - {each.slot for each in self._attempts.values()})
         # One process is one run here, also inside an allocation of Slurm.
         environment = {"VLA_JAX_CLUSTER": "none"} | os.environ
+        if not self._gpus:  # XLA's threads: processes share the cores instead of fighting for them
+            environment.setdefault("NPROC", str(max(1, (os.cpu_count() or 1) // self._jobs)))
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot]
         with record.lock(run) as held:

@@ -27,7 +27,7 @@ class Run:
       directory: holds its workdir, its log and its record.
       set: what its arm sets, `Needs` included.
       needs: prerequisites that must be done before it starts.
-      measured: False for a prerequisite.
+      measured: False for a prerequisite that is no baseline.
     """
 
     arm: str
@@ -82,7 +82,8 @@ def plan(
     beside = root.parent / PREREQUISITES
     for arm in sweep.prerequisites:
         for seed in sweep.seeds if arm.seeds is None else arm.seeds:
-            made[arm.name, seed] = _run(sweep, arm, seed, beside, resolve, extra, made, False)
+            shown = arm.name in sweep.baselines
+            made[arm.name, seed] = _run(sweep, arm, seed, beside, resolve, extra, made, shown)
     runs = [
         _run(sweep, arm, seed, root / "runs", resolve, extra, made, True)
         for seed in sorted({s for arm in sweep.arms for s in arm.seeds or sweep.seeds})

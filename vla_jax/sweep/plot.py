@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -21,7 +21,8 @@ def draw(table: Table, path: str | os.PathLike[str]) -> None:
     """Writes a PNG.
 
     Along `sweep.axis` where there is one, with a line for each combination of whatever else the
-    arms set; else arm by arm, with a star at those that differ from the reference.
+    arms set, and a level one for arms that have no value there; else arm by arm, with a star at
+    those that differ from the reference.
 
     Args:
       table: at least one row.
@@ -45,6 +46,42 @@ def draw(table: Table, path: str | os.PathLike[str]) -> None:
     figure.savefig(path, dpi=110)
 
 
+def pareto(table: Table, path: str | os.PathLike[str]) -> None:
+    """Writes a PNG of one measure against another, with the arms that none beats in both.
+
+    Args:
+      table: of a sweep with `pareto`.
+      path: the file.
+    """
+    assert table.sweep.pareto is not None
+    across, up = table.sweep.pareto
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    panel = figure.subplots()
+    points: dict[str, tuple[float, float]] = {}
+    for arm in table.arms:
+        means = [table.mean(arm, measure) for measure in (across, up)]
+        if None in means:
+            continue
+        x, y = (mean for mean in means if mean is not None)
+        points[arm] = (x.value, y.value)
+        colour = "0.5" if arm in table.sweep.baselines else "C0"
+        halves = [0.0 if math.isnan(mean.half) else mean.half for mean in (x, y)]
+        panel.errorbar(x.value, y.value, halves[1], halves[0], fmt="s", color=colour, **_BARS)
+        panel.annotate(arm, points[arm], (6, 6), textcoords="offset points", fontsize=8)
+    front = sorted(point for point in points.values() if not _is_beaten(point, points.values()))
+    panel.plot(*zip(*front, strict=True), "--", color="C1", zorder=1, label="beaten by no arm")
+    panel.set_xlabel(across)
+    panel.set_ylabel(up)
+    panel.margins(0.12)
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def _is_beaten(point: tuple[float, float], others: Iterable[tuple[float, float]]) -> bool:
+    return any(x >= point[0] and y >= point[1] and (x, y) != point for x, y in others)
+
+
 def _by_arm(panel: Axes, table: Table, measure: str) -> None:
     arms = table.arms
     different = table.significant()
@@ -66,8 +103,15 @@ def _by_arm(panel: Axes, table: Table, measure: str) -> None:
 def _along(panel: Axes, table: Table, measure: str, axis: str) -> None:
     settings = {row.run.arm: row.run.set for row in table.rows}
     lines: dict[str, list[str]] = {}
+    level: list[str] = []
     for arm in table.arms:
-        if axis in settings[arm] and table.values(arm, measure):
+        mean = table.mean(arm, measure)
+        if mean is None:
+            continue
+        if axis not in settings[arm] or arm in table.sweep.baselines:  # has no place on the axis
+            panel.axhline(mean.value, linestyle=":", label=arm, color=f"C{9 - len(level)}")
+            level.append(arm)
+        else:
             lines.setdefault(_line(arm, settings[arm], axis), []).append(arm)
     for number, (name, arms) in enumerate(lines.items()):
         arms.sort(key=lambda arm: settings[arm][axis])
@@ -86,7 +130,7 @@ def _along(panel: Axes, table: Table, measure: str, axis: str) -> None:
         panel.minorticks_off()
     panel.set_xticks(every, [str(x) for x in every], fontsize=8)
     panel.set_xlabel(axis.rpartition(".")[2])
-    if any(lines):
+    if any(lines) or level:
         panel.legend(fontsize=8)
 
 

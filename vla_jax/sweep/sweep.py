@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import re
 import runpy
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from vla_jax.core.errors import UserError, nearest
@@ -70,8 +70,10 @@ class Sweep:
       set: values for every arm, which the arm's own override.
       prerequisites: runs that arms need; not measured, and shared by sweeps in one folder. One may
         need those before it.
+      baselines: prerequisites whose results get a row as well, such as what the arms started from.
       reference: the arm that the others are tested against.
       axis: field of the configuration along which pictures are drawn; None draws arm by arm.
+      pareto: two measures that are drawn against each other; None draws no such picture.
       smoke: the short form.
 
     Raises:
@@ -84,8 +86,10 @@ class Sweep:
     seeds: tuple[int, ...] = (0, 1, 2)
     set: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prerequisites: tuple[Arm, ...] = ()
+    baselines: tuple[str, ...] = ()
     reference: str | None = None
     axis: str | None = None
+    pareto: tuple[str, str] | None = None
     smoke: Smoke = Smoke()
 
     def __post_init__(self) -> None:
@@ -99,9 +103,12 @@ class Sweep:
                 raise UserError("seeds of the sweep", expected="some, each once", found=seeds)
         if self.axis is not None:
             _check_axis(self.axis, self.arms)
-        for name in (*(self.smoke.arms or ()), *([self.reference] if self.reference else ())):
-            _check_known("arm", name, [arm.name for arm in self.arms])
         names = [arm.name for arm in self.prerequisites]
+        arms = [arm.name for arm in self.arms]
+        _check_known("pareto of the sweep: measure", self.pareto, self.measures)
+        _check_known("arm of the smoke form", self.smoke.arms, arms)
+        _check_known("reference: arm", self.reference and [self.reference], arms)
+        _check_known("baseline", self.baselines, names)
         for number, arm in enumerate(self.prerequisites):
             _check_needs(arm, names[:number])
         for arm in self.arms:
@@ -121,11 +128,13 @@ class Sweep:
 
         kept = [arm for arm in self.arms if smoke.arms is None or arm.name in smoke.arms]
         named = self.reference in [arm.name for arm in kept]
+        needed = {value for arm in kept for value in arm.set.values() if isinstance(value, Needs)}
         return dataclasses.replace(
             self,
             config=smoke.config or self.config,
             arms=tuple(map(short, kept)),
             prerequisites=tuple(map(short, self.prerequisites)),
+            baselines=tuple(name for name in self.baselines if Needs(name) in needed),
             seeds=smoke.seeds,
             reference=self.reference if named else None,
         )
@@ -177,10 +186,11 @@ def _check_axis(axis: str, arms: tuple[Arm, ...]) -> None:
 def _check_needs(arm: Arm, names: list[str]) -> None:
     for value in arm.set.values():
         if isinstance(value, Needs):
-            _check_known(f"prerequisite of {arm.name}", value.name, names)
+            _check_known(f"prerequisite of {arm.name}", [value.name], names)
 
 
-def _check_known(what: str, name: str, names: list[str]) -> None:
-    if name not in names:
-        expected = ", ".join(names) or "none"
-        raise UserError(what, expected=expected, found=name, fix=nearest(name, names))
+def _check_known(what: str, wanted: Iterable[str] | None, names: Collection[str]) -> None:
+    for name in wanted or ():
+        if name not in names:
+            expected = ", ".join(names) or "none"
+            raise UserError(what, expected=expected, found=name, fix=nearest(name, list(names)))

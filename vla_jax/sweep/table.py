@@ -37,7 +37,7 @@ class Table:
 
     Attributes:
       sweep: what was asked.
-      rows: of the measured runs that are done, in the order of the arms and then of the seeds.
+      rows: of the measured runs that are done, in the order of baselines, arms and then seeds.
     """
 
     sweep: Sweep
@@ -82,7 +82,7 @@ def gather(sweep: Sweep, records: Sequence[Record]) -> Table:
     Raises:
       UserError: a measure is not among the results of any run.
     """
-    order = [arm.name for arm in sweep.arms]
+    order = [*sweep.baselines, *(arm.name for arm in sweep.arms)]
     done = [each.run for each in records if each.state is State.DONE and each.run.measured]
     found = {run.name: _numbers(run) for run in done}
     for paths in sweep.measures.values():

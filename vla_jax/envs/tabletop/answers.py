@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vla_jax.envs.tabletop import world
+from vla_jax.envs.tabletop.scene import extremes
 from vla_jax.envs.tabletop.world import Block
 
 KINDS = (
@@ -17,10 +18,18 @@ KINDS = (
     "quadrant",
     "caption",
     "synonym",
+    "extreme",
+    "symbol",
 )
+TWO_BLOCK_KINDS = ("relation", "extreme")
 LOCATIONS = 256  # location values, as many as an action dimension has bins by default
 _NUMBERS = ("one", "two", "three", "four")
-_CLEAR_GAP = 0.05 * world.TABLE_SIZE  # metres between two blocks that a relation compares
+_SIDES = {  # side -> the middle of its edge zone, x and y as shares of the table
+    "left": (0.125, 0.5),
+    "right": (0.875, 0.5),
+    "top": (0.5, 0.125),
+    "bottom": (0.5, 0.875),
+}
 
 
 class Picture(NamedTuple):
@@ -42,7 +51,7 @@ def ask(
 
     Args:
       rng: chooses the block, the words and the variant.
-      kind: one of `KINDS`; a relation needs two blocks.
+      kind: one of `KINDS`; those of `TWO_BLOCK_KINDS` need two blocks.
       picture: what is seen.
       synonym_rate: probability that a colour or a shape is asked about by its synonym.
       location_levels: cells per axis that a location is rounded to.
@@ -52,6 +61,10 @@ def ask(
     """
     if kind == "relation":
         return _ask_relation(rng, picture)
+    if kind == "extreme":
+        return _ask_extreme(rng, picture, location_levels)
+    if kind == "symbol":
+        return _ask_symbol(rng, location_levels)
     if kind == "exist":
         return _ask_exist(rng, picture, synonym_rate)
     if kind == "count":
@@ -104,7 +117,7 @@ def _ask_relation(rng: np.random.Generator, picture: Picture) -> tuple[str, str]
     ends = np.sort(picture.positions, axis=0)
     gaps = ends[1] - ends[0] if is_low else ends[-1] - ends[-2]
     axis = int(rng.integers(2))
-    if gaps[axis] < _CLEAR_GAP:
+    if gaps[axis] < world.CLEAR_GAP:
         axis = int(np.argmax(gaps))
     order = np.argsort(picture.positions[:, axis])
     answer = picture.blocks[order[0 if is_low else -1]]
@@ -114,6 +127,30 @@ def _ask_relation(rng: np.random.Generator, picture: Picture) -> tuple[str, str]
     words = (("left of", "above"), ("right of", "below"))
     reference = picture.blocks[order[1 if is_low else 0]]
     return f"which object is {words[not is_low][axis]} the {reference.name}", answer.name
+
+
+def _ask_extreme(rng: np.random.Generator, picture: Picture, levels: int) -> tuple[str, str]:
+    """Where the leftmost object is, and so on; where no block stands clear, the best there is."""
+    words = [(word, i) for i, found in extremes(picture.positions).items() for word in found]
+    if not words:
+        return "locate the leftmost object", location(
+            picture.positions[np.argmin(picture.positions[:, 0])], levels
+        )
+    word, index = words[rng.integers(len(words))]
+    return f"locate the {word} object", location(picture.positions[index], levels)
+
+
+def _ask_symbol(rng: np.random.Generator, levels: int) -> tuple[str, str]:
+    """What a symbol of a side means, in words and as a place; plain sides are located as well."""
+    side = world.DIRECTIONS[rng.integers(len(world.DIRECTIONS))]
+    place = location(np.array(_SIDES[side]) * world.TABLE_SIZE, levels)
+    asked = (
+        (f"what side is {world.SYMBOLS[side]}", side),
+        (f"what is the {side} called", world.SYMBOLS[side]),
+        (f"locate the {world.SYMBOLS[side]}", place),
+        (f"locate the {side}", place),
+    )
+    return asked[rng.integers(len(asked))]
 
 
 def _ask_exist(rng: np.random.Generator, picture: Picture, synonym_rate: float) -> tuple[str, str]:

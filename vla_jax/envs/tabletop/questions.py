@@ -13,7 +13,7 @@ import numpy as np
 from vla_jax.core.errors import UserError
 from vla_jax.data import records
 from vla_jax.envs.tabletop import answers, demonstrations, render, world
-from vla_jax.envs.tabletop.answers import KINDS, LOCATIONS, Picture
+from vla_jax.envs.tabletop.answers import KINDS, LOCATIONS, TWO_BLOCK_KINDS, Picture
 from vla_jax.envs.tabletop.scene import sample_layout
 from vla_jax.envs.tabletop.world import Block
 
@@ -81,9 +81,9 @@ class QuestionsConfig:
                 expected=f"(fewest, most) with 1 <= fewest <= most <= {world.MAX_BLOCKS}",
                 found=self.blocks,
             )
-        if self.kinds.get("relation") and self.blocks[1] < 2:
+        if self.blocks[1] < 2 and any(self.kinds.get(kind) for kind in TWO_BLOCK_KINDS):
             raise UserError(
-                "questions kinds: relation needs two blocks",
+                f"questions kinds: {' and '.join(TWO_BLOCK_KINDS)} need two blocks",
                 expected="blocks of at most 2 or more",
                 found=self.blocks,
             )
@@ -157,7 +157,7 @@ def _choose_kind(rng: np.random.Generator, weights: dict[str, float]) -> str:
 
 def sample_picture(rng: np.random.Generator, config: QuestionsConfig, kind: str) -> Picture:
     """Draws blocks, all colours and shapes alike, that differ pairwise in both."""
-    fewest = max(config.blocks[0], 2) if kind == "relation" else config.blocks[0]
+    fewest = max(config.blocks[0], 2) if kind in TWO_BLOCK_KINDS else config.blocks[0]
     count = int(rng.integers(fewest, config.blocks[1] + 1))
     colours = rng.permutation(list(world.COLOURS))[:count]
     shapes = rng.permutation(world.SHAPES)[:count]

@@ -151,7 +151,9 @@ def sample(
       UserError: the options have no scene (see `world.check_scene_options`).
     """
     world.check_scene_options(split, tuple(tasks), blocks)
-    fewest = 2 if all(task in world.TWO_BLOCK_TASKS for task in tasks) else 1
+    tasks = world.tasks_of(split, tuple(tasks))
+    needs_two = split == "relation" or all(task in world.TWO_BLOCK_TASKS for task in tasks)
+    fewest = 2 if needs_two else 1
     count = int(rng.integers(max(fewest, blocks[0]), blocks[1] + 1))
     possible: list[Task] = [
         task for task in tasks if count > 1 or task not in world.TWO_BLOCK_TASKS
@@ -164,13 +166,46 @@ def sample(
             split=split,
             task=task,
             direction=direction,
-            instruction=instruct(chosen, task=task, direction=direction, split=split),
+            instruction="",
             blocks=chosen,
             positions=sample_layout(rng, count),
             pose=np.array([*rng.uniform(*world.GRIPPER_START, 2), world.HEIGHT_START, 0, 0, 0]),
         )
-        if _is_fair_start(scene):
+        target = _name_target(rng, scene)
+        if target is not None and _is_fair_start(scene):
+            scene.instruction = instruct(scene, target)
             return scene
+
+
+def _name_target(rng: np.random.Generator, scene: Scene) -> str | None:
+    """Returns the words that a split uses for the target; None where the layout has none."""
+    block = scene.blocks[TARGET]
+    match scene.split:
+        case "synonym":
+            return block.synonym
+        case "relation":
+            fitting = extremes(scene.positions).get(TARGET, [])
+            return f"{fitting[rng.integers(len(fitting))]} object" if fitting else None
+        case _:
+            return block.name
+
+
+def extremes(positions: np.ndarray) -> dict[int, list[str]]:
+    """Says which blocks lie clearly at the end of an axis.
+
+    Args:
+      positions: float64 [blocks, 2], at least two centres, metres, table frame.
+
+    Returns:
+      Index of a block -> the words of `world.EXTREMES` that mean it and no other.
+    """
+    found: dict[int, list[str]] = {}
+    for word, (axis, is_low) in world.EXTREMES.items():
+        along = positions[:, axis] if is_low else -positions[:, axis]
+        first, second = np.argsort(along)[:2]
+        if along[second] - along[first] >= world.CLEAR_GAP:
+            found.setdefault(int(first), []).append(word)
+    return found
 
 
 def _is_fair_start(scene: Scene) -> bool:
@@ -236,28 +271,26 @@ def sample_layout(rng: np.random.Generator, count: int) -> np.ndarray:
             return positions
 
 
-def instruct(blocks: Sequence[Block], *, task: Task, direction: str, split: Split) -> str:
-    """Says what the task asks; in the split `synonym` the target's words are synonyms.
+def instruct(scene: Scene, target: str) -> str:
+    """Says what the task asks; the split `symbol` names sides by their symbols.
 
     Args:
-      blocks: the target, then the reference where the task has one.
-      task: what is asked.
-      direction: the named side of side and two_stage.
-      split: decides the target's words.
+      scene: the episode; the reference, where its task has one, goes by its plain name.
+      target: the words for the target.
 
     Returns:
       A sentence in lower case without punctuation.
     """
-    target = blocks[TARGET].synonym if split == "synonym" else blocks[TARGET].name
-    reference = blocks[REFERENCE].name if len(blocks) > 1 else ""
-    match task:
+    reference = scene.blocks[REFERENCE].name if len(scene.blocks) > 1 else ""
+    place = world.SYMBOLS[scene.direction] if scene.split == "symbol" else scene.direction
+    match scene.task:
         case "pick":
             return f"pick up the {target}"
         case "side":
-            return f"move the {target} to the {direction}"
+            return f"move the {target} to the {place}"
         case "near":
             return f"move the {target} near the {reference}"
         case "stack":
             return f"stack the {target} on the {reference}"
         case "two_stage":
-            return f"move the {target} to the {direction} then pick up the {reference}"
+            return f"move the {target} to the {place} then pick up the {reference}"

@@ -23,7 +23,18 @@ GRIPPER_LIMITS = (0.02 * TABLE_SIZE, 0.98 * TABLE_SIZE)
 HEIGHT_START = 0.10
 HEIGHT_LIMITS = (0.0, 0.30)
 
-Split = Literal["seen", "new_combination", "new_colour", "new_shape", "new_both", "synonym"]
+CLEAR_GAP = 0.05 * TABLE_SIZE  # "leftmost": the next block is at least this much less to the left
+
+Split = Literal[
+    "seen",
+    "new_combination",
+    "new_colour",
+    "new_shape",
+    "new_both",
+    "synonym",
+    "relation",
+    "symbol",
+]
 Task = Literal["pick", "side", "near", "stack", "two_stage"]
 SPLITS: tuple[Split, ...] = (
     "seen",
@@ -32,12 +43,23 @@ SPLITS: tuple[Split, ...] = (
     "new_shape",
     "new_both",
     "synonym",
+    "relation",
+    "symbol",
 )
 TASKS: tuple[Task, ...] = ("pick", "side", "near", "stack", "two_stage")
 DEFAULT_TASKS: tuple[Task, ...] = ("pick", "side", "near")
 TWO_BLOCK_TASKS: tuple[Task, ...] = ("near", "stack", "two_stage")
 STAGES: dict[Task, int] = {"pick": 1, "side": 1, "near": 1, "stack": 1, "two_stage": 2}
 DIRECTIONS = ("left", "right", "top", "bottom")
+# What a block is that lies at the end of an axis: word -> axis, and whether its end is the low one.
+EXTREMES: dict[str, tuple[int, bool]] = {
+    "leftmost": (0, True),
+    "rightmost": (0, False),
+    "topmost": (1, True),
+    "bottommost": (1, False),
+}
+SYMBOLS = {"left": "alpha", "right": "beta", "top": "gamma", "bottom": "delta"}
+SYMBOL_TASKS: tuple[Task, ...] = ("side",)  # those whose instruction names a side and nothing else
 SIDE_GOAL = 0.10 * TABLE_SIZE  # the expert puts a block this far from the named edge
 MAX_BLOCKS = 4  # four seen colours, and no two blocks of a scene share one
 
@@ -112,11 +134,18 @@ SEEN = tuple(
 TARGETS: dict[Split, tuple[Block, ...]] = {
     "seen": SEEN,
     "synonym": SEEN,
+    "relation": SEEN,
+    "symbol": SEEN,
     "new_combination": HELD_OUT,
     "new_colour": tuple(Block(c, s) for c in NEW_COLOURS for s in SEEN_SHAPES),
     "new_shape": tuple(Block(c, s) for c in SEEN_COLOURS for s in NEW_SHAPES),
     "new_both": tuple(Block(c, s) for c in NEW_COLOURS for s in NEW_SHAPES),
 }
+
+
+def tasks_of(split: Split, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
+    """Returns those of `tasks` that have an instruction in the words of a split."""
+    return tuple(task for task in tasks if task in SYMBOL_TASKS or split != "symbol")
 
 
 def check_scene_options(split: str, tasks: tuple[str, ...], blocks: tuple[int, ...]) -> None:
@@ -143,9 +172,14 @@ def check_scene_options(split: str, tasks: tuple[str, ...], blocks: tuple[int, .
             expected=f"(fewest, most) with 1 <= fewest <= most <= {MAX_BLOCKS}",
             found=blocks,
         )
-    if blocks[1] < 2 and all(task in TWO_BLOCK_TASKS for task in tasks):
+    if split == "symbol" and not set(tasks) & set(SYMBOL_TASKS):
         raise UserError(
-            f"tabletop tasks {tasks} need two blocks",
+            "tabletop tasks of the split symbol", expected=f"{SYMBOL_TASKS} among them", found=tasks
+        )
+    if blocks[1] < 2 and (split == "relation" or all(t in TWO_BLOCK_TASKS for t in tasks)):
+        what = "split relation needs" if split == "relation" else f"tasks {tasks} need"
+        raise UserError(
+            f"tabletop {what} two blocks",
             expected="blocks of at most 2 or more",
             found=f"blocks {blocks}",
             fix="Raise the second number of blocks",

@@ -7,7 +7,7 @@ and `benchmarks/results/plan.md` say how near that comes to the compiler.
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.planning.shapes import Shapes, abstract_batch
 from vla_jax.models import flops
+from vla_jax.models.vit import ViTConfig
 from vla_jax.runtime import sharding
 
 _FLOAT = 4  # bytes
@@ -107,61 +108,70 @@ class _Layer:
 
 
 def _layers(config: RunConfig, mesh: Any) -> list[_Layer]:
-    model, item = config.model, jnp.dtype(config.model.dtype).itemsize
-    examples = examples_per_device(config, mesh)
-    tensor = mesh.shape["tensor"]
-
-    def split(count: int, size: int) -> float:
-        """Elements of heads or hidden units, which lie along `tensor` where it divides them."""
-        return count * size / (tensor if count % tensor == 0 else 1)
-
-    def layer(
-        depth: int, tokens: float, width: int, heads: tuple[float, float], *wide: float
-    ) -> _Layer:
-        (asked, given), (products, hidden, scores) = heads, wide
-        return _Layer(
-            depth=depth,
-            stream=tokens * width * item,
-            products=tokens * (asked + 2 * given + width + products) * item,
-            # Norms are computed in float32, attention weights are kept in both.
-            others=tokens * (4 * width * _FLOAT + (asked + hidden) * item)
-            + tokens * scores * (_FLOAT + item),
-        )
-
+    """Returns the layers of the vision towers and of the decoder."""
+    model, examples = config.model, examples_per_device(config, mesh)
     views = len(config.loader.views) * config.loader.history
-    out = []
-    for tower in (model.vision, model.fused_vision):
-        if tower is None:
-            continue
-        tokens = tower.patches + tower.extra_tokens
-        one, hidden = split(tower.heads, tower.width // tower.heads), split(tower.mlp, 1)
-        out.append(
-            layer(
-                max(tower.depth - tower.unused, 0),
-                examples * views * tokens,
-                tower.width,
-                (one, one),
-                hidden + tower.width * tower.layer_scale,
-                _ACTIVATION[tower.activation] * hidden,
-                split(tower.heads, tokens),
-            )
-        )
-    decoder = model.decoder
+    size = _Sizes(mesh.shape["tensor"], jnp.dtype(model.dtype).itemsize)
+    towers = [
+        _tower_layer(tower, examples * views, size)
+        for tower in (model.vision, model.fused_vision)
+        if tower is not None
+    ]
     length = flops.length(
         model, images=views, prefix=config.sequence.prefix, suffix=config.sequence.suffix
     )
-    out.append(
-        layer(
+    decoder, hidden = model.decoder, size.split(model.decoder.mlp, 1)
+    return [
+        *towers,
+        size.layer(
             decoder.depth,
             examples * length,
             decoder.width,
-            (split(decoder.heads, decoder.head_dim), decoder.key_heads * decoder.head_dim),
-            2 * split(decoder.mlp, 1),
-            (_ACTIVATION[decoder.activation] + 1) * split(decoder.mlp, 1),  # and the gated
-            split(decoder.heads, length),
-        )
+            (size.split(decoder.heads, decoder.head_dim), decoder.key_heads * decoder.head_dim),
+            2 * hidden,
+            (_ACTIVATION[decoder.activation] + 1) * hidden,  # and the gated
+            size.split(decoder.heads, length),
+        ),
+    ]
+
+
+def _tower_layer(tower: ViTConfig, images: float, size: "_Sizes") -> _Layer:
+    tokens = tower.patches + tower.extra_tokens
+    one, hidden = size.split(tower.heads, tower.width // tower.heads), size.split(tower.mlp, 1)
+    return size.layer(
+        max(tower.depth - tower.unused, 0),
+        images * tokens,
+        tower.width,
+        (one, one),
+        hidden + tower.width * tower.layer_scale,
+        _ACTIVATION[tower.activation] * hidden,
+        size.split(tower.heads, tokens),
     )
-    return out
+
+
+class _Sizes(NamedTuple):
+    """What every layer is counted with: the `tensor` axis, and bytes of a computed element."""
+
+    tensor: int
+    item: int
+
+    def split(self, count: int, size: int) -> float:
+        """Elements of heads or hidden units, which lie along `tensor` where it divides them."""
+        return count * size / (self.tensor if count % self.tensor == 0 else 1)
+
+    def layer(
+        self, depth: int, tokens: float, width: int, heads: tuple[float, float], *wide: float
+    ) -> _Layer:
+        """Bytes of a layer: of heads that ask and that are asked; products, hidden, scores."""
+        (asked, given), (products, hidden, scores) = heads, wide
+        return _Layer(
+            depth=depth,
+            stream=tokens * width * self.item,
+            products=tokens * (asked + 2 * given + width + products) * self.item,
+            # Norms are computed in float32, attention weights are kept in both.
+            others=tokens * (4 * width * _FLOAT + (asked + hidden) * self.item)
+            + tokens * scores * (_FLOAT + self.item),
+        )
 
 
 def examples_per_device(config: RunConfig, mesh: Any) -> float:

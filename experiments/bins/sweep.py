@@ -1,0 +1,49 @@
+"""How many bins does an action dimension need, and where should they lie?
+
+Robot data alone, so that nothing but the actions is learned; bins are rows of their own behind the
+vocabulary, as there are fewer tokens of places than bins to try.
+"""
+
+from vla_jax.sweep import arms
+from vla_jax.sweep.sweep import Arm, Needs, Smoke, Sweep
+
+COUNTS = (16, 32, 64, 128, 256, 512, 1024)
+MOVING = ("dx", "dy", "gripper")  # no task of the tabletop moves the others
+
+SWEEP = Sweep(
+    config="configs/tabletop_study.py:tiny",
+    prerequisites=(
+        Arm(
+            name="web_tiny",
+            config="configs/tabletop_study.py:tiny",
+            set={"mixture.robot_share": 0.0, "loop.steps": 12_000},
+            seeds=(0,),
+        ),
+    ),
+    arms=arms.grid(
+        {"bins.count": COUNTS, "bins.kind": ("uniform", "quantile")},
+        also={
+            "pretrained.path": Needs("web_tiny"),
+            "action_tokens.scheme": "extend",
+            "mixture.robot_share": 1.0,
+            "loader.batch_size": 16,
+            "evaluation.splits": ("seen", "new_combination"),
+        },
+    ),
+    seeds=(0, 1, 2),
+    measures={
+        "seen": "success/seen",
+        "new_combination": "success/new_combination",
+        **{f"quantisation {name}": f"quantisation/{name}" for name in MOVING},
+        **{f"error {name}": f"open_loop/error/{name}" for name in MOVING},
+        "token accuracy": "open_loop/token_accuracy",
+        "decoding (ms)": "latency/decode_ms",
+    },
+    reference="count=256,kind=uniform",
+    axis="bins.count",
+    smoke=Smoke(
+        config="configs/tabletop_study.py:smoke",
+        set={"loop.steps": 4, "checkpoint.every": 2},
+        arms=("count=16,kind=uniform", "count=16,kind=quantile"),
+    ),
+)

@@ -1,0 +1,53 @@
+"""Does what a model has learned from the web reach its actions? The shape of RT-2's table 6.
+
+From scratch on robot data, pre-trained on the web and fine-tuned on robot data, pre-trained and
+co-fine-tuned on both; the first two once with the robot examples of the third and once with its
+compute.
+"""
+
+from vla_jax.sweep import measures
+from vla_jax.sweep.sweep import Arm, Needs, Smoke, Sweep
+
+KINDS = ("locate", "extreme", "colour", "shape", "relation", "symbol")
+SIZES = ("tiny", "small")
+# Half of a batch of 32 are robot examples where both are trained on.
+ROBOT = {"mixture.robot_share": 1.0}
+SAME_EXAMPLES = {**ROBOT, "loader.batch_size": 16}
+BOTH = {"mixture.robot_share": 0.5}
+
+
+def arms_of(size: str) -> tuple[Arm, ...]:
+    """Returns the five arms of one size."""
+    web = {"pretrained.path": Needs(f"web_{size}")}
+    arms = {
+        "scratch": SAME_EXAMPLES,
+        "scratch_2x": ROBOT,
+        "finetune": SAME_EXAMPLES | web,
+        "finetune_2x": ROBOT | web,
+        "cofinetune": BOTH | web,
+    }
+    config = f"configs/tabletop_study.py:{size}"
+    return tuple(Arm(name=f"{size}_{name}", set=set_, config=config) for name, set_ in arms.items())
+
+
+SWEEP = Sweep(
+    config="configs/tabletop_study.py:tiny",
+    prerequisites=tuple(
+        Arm(
+            name=f"web_{size}",
+            config=f"configs/tabletop_study.py:{size}",
+            set={"mixture.robot_share": 0.0, "loop.steps": 12_000},
+            seeds=(0,),
+        )
+        for size in SIZES
+    ),
+    baselines=tuple(f"web_{size}" for size in SIZES),
+    arms=tuple(arm for size in SIZES for arm in arms_of(size)),
+    seeds=(0, 1, 2),
+    measures=measures.tabletop(KINDS),
+    smoke=Smoke(
+        config="configs/tabletop_study.py:smoke",
+        set={"loop.steps": 4, "checkpoint.every": 2},
+        arms=("tiny_finetune", "tiny_cofinetune"),
+    ),
+)

@@ -1,0 +1,42 @@
+"""How much of a batch should be robot data? Control against what is kept of the web, after RT-2.
+
+Every arm starts from the same web checkpoint and takes as many updates of as many examples.
+"""
+
+from vla_jax.sweep import measures
+from vla_jax.sweep.sweep import Arm, Needs, Smoke, Sweep
+
+KINDS = ("locate", "extreme", "colour", "shape", "relation", "symbol")
+SHARES = (0.2, 0.33, 0.5, 0.66, 0.8, 1.0)
+START = {"pretrained.path": Needs("web_tiny")}
+
+SWEEP = Sweep(
+    config="configs/tabletop_study.py:tiny",
+    prerequisites=(
+        Arm(
+            name="web_tiny",
+            config="configs/tabletop_study.py:tiny",
+            set={"mixture.robot_share": 0.0, "loop.steps": 12_000},
+            seeds=(0,),
+        ),
+    ),
+    baselines=("web_tiny",),
+    arms=(
+        *(
+            Arm(name=f"share_{share}", set={**START, "mixture.robot_share": share})
+            for share in SHARES
+        ),
+        # As much robot data as 0.5 in all, most of it at the end.
+        Arm(name="rising", set={**START, "mixture.schedule": ((0, 0.2), (6000, 0.8))}),
+    ),
+    seeds=(0, 1, 2),
+    measures=measures.tabletop(KINDS),
+    reference="share_0.5",
+    axis="mixture.robot_share",
+    pareto=("VQA", "unseen"),
+    smoke=Smoke(
+        config="configs/tabletop_study.py:smoke",
+        set={"loop.steps": 4, "checkpoint.every": 2},
+        arms=("share_0.5", "rising"),
+    ),
+)

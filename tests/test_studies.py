@@ -1,0 +1,37 @@
+"""Every committed sweep runs from its first command to its table, in its short form."""
+
+import csv
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from vla_jax.sweep import sweep as sweep_lib
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+SWEEPS = sorted(path.parent.name for path in (REPOSITORY / "experiments").glob("*/sweep.py"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """One directory of generated datasets for all."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_the_short_form_of_a_study_gives_a_table(name, data, tmp_path):
+    command = [sys.executable, "-m", "vla_jax.cli.main", "sweep", f"experiments/{name}/sweep.py"]
+    flags = ["--smoke", f"--workdir={tmp_path / name}", f"--config.data_dir={data}"]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    subprocess.run([*command, *flags], check=True, cwd=REPOSITORY, env=environment, timeout=300)
+    short = sweep_lib.load(f"experiments/{name}/sweep.py")[1].shortened()
+    with open(tmp_path / name / "results.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["arm"] for row in rows} == {*short.baselines, *(arm.name for arm in short.arms)}
+    for row in rows:
+        for measure in short.measures:
+            assert float(row[measure]) >= 0
+    assert (tmp_path / name / "results.png").stat().st_size > 10_000
+    assert (tmp_path / name / "pareto.png").exists() == (short.pareto is not None)
