@@ -151,7 +151,8 @@ class ActionTokens:
         self.spec, self.statistics, self.ids = spec, statistics, ids
         self.cut = bins.Bins((len(ids),) * spec.size) if cut is None else cut
         self._ids = np.asarray(ids, np.int32)
-        self._bin_of = {token: k for k, token in enumerate(ids)}
+        self._bin_of = np.full(max(ids) + 1, -1, np.int32)
+        self._bin_of[self._ids] = np.arange(len(ids))
         self._discrete = np.asarray(spec.discrete)
         self._low, self._high = np.asarray(spec.low), np.asarray(spec.high)
         self._normalizer = normalizer(statistics, spec, self.cut.convention)
@@ -192,12 +193,13 @@ class ActionTokens:
         Raises:
           UserError: a token is no action token.
         """
-        flat = [self._bin_of.get(int(token)) for token in np.ravel(tokens)]
-        if None in flat:
+        tokens = np.asarray(tokens)
+        known = (tokens >= 0) & (tokens < len(self._bin_of))
+        index = np.where(known, self._bin_of[np.where(known, tokens, 0)], -1)
+        if (index < 0).any():
             raise UserError(
                 "action tokens", expected="ids of action bins", found=np.ravel(tokens).tolist()
             )
-        index = np.asarray(flat, np.int32).reshape(np.shape(tokens))
         ranged = self._normalizer.unnormalize(self.cut.decode(index))
         return np.where(self._discrete, index + self._low, ranged).astype(np.float32)
 

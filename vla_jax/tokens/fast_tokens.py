@@ -33,6 +33,11 @@ class FastTokens:
         self._normalizer = Normalizer(statistics, spec)
         self._discrete = np.asarray(spec.discrete)
 
+    @property
+    def bounds(self) -> tuple[Float[np.ndarray, " a"], Float[np.ndarray, " a"]]:
+        """What -1 and 1 stand for in robot units, see `Normalizer.bounds`."""
+        return self._normalizer.bounds
+
     def normalize(self, actions: Float[np.ndarray, "... a"]) -> Float[np.ndarray, "... a"]:
         """Maps robot units to [-1, 1], which is what FAST transforms."""
         return self._normalizer.normalize(actions)
