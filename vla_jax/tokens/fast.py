@@ -146,7 +146,8 @@ class Fast:
         """Writes the published layout; `load` inverts it.
 
         With `processing_action_tokenizer.py` of the published tokenizer beside it,
-        `transformers.AutoProcessor` loads the folder, too.
+        `transformers.AutoProcessor` loads the folder, too; its version 5 has to be told
+        `time_horizon` and `action_dim` when it decodes.
 
         Args:
           folder: made if missing.
