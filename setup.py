@@ -17,6 +17,7 @@ INSTALL = [
     "tensorflow-cpu>=2.19,<3; platform_system == 'Linux' and platform_machine == 'x86_64'",
     "tensorflow>=2.19,<3; platform_system != 'Linux' or platform_machine != 'x86_64'",
     "absl-py>=2.1",
+    "av>=12",
     "einops>=0.8",
     "etils[epath]>=1.9",
     "flatbuffers>=23",  # jax.export writes with it
@@ -24,6 +25,8 @@ INSTALL = [
     "google-crc32c>=1.5",
     "gymnasium>=1.0,<2",
     "jaxtyping>=0.3",
+    "jinja2>=3.1",
+    "markupsafe>=2.1",
     "matplotlib>=3.9",
     "ml-collections>=1.0,<2",
     "ml-dtypes>=0.5",
@@ -41,7 +44,7 @@ INSTALL = [
 ]
 
 # Readers of other robot data formats, for `vla-jax ingest`.
-INGEST = ["av>=12", "h5py>=3.11", "pyarrow>=16"]
+INGEST = ["h5py>=3.11", "pyarrow>=16"]
 
 # The TPU's compiler, which runs anywhere, for `vla-jax plan`.
 PLAN = ["libtpu>=0.0.42"]
@@ -99,7 +102,7 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["vla_jax", "vla_jax.*"]),
-    package_data={"vla_jax": ["py.typed", "**/*.json", "**/*.md"]},
+    package_data={"vla_jax": ["py.typed", "**/*.json", "**/*.md", "**/*.jinja"]},
     install_requires=INSTALL,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["vla-jax = vla_jax.cli.main:main"]},

@@ -20,6 +20,7 @@ from vla_jax.data.mixture import RobotConfig
 from vla_jax.data.robots.tabletop import TABLETOP
 from vla_jax.envs.tabletop import world
 from vla_jax.envs.tabletop.answers import KINDS
+from vla_jax.eval import record
 from vla_jax.experiment import finish, hooks, parts, sources, training
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.workdir import Workdir
@@ -176,8 +177,12 @@ def test_a_finished_run_does_not_train_again(config, straight, monkeypatch):
 def test_the_results_have_the_documented_form(config, straight):
     results = json.loads(straight.results.read_text())
     tasks = config.tabletop.demonstrations.tasks
-    assert set(results) == {"success", "wrong_block", "vqa", "open_loop", "train"}
-    assert set(results["success"]) == {*world.SPLITS[:6], *(f"seen/{task}" for task in tasks)}
+    assert set(results) == {
+        *("success", "wrong_block", "vqa", "open_loop", "train", "environment", "film", "code")
+    }
+    assert set(results["success"]) == {
+        name for split in world.SPLITS[:6] for name in (split, *(f"{split}/{t}" for t in tasks))
+    }
     assert set(results["wrong_block"]) == set(world.SPLITS[:6])
     assert results["vqa"]
     assert set(results["vqa"]) <= set(KINDS)
@@ -190,7 +195,31 @@ def test_the_results_have_the_documented_form(config, straight):
     assert set(results["train"]) == {"steps", "seconds", "samples_per_s"}
     assert results["train"]["steps"] == STEPS
     assert results["train"]["samples_per_s"] > 0
-    assert "token_accuracy" in results["open_loop"]
+    names = TABLETOP.spec.names
+    assert set(results["open_loop"]) == {
+        *("token_accuracy", "nll"),
+        *(f"{m}/{n}" for m in ("error", "token_accuracy", "nll") for n in names),
+    }
+
+
+def test_every_episode_has_a_record(config, straight):
+    results = json.loads(straight.results.read_text())
+    records = record.read(straight.path / record.FILE)
+    assert len(records) == config.evaluation.episodes * len(config.evaluation.splits)
+    seen = [r.success for r in records if r.split == "seen"]
+    assert results["success"]["seen"]["rate"] == pytest.approx(np.mean(seen), abs=1e-4)
+    assert len(results["film"]) == config.evaluation.film
+    assert results["environment"]["digest"]
+
+
+def test_a_run_leaves_a_report_that_needs_nothing_else(straight):
+    page = straight.report.read_text()
+    assert "data:video/webm;base64," in page
+    assert "Ledger of the mixture" in page
+    assert "tabletop_questions" in page
+    assert "config.loop.steps" in page
+    assert "new_colour" in page
+    assert "<svg" in page
 
 
 def test_a_run_leaves_its_pictures_and_its_configuration(config, straight):

@@ -26,7 +26,7 @@ FORBIDDEN = {("train", "data")}
 
 # Third-party packages that may be imported in some places only: a file or a folder each.
 HOMES = {
-    "av": ("data/ingest",),
+    "av": ("data/ingest", "eval/report.py"),
     "dlimp": (),  # a DLataset is handed over by the user
     "fsspec": ("runtime/storage.py",),
     "flax": ("models", "train", "policy", "experiment"),
@@ -34,11 +34,13 @@ HOMES = {
     "gymnasium": ("envs", "eval"),
     "h5py": ("data/ingest",),
     "huggingface_hub": ("models/pretrained/storage.py",),
+    "jinja2": ("eval/html.py",),
+    "markupsafe": ("eval/html.py",),
     "ml_dtypes": ("models/pretrained/tensors.py",),
     "orbax": ("runtime/checkpoint.py",),
     "psutil": ("runtime/memory.py",),
     "pyarrow": ("data/ingest",),
-    "scipy": ("models/pretrained/filling.py", "sweep/significance.py"),
+    "scipy": ("eval/compare.py", "models/pretrained/filling.py", "sweep/significance.py"),
     "tensorboardX": ("runtime/metrics.py",),
     "tensorflow": (),
     "tensorflow_datasets": ("data/records.py", "data/ingest", "envs/tabletop"),

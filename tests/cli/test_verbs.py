@@ -247,7 +247,7 @@ def test_eval_measures_again_and_keeps_the_training(vla_jax, run, tmp_path):
 
 
 def test_eval_refuses_no_episodes(refused, run):
-    assert "expected >= 1, found 0" in refused("eval", run, "--episodes=0")
+    assert "0 is not a positive integer" in refused("eval", run, "--episodes=0")
     assert "episodes" in refused("eval", run, "--episodes=few")
 
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from vla_jax.core.episode import Episode
 from vla_jax.data import images as images_lib
 from vla_jax.envs.tabletop.env import TabletopConfig, TabletopEnv
 from vla_jax.envs.tabletop.expert import expert_action
 from vla_jax.eval import closed_loop
-from vla_jax.eval.closed_loop import Episode
 
 EPISODES = [
     Episode(seed=100 + i, options={"split": "seen", "task": task, "blocks": (2, 3)})

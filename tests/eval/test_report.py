@@ -1,15 +1,20 @@
+from xml.etree import ElementTree
+
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from vla_jax.core.episode import Episode
 from vla_jax.eval import report
-from vla_jax.eval.closed_loop import Episode, Outcome
+from vla_jax.eval.closed_loop import Outcome
 
 
 def outcome(length, *, success=True, value=0, instruction="pick up the red cube"):
     images = [np.full((64, 64, 3), (value, 10 * t, 0), np.uint8) for t in range(length)]
     return Outcome(
         episode=Episode(seed=0, options={}),
+        start="",
         instruction=instruction,
         success=success,
         steps=length - 1,
@@ -63,6 +68,25 @@ def test_a_long_instruction_is_broken_into_two_lines_at_most(tmp_path):
     assert (caption < 200).any()
 
 
+def test_the_same_film_as_a_video(tmp_path):
+    outcomes = [outcome(3 + i, value=40 * i) for i in range(5)]
+    report.film(outcomes, tmp_path / "episodes.webm")
+    with av.open(str(tmp_path / "episodes.webm")) as film:
+        stream = film.streams.video[0]
+        assert stream.codec_context.name in ("vp9", "libvpx-vp9")
+        assert (stream.width, stream.height) == (4 * 198 + 6, 2 * 232 + 6)
+        frames = list(film.decode(stream))
+    assert len(frames) == 7 + 5  # the last one is held
+    last = frames[-1].to_ndarray(format="rgb24")
+    assert last[6 + 34 - 1, 20, 1] > last[6 + 34 - 1, 20, 0] + 30  # a green frame
+
+
+def test_a_long_film_is_cut_to_its_most_frames(tmp_path):
+    report.film([outcome(300)], tmp_path / "episodes.gif")
+    with Image.open(tmp_path / "episodes.gif") as film:
+        assert 60 <= film.n_frames <= 80
+
+
 def test_nothing_filmed_writes_nothing(tmp_path):
     report.film([], tmp_path / "episodes.gif")
     assert list(tmp_path.iterdir()) == []
@@ -82,6 +106,24 @@ def test_curves_are_a_picture(tmp_path, rows):
         assert picture.format == "PNG"
         assert picture.size == (1100, 660)
         assert len(picture.convert("RGB").getcolors(10**6)) > 2
+
+
+def test_panels_are_drawings_that_a_page_can_colour():
+    found = report.panels(ROWS)
+    assert list(found) == [
+        "loss per source (nats per token)",
+        "token accuracy",
+        "closed-loop success",
+        "gradient norm",
+    ]
+    names, svg = found["loss per source (nats per token)"]
+    assert names == ["held_out/loss/robot", "loss/robot"]
+    root = ElementTree.fromstring(svg)
+    assert root.tag.endswith("svg")
+    texts = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "loss/robot" in texts
+    assert report.panels(ROWS) == found
+    assert report.panels([]) == {}
 
 
 def test_curves_show_what_was_measured(tmp_path):

@@ -5,9 +5,9 @@ import pytest
 import torch_policy
 from small_policies import CONFIGS, build_policy, export, look_around
 
+from vla_jax.core.episode import Episode
 from vla_jax.envs.tabletop.env import TabletopConfig, TabletopEnv
 from vla_jax.eval import closed_loop
-from vla_jax.eval.closed_loop import Episode
 
 EPISODES = [
     Episode(seed=1_000_000 + n, options={"split": "seen", "task": "pick", "blocks": (2, 3)})

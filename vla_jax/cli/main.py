@@ -13,7 +13,8 @@ from vla_jax.runtime import lifeline
 VERBS = {
     "train": "train on robot episodes and web questions; run again to resume",
     "sweep": "run many trainings that differ in a few values, and compare them",
-    "eval": "play the fixed episodes and ask the questions again",
+    "eval": "play fixed episodes of an environment, ask questions; or compare two results",
+    "report": "write the page of a run: results, films, curves, mixture, configuration",
     "act": "print one action for one image and one instruction",
     "export": "write the policy for PyTorch",
     "index": "find every frame of a dataset's shards, once, so that training can read them",

@@ -3,13 +3,16 @@
 import dataclasses
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags as absl_flags
+from ml_collections import config_flags
 
 from vla_jax.cli import flags
+from vla_jax.core import config as config_lib
 from vla_jax.core.errors import UserError
 from vla_jax.experiment.config import RunConfig
-from vla_jax.runtime import compilation, distributed, interruption, mesh, peers
+from vla_jax.runtime import compilation, distributed, interruption, mesh, peers, provenance
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -25,12 +28,26 @@ def main(arguments: Sequence[str]) -> None:
     workdir = Workdir(values.workdir)
     try:
         with distributed.joined(flags.processes(values)):
-            trained = training.train(config, workdir)
+            trained = training.train(config, workdir, _origin(arguments, config, values))
             if peers.is_first():  # nothing that follows needs the others
                 finish.finish(config, workdir, trained.policies, trained.data, trained.summary)
     except KeyboardInterrupt as stop:
         command = f"vla-jax train {shlex.join(arguments)}"
         raise type(stop)(f"{stop or 'interrupted'}. Go on with: {command}") from stop
+
+
+def _origin(
+    arguments: Sequence[str], config: RunConfig, values: absl_flags.FlagValues
+) -> dict[str, Any]:
+    """Says what asked for a run: the command, how it differs from its config file, which code."""
+    file = config_flags.get_config_filename(values["config"])
+    plain, _ = parse([f"--config={file}", f"--workdir={values.workdir}"])
+    return {
+        "command": shlex.join(["vla-jax", "train", *arguments]),
+        "config": file,
+        "overrides": config_lib.differences(config_lib.to_json(plain), config_lib.to_json(config)),
+        "code": provenance.code(),
+    }
 
 
 def parse(arguments: Sequence[str]) -> tuple[RunConfig, absl_flags.FlagValues]:

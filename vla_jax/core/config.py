@@ -121,18 +121,19 @@ def leaves(tree: Mapping[str, Any], path: str = "config") -> Iterator[tuple[str,
             yield f"{path}.{key}", value
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "config") -> list[str]:
     """Lists the leaves in which two configs differ.
 
     Args:
       old: the output of `to_json` of one config.
       new: that of the other.
+      path: the name of both.
 
     Returns:
       One line per changed leaf, sorted by path, such as
       `config.optimizer.learning_rate: 0.001 -> 0.002`.
     """
-    before, after = dict(leaves(old)), dict(leaves(new))
+    before, after = dict(leaves(old, path)), dict(leaves(new, path))
     return [
         f"{name}: {before.get(name, 'absent')!s} -> {after.get(name, 'absent')!s}"
         for name in sorted(before.keys() | after.keys())

@@ -5,28 +5,46 @@ with it the compiled program) keeps its size; an episode's course does not depen
 """
 
 import collections
+import contextlib
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
 
-from vla_jax.core.arrays import UInt8
-from vla_jax.policy.policy import Policy
+from vla_jax.core.arrays import Float, UInt8
+from vla_jax.core.episode import Episode
+from vla_jax.eval.apart import Apart
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Episode:
-    """Which episode to play: everything the environment's reset needs.
+class Observer(Protocol):
+    """What an actor looks at; `policy.observation.Observer` is one."""
 
-    Attributes:
-      seed: of the reset.
-      options: of the reset, e.g. split, task, number of blocks.
-    """
+    views: tuple[str, ...]
+    history: int
 
-    seed: int
-    options: Mapping[str, Any]
+    def look(self, images: Mapping[str, Any], state: Any) -> Any:
+        """Prepares the last images of each view, oldest first, and the state in robot units."""
+        ...
+
+
+class Actor(Protocol):
+    """What decides; `policy.policy.Policy` is one."""
+
+    @property
+    def observer(self) -> Observer:
+        """What it looks at."""
+        ...
+
+    def act_batch(
+        self, observations: Sequence[Any], instructions: Sequence[str]
+    ) -> tuple[Float[np.ndarray, "b n a"], Any]:
+        """Returns actions in robot units, n steps each, and their tokens."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,14 +53,16 @@ class Outcome:
 
     Attributes:
       episode: which one.
+      start: a digest of its first observation: whose starts are equal began alike.
       instruction: what was asked.
-      success: the goal was reached and the policy said so by terminating.
+      success: the goal was reached, and the policy said so where it can.
       steps: actions taken.
       info: the environment's last info.
       images: rendered pictures, uint8 [y, x, 3] each, if it was filmed.
     """
 
     episode: Episode
+    start: str
     instruction: str
     success: bool
     steps: int
@@ -53,25 +73,30 @@ class Outcome:
 class _Slot:
     """One environment and the episode it is in."""
 
-    def __init__(self, env: gymnasium.Env, history: int):
-        self.env = env
+    def __init__(self, env: gymnasium.Env, views: Mapping[str, str], history: int):
+        self.env, self._views, self._history = env, views, history
         self.number = -1
         self.observation: dict[str, Any] = {}
-        self.seen: collections.deque[np.ndarray] = collections.deque(maxlen=history)
-        self.steps = 0
+        self.seen: dict[str, collections.deque[np.ndarray]] = {}
+        self.start, self.steps = "", 0
         self.images: list[np.ndarray] = []
 
-    def start(self, number: int, episode: Episode, *, film: bool) -> None:
+    def begin(self, number: int, episode: Episode, *, film: bool) -> None:
         self.number, self.steps = number, 0
         self.observation, _ = self.env.reset(seed=episode.seed, options=dict(episode.options))
-        self.seen.clear()
-        self.seen.append(self.observation["image"])
+        self.start = digest(self.observation)
+        self.seen = {view: collections.deque(maxlen=self._history) for view in self._views}
+        self._look()
         self.images = [self._picture()] if film else []
 
     @property
     def state(self) -> np.ndarray | None:
         """Proprioception, where the environment tells it."""
         return self.observation.get("state")
+
+    def _look(self) -> None:
+        for view, name in self._views.items():
+            self.seen[view].append(self.observation[name])
 
     def _picture(self) -> np.ndarray:
         picture = self.env.render()
@@ -83,66 +108,103 @@ class _Slot:
         # Bin centres may lie half a bin outside the box.
         command = np.clip(action, space.low, space.high).astype(np.float32)
         self.observation, _, terminated, truncated, info = self.env.step(command)
-        self.seen.append(self.observation["image"])
+        self._look()
         self.steps += 1
         if self.images:
             self.images.append(self._picture())
         return terminated or truncated, info
 
+    def outcome(self, episode: Episode, info: Mapping[str, Any]) -> Outcome:
+        return Outcome(
+            episode=episode,
+            start=self.start,
+            instruction=str(self.observation["instruction"]),
+            success=bool(info["success"]),
+            steps=self.steps,
+            info=info,
+            images=tuple(self.images),
+        )
+
 
 def play(
-    policy: Policy,
+    policy: Actor,
     make_env: Callable[[], gymnasium.Env],
     episodes: Sequence[Episode],
     *,
+    views: Mapping[str, str] | None = None,
     slots: int = 50,
     film: int = 0,
+    apart: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Outcome]:
     """Plays episodes to their end.
 
     Args:
-      policy: decides; its single view is the observation's `image`.
-      make_env: builds an environment whose observation has `image`, `instruction` and, for a policy
-        that wants it, `state`, and whose action is the policy's, in robot units.
+      policy: decides.
+      make_env: builds an environment whose observation has the views, `instruction` and, for a
+        policy that wants it, `state`, and whose action is the policy's, in robot units.
       episodes: what to play.
+      views: the policy's name of a view -> the observation's; its only view is `image` by default.
       slots: environments stepped together.
       film: how many of the first episodes to render, every step.
+      apart: whether each environment gets a process of its own; `make_env` must pickle then.
       on_progress: told how many episodes are done, of how many.
 
     Returns:
       One outcome per episode, in the given order.
     """
-    waiting = list(range(len(episodes)))
-    outcomes: dict[int, Outcome] = {}
-    active = [_Slot(make_env(), policy.observer.history) for _ in range(min(slots, len(episodes)))]
-    for slot in active:
-        number = waiting.pop(0)
-        slot.start(number, episodes[number], film=number < film)
-    view = policy.observer.views[0]
-    while len(outcomes) < len(episodes):
-        observations = [policy.observer.look({view: slot.seen}, slot.state) for slot in active]
-        instructions = [slot.observation["instruction"] for slot in active]
-        actions, _ = policy.act_batch(observations, instructions)
-        for slot, action in zip(active, actions, strict=True):
-            # A slot without a waiting episode repeats its last observation to keep the batch size.
-            if slot.number in outcomes:
-                continue
-            ended, info = slot.step(action[0])
-            if not ended:
-                continue
-            outcomes[slot.number] = Outcome(
-                episode=episodes[slot.number],
-                instruction=str(slot.observation["instruction"]),
-                success=bool(info["success"]),
-                steps=slot.steps,
-                info=info,
-                images=tuple(slot.images),
-            )
-            on_progress(len(outcomes), len(episodes))
-            if waiting:
-                number = waiting.pop(0)
-                slot.start(number, episodes[number], film=number < film)
-    for slot in active:
-        slot.env.close()
+    names = views or {policy.observer.views[0]: "image"}
+    named = {view: names[view] for view in policy.observer.views}
+    count = min(slots, len(episodes))
+    make = functools.partial(Apart, make_env) if apart else make_env
+    waiting, outcomes = collections.deque(enumerate(episodes)), dict[int, Outcome]()
+    with contextlib.ExitStack() as stack:
+        # The answers of processes are waited for together.
+        run = stack.enter_context(ThreadPoolExecutor(count)).map if apart and count else map
+
+        def new_slot(_: int) -> _Slot:
+            env = make()
+            stack.callback(env.close)
+            return _Slot(env, named, policy.observer.history)
+
+        def begin(slots: Sequence[_Slot]) -> None:
+            """Gives slots the next episodes, as far as there are any."""
+            begun = [(slot, *waiting.popleft()) for slot in slots if waiting]
+            list(run(lambda job: job[0].begin(*job[1:], film=job[1] < film), begun))
+
+        active = list(run(new_slot, range(count)))
+        begin(active)
+        while len(outcomes) < len(episodes):
+            observations = [policy.observer.look(slot.seen, slot.state) for slot in active]
+            instructions = [slot.observation["instruction"] for slot in active]
+            actions, _ = policy.act_batch(observations, instructions)
+            # A slot without an episode repeats its last observation to keep the batch size.
+            moves = [
+                (slot, action[0])
+                for slot, action in zip(active, actions, strict=True)
+                if slot.number not in outcomes
+            ]
+            ends = run(lambda move: move[0].step(move[1]), moves)
+            ended = [
+                (slot, info)
+                for (slot, _), (is_over, info) in zip(moves, ends, strict=True)
+                if is_over
+            ]
+            for slot, info in ended:
+                outcomes[slot.number] = slot.outcome(episodes[slot.number], info)
+                on_progress(len(outcomes), len(episodes))
+            begin([slot for slot, _ in ended])
     return [outcomes[number] for number in range(len(episodes))]
+
+
+def digest(observation: Mapping[str, Any]) -> str:
+    """Returns 16 hexadecimal digits of the SHA-256 of names, texts, numbers and pixels."""
+    found = hashlib.sha256()
+    for name in sorted(observation):
+        value = observation[name]
+        array = np.asarray(value) if not isinstance(value, str) else None
+        head = value if array is None else f"{array.dtype} {array.shape}"
+        found.update(f"{name}\0{head}\0".encode())
+        if array is not None:
+            found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]

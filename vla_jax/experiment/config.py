@@ -51,8 +51,8 @@ class EvaluationConfig:
 
     episodes: int = 300
     quick_episodes: int = 30
-    splits: tuple[Split, ...] = world.SPLITS[:6]
-    blocks: tuple[int, int] = (2, 3)
+    splits: tuple[Split, ...] = world.DEFAULT_SPLITS
+    blocks: tuple[int, int] = world.EVALUATION_BLOCKS
     questions: int = 600
     frames: int = 200
     film: int = 12

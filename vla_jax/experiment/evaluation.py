@@ -1,88 +1,84 @@
-"""What a trained policy can do: the fixed episodes, the questions, the tables."""
+"""What a trained policy can do: the fixed episodes, the questions, the held-out demonstrations."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vla_jax.data.episodes import Episodes
 from vla_jax.data.web.questions import Questions
-from vla_jax.envs.tabletop import world
-from vla_jax.envs.tabletop.env import TabletopConfig, TabletopEnv
-from vla_jax.envs.tabletop.world import Split
-from vla_jax.eval import closed_loop, open_loop, vqa
-from vla_jax.eval.closed_loop import Episode, Outcome
+from vla_jax.eval import open_loop, vqa
+from vla_jax.eval.closed_loop import Outcome
 from vla_jax.eval.rate import Rate
-from vla_jax.experiment import sources
+from vla_jax.eval.record import Record
+from vla_jax.experiment import sources, trials
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.sources import Data
+from vla_jax.experiment.trials import OnProgress, Trials
 from vla_jax.policy.policy import Policy
-
-_FIRST_SEED = 1_000_000  # far from any seed of a demonstration
-OnProgress = Callable[[str, int, int], None]
+from vla_jax.runtime import provenance
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Results:
-    """Everything measured at the end of a run.
+    """Everything measured of a policy.
 
     Attributes:
-      success: rate per split, and `SPLIT/TASK` for each task of `seen`.
-      wrong_block: share of episodes per split whose first grasp was another block.
+      records: the episodes played.
+      environment: where (`Trials.fingerprint`); None if nowhere.
       vqa: rate of right answers per kind of question.
-      open_loop: error per action dimension in robot units, and token accuracy.
-      outcomes: the filmed episodes.
+      open_loop: error per action dimension in robot units, token accuracy, log-likelihoods.
+      filmed: split and outcome of the episodes that were filmed.
     """
 
-    success: Mapping[str, Rate]
-    wrong_block: Mapping[str, Rate]
-    vqa: Mapping[str, Rate]
-    open_loop: Mapping[str, float]
-    outcomes: Sequence[Outcome]
+    records: Sequence[Record] = ()
+    environment: Mapping[str, Any] | None = None
+    vqa: Mapping[str, Rate] = dataclasses.field(default_factory=dict)
+    open_loop: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    filmed: Sequence[tuple[str, Outcome]] = ()
+
+    @property
+    def success(self) -> dict[str, Rate]:
+        """The rate per split, and `SPLIT/TASK`."""
+        return trials.success(self.records)
+
+    @property
+    def wrong_block(self) -> dict[str, Rate]:
+        """The share of episodes per split whose first grasp was another block."""
+        return trials.wrong_block(self.records)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the numbers as JSON values."""
+        """Returns the numbers as JSON values, and by which code they were taken."""
         rates = {
             name: {key: rate.to_json() for key, rate in getattr(self, name).items()}
             for name in ("success", "wrong_block", "vqa")
         }
-        return rates | {"open_loop": {k: round(v, 5) for k, v in self.open_loop.items()}}
+        return rates | {
+            "open_loop": {k: round(v, 5) for k, v in self.open_loop.items()},
+            "environment": self.environment,
+            "film": [
+                {
+                    "split": split,
+                    "seed": outcome.episode.seed,
+                    "instruction": outcome.instruction,
+                    "success": outcome.success,
+                    "steps": outcome.steps,
+                }
+                for split, outcome in self.filmed
+            ],
+            "code": provenance.code(),
+        }
 
 
-def episodes(config: RunConfig, split: Split, count: int) -> list[Episode]:
-    """Returns the fixed episodes of a split, the tasks taking turns; the same in every run."""
-    tasks = world.tasks_of(split, config.tabletop.demonstrations.tasks)
-    return [
-        Episode(
-            seed=_FIRST_SEED + number,
-            options={
-                "split": split,
-                "task": tasks[number % len(tasks)],
-                "blocks": config.evaluation.blocks,
-            },
-        )
-        for number in range(count)
-    ]
-
-
-def play(
-    config: RunConfig,
-    policy: Policy,
-    split: Split,
-    count: int,
-    *,
-    film: int = 0,
-    on_progress: OnProgress = lambda name, done, total: None,
-) -> list[Outcome]:
-    """Plays the first `count` episodes of a split in the tabletop."""
-    env_config = TabletopConfig(image_size=config.tabletop.image_size)
-    return closed_loop.play(
-        policy,
-        lambda: TabletopEnv(env_config, render_mode="rgb_array" if film else None),
-        episodes(config, split, count),
-        slots=config.evaluation.slots,
-        film=film,
-        on_progress=lambda done, total: on_progress(f"evaluate {split}", done, total),
-    )
+def quick(config: RunConfig, policies: Mapping[str, Policy]) -> dict[str, float]:
+    """Returns the success per split in a few of the tabletop's episodes, during training."""
+    policy = tabletop_policy(policies)
+    if policy is None:
+        return {}
+    played = Trials.of_run(config, config.evaluation.quick_episodes).play(policy)
+    return {
+        split: Rate.of(outcome.success for outcome in outcomes).rate
+        for split, outcomes in played.items()
+    }
 
 
 def tabletop_policy(policies: Mapping[str, Policy]) -> Policy | None:
@@ -112,34 +108,29 @@ def ask(
 def evaluate(
     config: RunConfig, policies: Mapping[str, Policy], data: Data, on_progress: OnProgress
 ) -> Results:
-    """Measures everything: closed loop on all splits, questions, held-out demonstrations."""
-    success: dict[str, Rate] = {}
-    wrong: dict[str, Rate] = {}
-    filmed: list[Outcome] = []
+    """Measures everything: closed loop on the run's splits, questions, held-out demonstrations."""
     policy = tabletop_policy(policies)
-    for split in config.evaluation.splits:
-        if policy is None:
-            break
-        film = config.evaluation.film if split == "seen" else 0
-        outcomes = play(
-            config,
-            policy,
-            split,
-            config.evaluation.episodes,
-            film=film,
-            on_progress=on_progress,
-        )
-        success[split] = Rate.of(outcome.success for outcome in outcomes)
-        wrong[split] = Rate.of(outcome.info["wrong_block"] for outcome in outcomes)
-        if split == "seen":
-            filmed = outcomes[:film]
-            success |= _by_task(split, outcomes)
-    return Results(
-        success=success,
-        wrong_block=wrong,
+    closed_loop = Results()
+    if policy is not None:
+        wanted = Trials.of_run(config, config.evaluation.episodes)
+        closed_loop = drive(wanted, policy, config.evaluation.film, on_progress)
+    return dataclasses.replace(
+        closed_loop,
         vqa=ask(config, policies, data.web_held_out),
         open_loop=_errors(config, policies, data.robots_held_out),
-        outcomes=filmed,
+    )
+
+
+def drive(
+    wanted: Trials, policy: trials.Actor, film: int, on_progress: OnProgress = trials.silent
+) -> Results:
+    """Measures in closed loop alone, and films some of the episodes."""
+    outcomes = wanted.play(policy, on_progress)
+    records = trials.records(outcomes)
+    return Results(
+        records=records,
+        environment=wanted.fingerprint(records),
+        filmed=wanted.film(policy, outcomes, film),
     )
 
 
@@ -156,11 +147,3 @@ def _errors(
         found = open_loop.action_error(policies[name], chosen)
         errors |= {f"{name}/{k}" if len(held_out) > 1 else k: v for k, v in found.items()}
     return errors
-
-
-def _by_task(split: str, outcomes: Sequence[Outcome]) -> dict[str, Rate]:
-    tasks = dict.fromkeys(outcome.info["task"] for outcome in outcomes)
-    return {
-        f"{split}/{task}": Rate.of(o.success for o in outcomes if o.info["task"] == task)
-        for task in tasks
-    }

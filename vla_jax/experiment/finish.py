@@ -1,14 +1,17 @@
-"""After training: evaluate, print the tables, write results.json, the curves and the episodes."""
+"""What an evaluation leaves behind: tables, results.json, episodes, films, curves, the report."""
 
+import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from vla_jax.eval import report
+from vla_jax.eval import record, report
 from vla_jax.eval.rate import Rate
-from vla_jax.experiment import evaluation
+from vla_jax.experiment import evaluation, page
 from vla_jax.experiment.config import RunConfig
+from vla_jax.experiment.evaluation import Results
 from vla_jax.experiment.sources import Data
-from vla_jax.experiment.workdir import Workdir, write_json
+from vla_jax.experiment.workdir import RESULTS, Workdir, write_json
 from vla_jax.policy.policy import Policy
 from vla_jax.runtime import metrics, progress
 
@@ -19,7 +22,7 @@ def finish(
     policies: Mapping[str, Policy],
     data: Data,
     train: Mapping[str, Any],
-) -> evaluation.Results:
+) -> Results:
     """Measures the policy and leaves everything a reader wants in the workdir.
 
     Args:
@@ -31,16 +34,41 @@ def finish(
     """
     with progress.Phases() as phases:
         results = evaluation.evaluate(config, policies, data, phases)
-    write_json(workdir.results, results.to_json() | {"train": dict(train)})
+    _write(results, workdir.path, {"train": dict(train)})
     report.curves(metrics.read(workdir.path), workdir.curves)
-    if results.outcomes:
-        report.film(results.outcomes, workdir.episodes)
-    _tables(results, dict(train))
+    _tables(results)
+    progress.table("training", tuple(train), [tuple(train.values())])
     progress.note(f"results: {workdir.results}")
     progress.note(f"curves: {workdir.curves}")
-    if results.outcomes:
+    if results.filmed:
         progress.note(f"episodes: {workdir.episodes}")
+    progress.note(f"report: {page.write(workdir)}")
     return results
+
+
+def leave(results: Results, folder: str | os.PathLike[str], about: Mapping[str, Any]) -> None:
+    """Writes and prints what was measured in one environment.
+
+    Args:
+      results: the episodes.
+      folder: made if it does not exist; results of the same names are replaced.
+      about: the checkpoint, for results.json.
+    """
+    folder = pathlib.Path(folder)
+    _write(results, folder, {"evaluated": dict(about)})
+    _tables(results)
+    progress.note(f"results: {folder / RESULTS}")
+    progress.note(f"report: {page.write_evaluation(folder)}")
+
+
+def _write(results: Results, folder: pathlib.Path, more: Mapping[str, Any]) -> None:
+    write_json(folder / RESULTS, {**results.to_json(), **more})
+    if results.records:
+        record.write(folder / record.FILE, results.records)
+    for suffix in ("gif", "webm"):
+        path = folder / f"episodes.{suffix}"
+        path.unlink(missing_ok=True)  # of another evaluation
+        report.film([outcome for _, outcome in results.filmed], path)
 
 
 def _row(name: str, rate: Rate, *more: str) -> tuple[str, ...]:
@@ -48,15 +76,19 @@ def _row(name: str, rate: Rate, *more: str) -> tuple[str, ...]:
     return (name, f"{rate.rate:.1%}", interval, *more, str(rate.episodes))
 
 
-def _tables(results: evaluation.Results, train: dict[str, Any]) -> None:
-    rows = []
+def _tables(results: Results) -> None:
+    rows, first = [], next(iter(results.success), "")
     for name, rate in results.success.items():
+        if "/" in name and not name.startswith(f"{first}/"):
+            continue  # the report has the tasks of the other splits
         wrong = results.wrong_block.get(name)
         rows.append(_row(name, rate, f"{wrong.rate:.1%}" if wrong else ""))
-    header = ("split", "success", "95% interval", "wrong block first", "episodes")
-    progress.table("closed loop", header, rows)
-    header = ("question", "right", "95% interval", "questions")
-    progress.table("held-out questions", header, [_row(k, r) for k, r in results.vqa.items()])
-    rows = [(name, f"{value:.4g}") for name, value in results.open_loop.items()]
-    progress.table("held-out demonstrations", ("measure", "value"), rows)
-    progress.table("training", tuple(train), [tuple(train.values())])
+    if rows:
+        header = ("split", "success", "95% interval", "wrong block first", "episodes")
+        progress.table("closed loop", header, rows)
+    if results.vqa:
+        header = ("question", "right", "95% interval", "questions")
+        progress.table("held-out questions", header, [_row(k, r) for k, r in results.vqa.items()])
+    if results.open_loop:
+        rows = [(name, f"{value:.4g}") for name, value in results.open_loop.items()]
+        progress.table("held-out demonstrations", ("measure", "value"), rows)

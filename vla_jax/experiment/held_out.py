@@ -6,7 +6,6 @@ import jax
 import numpy as np
 
 from vla_jax.data.loader import collate
-from vla_jax.eval.rate import Rate
 from vla_jax.experiment import evaluation, parts, sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.sources import Data
@@ -100,18 +99,17 @@ class HeldOut:
 
     def _play(self, params: Any) -> dict[str, float]:
         """Lets the policies act and answer, in this process alone."""
-        config, values = self._config, {}
+        config = self._config
         if not self._policies:
             self._policies = parts.make_policies(config, self._encoder, self._model, params)
         else:
             for policy in self._policies.values():
                 policy.load(params)
-        if (policy := evaluation.tabletop_policy(self._policies)) is not None:
-            for split in config.evaluation.splits:
-                outcomes = evaluation.play(config, policy, split, config.evaluation.quick_episodes)
-                values[f"success/{split}"] = Rate.of(outcome.success for outcome in outcomes).rate
+        played = evaluation.quick(config, self._policies)
         rates = evaluation.ask(config, self._policies, self._data.web_held_out)
-        return values | {f"vqa/{kind}": rate.rate for kind, rate in rates.items()}
+        return {f"success/{split}": rate for split, rate in played.items()} | {
+            f"vqa/{kind}": rate.rate for kind, rate in rates.items()
+        }
 
     def _means(self, sums: list[dict[str, Any]]) -> dict[str, float]:
         if not sums:

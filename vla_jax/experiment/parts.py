@@ -1,5 +1,6 @@
 """The parts of a run, built from its configuration: encoder, loader, policies."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -176,8 +177,12 @@ def make_loader(
     )
 
 
-def print_ledger(config: RunConfig, data: Data, encoder: Encoder, loader: Loader) -> None:
-    """Prints shares, epochs and tokens per source, what is left out, and the memory it takes."""
+def print_ledger(config: RunConfig, data: Data, encoder: Encoder, loader: Loader) -> dict[str, Any]:
+    """Prints shares, epochs and tokens per source, what is left out, and the memory it takes.
+
+    Returns:
+      The same as JSON values: `sources`, a `ledger.Entry` each, and `left_out`, lines of text.
+    """
     entries = ledger.entries(
         config.mixture,
         data.sources,
@@ -187,9 +192,11 @@ def print_ledger(config: RunConfig, data: Data, encoder: Encoder, loader: Loader
     )
     title = f"mixture over {config.loop.steps:,} steps of {config.loader.batch_size}"
     progress.table(title, ledger.HEADER, [entry.row() for entry in entries])
-    for line in ledger.left_out(data.robots.values()):
+    left_out = ledger.left_out(data.robots.values())
+    for line in left_out:
         progress.note(line)
     progress.note(f"loader memory, predicted: {loader.predicted_ram() / 2**20:,.0f} MiB per host")
+    return {"sources": [dataclasses.asdict(entry) for entry in entries], "left_out": left_out}
 
 
 def make_policies(

@@ -14,7 +14,7 @@ from vla_jax.experiment import frozen, parts, sources, warm_start
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.hooks import Hooks
 from vla_jax.experiment.planning import fit
-from vla_jax.experiment.workdir import Workdir
+from vla_jax.experiment.workdir import Workdir, write_json
 from vla_jax.models import attention
 from vla_jax.policy.policy import Policy
 from vla_jax.runtime import mesh as mesh_lib
@@ -44,8 +44,13 @@ class Trained:
     summary: Mapping[str, float]
 
 
-def train(config: RunConfig, workdir: Workdir) -> Trained:
+def train(config: RunConfig, workdir: Workdir, origin: Mapping[str, Any] | None = None) -> Trained:
     """Trains to `config.loop.steps`, from the newest checkpoint if there is one.
+
+    Args:
+      config: the run.
+      workdir: its directory.
+      origin: of a run that begins: what asked for it, for its origin.json.
 
     Raises:
       UserError: the workdir is another run's, or a part of the configuration is wrong.
@@ -58,7 +63,7 @@ def train(config: RunConfig, workdir: Workdir) -> Trained:
     encoder = workdir.load_encoder()
     # A wrong checkpoint is told before the directory is taken and datasets are opened.
     weights = warm_start.open_weights(config) if encoder is None else None
-    peers.first(lambda: workdir.claim(config))
+    peers.first(lambda: workdir.claim(config, origin))
     workdir.check_shared()
     data = sources.open_together(config)
     if encoder is None:
@@ -164,7 +169,9 @@ def _run(
     start = int(state.step)
     part = sharding.batch_part(model.mesh)
     loader = parts.make_loader(config, data.sources, encoder, start, part)
-    parts.print_ledger(config, data, encoder, loader)
+    mixture = parts.print_ledger(config, data, encoder, loader)
+    if peers.is_first():
+        write_json(workdir.mixture, mixture)
     feed = loop.Feed(loader, lambda batch: sharding.place(batch, model.mesh))
     with _writer(config, workdir, start) as writer:
         hooks = Hooks(

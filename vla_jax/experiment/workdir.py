@@ -8,7 +8,10 @@ checkpoints/     Orbax, one folder per step
 metrics.jsonl    and TensorBoard event files beside it
 nonfinite/       batches whose loss or gradient was no number
 profile/         a trace of a few steps, if one was asked for
-results.json, curves.png, episodes.gif   written at the end
+origin.json      the command that began it, what its config file says, the revision of the code
+mixture.json     the ledger of shares, epochs and tokens
+results.json, episodes.jsonl, report.html, curves.png, episodes.gif   written at the end
+evaluation/      results in other environments, a folder each
 """
 
 import dataclasses
@@ -17,7 +20,7 @@ import os
 import pathlib
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vla_jax.actions.bins import Bins
@@ -36,6 +39,7 @@ from vla_jax.tokens.prompts import PromptsConfig
 from vla_jax.tokens.sequence import SequenceConfig
 from vla_jax.tokens.tokenizer import Tokenizer
 
+RESULTS = "results.json"
 _SECONDS_TO_APPEAR = 60  # network file systems remember for so long that a file was not there
 
 # What each host may have its own of.
@@ -66,7 +70,11 @@ class Workdir:
         self.frozen = self.path / "frozen"
         self.nonfinite = self.path / "nonfinite"
         self.profile = self.path / "profile"
-        self.results = self.path / "results.json"
+        self.results = self.path / RESULTS
+        self.evaluation = self.path / "evaluation"
+        self.report = self.path / "report.html"
+        self.origin = self.path / "origin.json"
+        self.mixture = self.path / "mixture.json"
         self.curves = self.path / "curves.png"
         self.episodes = self.path / "episodes.gif"
         self._fast = self.path / "fast"
@@ -74,11 +82,15 @@ class Workdir:
         self._tokenizer = self.path / "tokenizer.json"
         self._policy = self.path / "policy.json"
 
-    def claim(self, config: RunConfig) -> None:
+    def claim(self, config: RunConfig, origin: Mapping[str, Any] | None = None) -> None:
         """Makes the directory this run's, or finds that it already is.
 
         A run that goes on may do so on other hosts, with more patience for damaged images: the
         fields that its sound batches do not depend on may change.
+
+        Args:
+          config: the run.
+          origin: of a new run: what asked for it, written to origin.json.
 
         Raises:
           UserError: it holds another run, or things that are no run.
@@ -103,6 +115,8 @@ class Workdir:
                 fix="Take another --workdir",
             )
         self.path.mkdir(parents=True, exist_ok=True)
+        if origin is not None:
+            write_json(self.origin, dict(origin))
         write_json(self._config, wanted)
 
     @staticmethod

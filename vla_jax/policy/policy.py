@@ -9,8 +9,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from vla_jax.core.arrays import Float, Int, UInt8
+from vla_jax.core.arrays import Bool, Float, Int, UInt8
+from vla_jax.core.batch import Target
 from vla_jax.policy.decode import Decoder, make_decoder
+from vla_jax.policy.likelihood import make_scorer
 from vla_jax.policy.observation import Observation, Observer, stack
 from vla_jax.tokens import grammar
 from vla_jax.tokens.encoder import Encoder
@@ -69,6 +71,7 @@ class Policy:
         self.legal = grammar.action(encoder, self.robot)
         self._decode_action = make_decoder(graph, self.legal)
         self._decode_text = make_decoder(graph, grammar.answer(encoder))
+        self._score = make_scorer(graph, encoder.layout.prefix)
 
     def load(self, params: Any) -> None:
         """Takes other parameters of the same model, placed as those it was made with."""
@@ -117,6 +120,21 @@ class Policy:
     def plan(self, tokens: Int[np.ndarray, " t"]) -> str:
         """Returns what tokens of an action say before it, if anything."""
         return self.encoder.tokenizer.decode(self.encoder.split(tokens)[0].tolist())
+
+    def score_batch(
+        self, observations: Sequence[Observation], targets: Sequence[Target]
+    ) -> tuple[Float[np.ndarray, "b n"], Bool[np.ndarray, "b n"]]:
+        """Returns how unlikely the b demonstrated suffixes are, and which tokens count.
+
+        The first is the negative log-likelihood of every suffix slot in nats, over the full
+        vocabulary and without the grammar; the second is the loss mask.
+
+        Raises:
+          UserError: see `Encoder.encode_all`.
+        """
+        tokens, lengths, mask = self.encoder.encode_all(targets)
+        nll = self._score(self.params, tokens, lengths, **stack(observations))
+        return np.asarray(nll), mask[:, self.encoder.layout.prefix :]
 
     def answer_batch(
         self,

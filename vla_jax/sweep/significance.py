@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
 
 import numpy as np
 from scipy import stats
@@ -40,23 +39,6 @@ class Mean:
             quantile = float(stats.t.ppf(1 - LEVEL / 2, count - 1))
             half = quantile * _deviation(values) / math.sqrt(count)
         return cls(value=float(np.mean(values)), half=half, count=count)
-
-
-def welch(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Returns the two-sided p value of Welch's t test.
-
-    Args:
-      first: one value per seed.
-      second: the same of the other arm.
-
-    Returns:
-      The p value; None where an arm has one seed or neither varies, which nothing can be said of.
-    """
-    if min(len(first), len(second)) < 2 or _deviation(first) == _deviation(second) == 0:
-        return None
-    sides = [(np.mean(side), _deviation(side), len(side)) for side in (first, second)]
-    test = cast(Any, stats.ttest_ind_from_stats(*sides[0], *sides[1], equal_var=False))
-    return float(test.pvalue)
 
 
 def holm(p_values: Mapping[str, float], level: float = LEVEL) -> set[str]:

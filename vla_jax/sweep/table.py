@@ -3,16 +3,18 @@
 import csv
 import dataclasses
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vla_jax.core import files
 from vla_jax.core.errors import UserError, nearest
+from vla_jax.eval.compare import welch
 from vla_jax.experiment.workdir import Workdir, read_json
 from vla_jax.sweep.plan import Run
 from vla_jax.sweep.record import Record, State
-from vla_jax.sweep.significance import LEVEL, Mean, holm, welch
+from vla_jax.sweep.significance import LEVEL, Mean, holm
 from vla_jax.sweep.sweep import Needs, Sweep
 
 
@@ -69,8 +71,8 @@ class Table:
         pairs, p_values = {}, {}
         for arm in self.arms:
             for measure in self.sweep.measures:
-                p = welch(self.values(arm, measure), self.values(reference, measure))
-                if arm != reference and p is not None:
+                *_, p = welch(self.values(arm, measure), self.values(reference, measure))
+                if arm != reference and not math.isnan(p):
                     key = f"{arm} {measure}"
                     pairs[key], p_values[key] = (arm, measure), p
         return {pairs[key] for key in holm(p_values)}
