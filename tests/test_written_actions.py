@@ -13,7 +13,6 @@ from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.workdir import Workdir
 from vla_jax.runtime import metrics
 
-
 pytestmark = pytest.mark.slow  # trains
 
 
