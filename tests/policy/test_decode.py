@@ -5,22 +5,26 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vla_jax.policy.decode import make_decoder
+from vla_jax.policy.decode import Rules, make_decoder
 from vla_jax.policy.observation import stack
-from vla_jax.tokens import grammar
+from vla_jax.tokens import automaton
 
 
 @pytest.fixture(scope="module")
 def mask(tiny):
-    encoder = tiny.policy.encoder
-    return grammar.action_mask(encoder.actions["tabletop"], encoder.tokenizer.size)
+    """Which ids may stand at each of the 8 positions of an action, written out."""
+    tokens, size = tiny.policy.encoder.actions["tabletop"], tiny.policy.encoder.tokenizer.size
+    mask = np.zeros((8, size), bool)
+    mask[0, list(tokens.ids[:2])] = True
+    mask[1:, list(tokens.ids)] = True
+    return mask
 
 
 @pytest.fixture(scope="module")
 def decoders(tiny, mask):
     """Decoders by the mask they obey: every token allowed, or the grammar."""
     return {
-        free: (legal, make_decoder(tiny.graph, legal))
+        free: (legal, make_decoder(tiny.graph, automaton.positions(legal)))
         for free, legal in ((True, np.ones_like(mask)), (False, mask))
     }
 
@@ -84,6 +88,39 @@ def test_illegal_tokens_are_impossible_whatever_the_logits(tiny, mask, decoders,
     )
     assert illegal[free].all()
     assert mask[np.arange(len(mask)), held].all()
+
+
+@pytest.mark.parametrize("worst", [-np.inf, np.nan, np.finfo(np.float32).min])
+def test_a_legal_token_is_chosen_where_no_legal_logit_is_above_the_worst(mask, worst):
+    found = automaton.positions(mask)
+    for rules in (Rules.of(found), Rules.of_positions(mask)):
+        state = np.full(3, rules.start, np.int32)
+        for place, row in enumerate(mask):
+            logits = np.where(row, worst, np.inf)[None].repeat(3, axis=0).astype(np.float32)
+            logits[1] = worst
+            logits[2] = np.random.default_rng(place).normal(size=mask.shape[1]) * 1e30
+            token, state = rules.choose(logits, state, len(mask) - place)
+            assert row[np.asarray(token)].all()
+            assert token[2] == np.where(row, logits[2], -np.inf).argmax()
+        assert (np.asarray(state) == 0).all()
+
+
+def test_what_has_ended_is_followed_by_zeros(tiny, asked):
+    """Text of one or two tokens, some of which end before others."""
+    images, prefix, length = asked
+    size = tiny.policy.encoder.tokenizer.size
+    ids = np.arange(size)
+    decode = make_decoder(tiny.graph, automaton.text(ids % 2 == 0, 7, 6))
+    decoded = np.asarray(decode(tiny.policy.params, prefix, length, **images))
+    ended = np.cumsum(decoded == 7, axis=1) > 0
+    behind = np.pad(ended, [(0, 0), (1, 0)])[:, :-1]
+    assert (decoded[behind] == 0).all()
+    before = decoded[~behind]
+    assert ((before % 2 == 0) | (before == 7)).all()
+    open_rows = decode(
+        tiny.policy.params, prefix[:1], length[:1], **{k: v[:1] for k, v in images.items()}
+    )
+    np.testing.assert_array_equal(open_rows, decoded[:1])
 
 
 def test_terminate_is_one_of_two_tokens(tiny, observations):
