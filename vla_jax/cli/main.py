@@ -22,6 +22,7 @@ VERBS = {
     "plan": "tell memory, time and cost of a run on machines that are not here",
     "dist-check": "whether the processes of a job can work together, in 30 s, before the job",
     "doctor": "examine a dataset: findings, a page with plots, exit code 2 if it is sick",
+    "demonstrate": "record the scripted expert of a simulator as RLDS",
     "ingest": "convert HDF5 (LIBERO, robomimic) or LeRobot data to RLDS",
 }
 _MODULES = {"eval": "evaluate", "dist-check": "dist_check"}

@@ -71,6 +71,8 @@ MIXTURES: dict[str, dict[str, float]] = {
     "bridge_rt_1": {"bridge_orig": 1.0, "fractal20220817_data": 1.0},
     "droid": {"droid": 1.0},
     "language_table": {"language_table": 1.0},
+    "language_table_sim": {"language_table_sim": 1.0},
+    "metaworld": {"metaworld": 1.0},
     **_LIBERO,
     "libero_all": {name: 1.0 for suite in _LIBERO.values() for name in suite},
     # Octo's adds nyu_door_opening_surprising_effectiveness at 5.0, which has only a wrist camera.

@@ -5,9 +5,17 @@ The files import no simulator before `make` is called.
 
 from vla_jax.core.errors import UserError, nearest
 from vla_jax.envs.environment import Environment
+from vla_jax.envs.language_table import protocol as language_table
+from vla_jax.envs.libero import protocol as libero
+from vla_jax.envs.metaworld import protocol as metaworld
 from vla_jax.envs.tabletop import protocol as tabletop
 
-_ALL = (tabletop.ENVIRONMENT,)
+_ALL = (
+    tabletop.ENVIRONMENT,
+    metaworld.ENVIRONMENT,
+    language_table.ENVIRONMENT,
+    libero.ENVIRONMENT,
+)
 
 ENVIRONMENTS: dict[str, Environment] = {environment.name: environment for environment in _ALL}
 

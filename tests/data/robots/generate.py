@@ -25,6 +25,7 @@ from vla_jax.data.robots.robot import Columns
 # Robots whose data come in another's schema.
 SHARED = {
     "bridge_dataset": "bridge_orig",
+    "language_table_sim": "language_table",
     **dict.fromkeys(
         ("libero_spatial_no_noops", "libero_object_no_noops", "libero_goal_no_noops"), "libero"
     ),

@@ -54,6 +54,15 @@ def language_table(step):
     return [dx, dy, 0.0, 0.0, 0.0, 0.0, 1.0]
 
 
+def language_table_sim(step):
+    return list(step["action"])
+
+
+def metaworld(step):
+    # Written by us, in the units of the adapter.
+    return list(step["action"])
+
+
 def bc_z(step):
     # Ten future steps lie one after the other; the first is meant. 1 is closed.
     moves = [step["future/xyz_residual"][k : k + 3] for k in range(0, 30, 3)]
@@ -82,7 +91,7 @@ WALKS = {
     walk.__name__: walk
     for walk in (
         *(taco_play, berkeley_cable_routing, roboturk, viola, toto),
-        *(language_table, bc_z, droid, aloha),
+        *(language_table, language_table_sim, metaworld, bc_z, droid, aloha),
     )
 }
 WALKS |= {f"libero_{suite}_no_noops": libero for suite in ("spatial", "object", "goal", "10")}
@@ -102,6 +111,8 @@ STATES = {
     "viola": lambda step: [*step["joint_states"], *step["gripper_states"]],
     "toto": lambda step: step["state"],
     "language_table": lambda step: step["effector_translation"],
+    "language_table_sim": lambda step: step["effector_translation"],
+    "metaworld": lambda step: step["state"],
     "bc_z": lambda step: [
         *step["present/xyz"],
         *step["present/axis_angle"],

@@ -102,7 +102,7 @@ def test_kept_steps_are_a_mask(robot):
 
 def test_the_spec_says_what_it_means(robot):
     spec = robot.spec
-    assert 1 <= spec.control_hz <= 50
+    assert 1 <= spec.control_hz <= 80
     assert spec.frame
     assert spec.gripper
     assert robot.source

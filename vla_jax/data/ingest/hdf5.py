@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from vla_jax.core import packages
 from vla_jax.core.errors import UserError, nearest
-from vla_jax.data.ingest import packages
 from vla_jax.data.ingest.options import Options, Orientation, orient
 
 _SUFFIXES = (".hdf5", ".h5")

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from vla_jax.core import packages
 from vla_jax.core.errors import UserError
-from vla_jax.data.ingest import packages, video
+from vla_jax.data.ingest import video
 from vla_jax.data.ingest.encoding import intact
 from vla_jax.data.ingest.episode import Episode
 from vla_jax.data.ingest.lerobot_metadata import DONE, REWARD, Metadata

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from vla_jax.core import packages
 from vla_jax.core.errors import UserError
-from vla_jax.data.ingest import packages
 
 
 class Tables:

@@ -9,7 +9,8 @@ from vla_jax.data.robots.standardize import GRIPPER, closing_last, end_effector_
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 
 
-def _suite(name: str) -> Robot:
+def robot_of(name: str) -> Robot:
+    """Returns the adapter of one suite."""
     return Robot(
         name=f"{name}_no_noops",
         images={
@@ -38,4 +39,4 @@ def _suite(name: str) -> Robot:
     )
 
 
-ROBOTS = tuple(_suite(name) for name in SUITES)
+ROBOTS = tuple(robot_of(name) for name in SUITES)

@@ -6,10 +6,12 @@ Source of the gripper rules: Octo's data preparation (octo/data/utils/data_utils
 """
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from vla_jax.actions.spec import ActionSpec
-from vla_jax.core.arrays import Bool, Float
 from vla_jax.data.robots.robot import Columns
+
+# Not through core/arrays: the processes that run environments import this and need no JAX.
 
 GRIPPER = "1 open, 0 closed, absolute"
 POSE_NAMES = ("x (m)", "y (m)", "z (m)", "roll (rad)", "pitch (rad)", "yaw (rad)")

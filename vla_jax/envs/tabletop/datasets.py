@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from vla_jax.core.errors import UserError
 from vla_jax.data import records
-from vla_jax.envs.tabletop import demonstrations, questions, workers
+from vla_jax.envs import workers
+from vla_jax.envs.tabletop import demonstrations, questions
 from vla_jax.envs.tabletop.demonstrations import DemonstrationsConfig
 from vla_jax.envs.tabletop.questions import QuestionsConfig
 

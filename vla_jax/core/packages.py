@@ -1,4 +1,4 @@
-"""The packages that read other formats; each is imported only when its format is asked for."""
+"""Packages that only some uses need; each is imported when it is asked for."""
 
 import importlib
 from typing import Any
@@ -6,12 +6,15 @@ from typing import Any
 from vla_jax.core.errors import UserError
 
 
-def load(module: str, purpose: str) -> Any:
-    """Imports a package of the `ingest` extra.
+def load(
+    module: str, purpose: str, *, fix: str = "Install it: pip install 'vla_jax[ingest]'"
+) -> Any:
+    """Imports a package.
 
     Args:
       module: what to import.
-      purpose: what it reads, for the message.
+      purpose: what needs it, for the message.
+      fix: how to install it, for the message.
 
     Raises:
       UserError: it is not installed.
@@ -24,5 +27,5 @@ def load(module: str, purpose: str) -> Any:
             f"{purpose} needs the package {package}",
             expected=f"an installed {package}",
             found=error,
-            fix="Install it: pip install 'vla_jax[ingest]'",
+            fix=fix,
         ) from error

@@ -70,7 +70,7 @@ def map_ordered(
 
 
 def _start() -> subprocess.Popen[bytes]:
-    root = str(Path(__file__).parents[3])
+    root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     try:
         return subprocess.Popen(

@@ -1,0 +1,7 @@
+"""Which blocks are on the table."""
+
+import enum
+
+
+class LanguageTableBlockVariants(enum.Enum):
+    BLOCK_8 = 8

@@ -1,0 +1,5 @@
+"""A family of tasks."""
+
+
+class BlockToBlockRelativeLocationReward:
+    verb = "slide"
