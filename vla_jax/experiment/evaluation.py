@@ -6,7 +6,7 @@ from typing import Any
 
 from vla_jax.data.episodes import Episodes
 from vla_jax.data.web.questions import Questions
-from vla_jax.eval import open_loop, round_trip, vqa
+from vla_jax.eval import latency, open_loop, round_trip, vqa
 from vla_jax.eval.closed_loop import Outcome
 from vla_jax.eval.rate import Rate
 from vla_jax.eval.record import Record
@@ -31,6 +31,7 @@ class Results:
       open_loop: error per action dimension in robot units, token accuracy, log-likelihoods.
       quantisation: mean error per action dimension of the training actions once they are written as
         tokens and read again, in robot units.
+      latency: milliseconds of one decision on this machine, `decode_ms`.
       filmed: split and outcome of the episodes that were filmed.
     """
 
@@ -39,6 +40,7 @@ class Results:
     vqa: Mapping[str, Rate] = dataclasses.field(default_factory=dict)
     open_loop: Mapping[str, float] = dataclasses.field(default_factory=dict)
     quantisation: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    latency: Mapping[str, float] = dataclasses.field(default_factory=dict)
     filmed: Sequence[tuple[str, Outcome]] = ()
 
     @property
@@ -60,6 +62,7 @@ class Results:
         return rates | {
             "open_loop": {k: round(v, 5) for k, v in self.open_loop.items()},
             "quantisation": dict(self.quantisation),
+            "latency": {k: round(v, 3) for k, v in self.latency.items()},
             "environment": self.environment,
             "film": [
                 {
@@ -125,6 +128,7 @@ def evaluate(
         vqa=ask(config, policies, data.web_held_out),
         open_loop=_errors(config, policies, data.robots_held_out),
         quantisation=_quantisation(policies, data.robots),
+        latency=_latency(policies, data.robots_held_out),
     )
 
 
@@ -150,6 +154,17 @@ def _quantisation(
         for name, robot in robots.items()
         if name in policies
         for dimension in round_trip.measure(policies[name].action_tokens, robot.chunks(_WRITTEN))
+    }
+
+
+def _latency(policies: Mapping[str, Policy], held_out: Mapping[str, Episodes]) -> dict[str, float]:
+    """Times the decisions; `ROBOT/...` where there are several robots."""
+    return {
+        f"{name}/decode_ms" if len(held_out) > 1 else "decode_ms": latency.decode_ms(
+            policies[name], episodes.example(0)
+        )
+        for name, episodes in held_out.items()
+        if name in policies
     }
 
 
