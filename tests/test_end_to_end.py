@@ -17,7 +17,7 @@ from vla_jax.core import trees
 from vla_jax.core.errors import Preempted, UserError
 from vla_jax.data.episodes import Episodes
 from vla_jax.data.mixture import RobotConfig
-from vla_jax.data.robots.tabletop import TABLETOP
+from vla_jax.data.robots.tabletop import MAX_STEP, TABLETOP
 from vla_jax.envs.tabletop import world
 from vla_jax.envs.tabletop.answers import KINDS
 from vla_jax.eval import record
@@ -178,7 +178,8 @@ def test_the_results_have_the_documented_form(config, straight):
     results = json.loads(straight.results.read_text())
     tasks = config.tabletop.demonstrations.tasks
     assert set(results) == {
-        *("success", "wrong_block", "vqa", "open_loop", "train", "environment", "film", "code")
+        *("success", "wrong_block", "vqa", "open_loop", "quantisation", "latency"),
+        *("train", "environment", "film", "code"),
     }
     assert set(results["success"]) == {
         name for split in world.SPLITS[:6] for name in (split, *(f"{split}/{t}" for t in tasks))
@@ -186,6 +187,8 @@ def test_the_results_have_the_documented_form(config, straight):
     assert set(results["wrong_block"]) == set(world.SPLITS[:6])
     assert results["vqa"]
     assert set(results["vqa"]) <= set(KINDS)
+    assert results["latency"]["decode_ms"] > 0
+    assert 0 < results["quantisation"]["dx"] < 1.01 * MAX_STEP / 256  # half a bin
     for table in ("success", "wrong_block", "vqa"):
         for rate in results[table].values():
             assert set(rate) == {"rate", "low", "high", "episodes"}

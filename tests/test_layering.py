@@ -40,7 +40,12 @@ HOMES = {
     "orbax": ("runtime/checkpoint.py",),
     "psutil": ("runtime/memory.py",),
     "pyarrow": ("data/ingest",),
-    "scipy": ("eval/compare.py", "models/pretrained/filling.py", "sweep/significance.py"),
+    "scipy": (
+        "eval/compare.py",
+        "models/pretrained/filling.py",
+        "sweep/significance.py",
+        "tokens/fast.py",
+    ),
     "tensorboardX": ("runtime/metrics.py",),
     "tensorflow": (),
     "tensorflow_datasets": ("data/records.py", "data/ingest", "envs/tabletop"),

@@ -13,6 +13,7 @@ from vla_jax.core.batch import Batch
 from vla_jax.models import vlm
 from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.decode import make_decoder
+from vla_jax.tokens import automaton
 from vla_jax.train import optimizer as optimizer_lib
 from vla_jax.train import step
 from vla_jax.train.loss import LossConfig
@@ -66,7 +67,8 @@ def act(shape: Shape, times: int, **model: str) -> Acted:
     graph = nnx.split(_abstract(shape, config))[0]
     params = parameters(shape)
     inputs = Inputs.make(shape, 1)
-    decode = make_decoder(graph, np.ones((shape.suffix, shape.vocabulary), bool))
+    everything = automaton.positions(np.ones((shape.suffix, shape.vocabulary), bool))
+    decode = make_decoder(graph, everything)
 
     def call() -> list[int]:
         prefix = inputs.tokens[:, : shape.prefix]

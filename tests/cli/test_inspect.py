@@ -16,8 +16,11 @@ CONFIG = "configs/tabletop.py:smoke"
     ("arguments", "message"),
     [
         ((), "expected --config=..., found none"),
-        ((CONFIG,), "expected --params, --mixture or --batch=FILE.png, found none"),
-        ((CONFIG, "--batch="), "expected --params, --mixture or --batch=FILE.png, found none"),
+        ((CONFIG,), "expected --params, --mixture, --tokens or --batch=FILE.png, found none"),
+        (
+            (CONFIG, "--batch="),
+            "expected --params, --mixture, --tokens or --batch=FILE.png, found none",
+        ),
         ((CONFIG, "--batch=x.png", "--step=-1"), "--step=-1"),
         ((CONFIG, "--mixture", "--config.mixture.name=bridg"), "no mixture 'bridg'.*'bridge'"),
         ((CONFIG, "--mixture", "--config.mixture.name=bridge"), "dataset 'bridge_orig': not found"),

@@ -8,6 +8,12 @@ from vla_jax.core.batch import Example
 from vla_jax.data.robots.tabletop import TABLETOP
 from vla_jax.eval.open_loop import action_error
 from vla_jax.tokens.action_tokens import ActionTokens
+from vla_jax.tokens.encoder import Encoder
+from vla_jax.tokens.fast import Fast, FastConfig
+from vla_jax.tokens.fast_tokens import FastTokens
+from vla_jax.tokens.prompts import PromptsConfig
+from vla_jax.tokens.sequence import SequenceConfig
+from vla_jax.tokens.tokenizer import Tokenizer
 
 RNG = np.random.default_rng(0)
 LOW, HIGH = np.array(TABLETOP.spec.low), np.array(TABLETOP.spec.high)
@@ -27,10 +33,20 @@ EXAMPLES = [
 ]
 
 
+def encoder_of(chunk, suffix):
+    return Encoder(
+        Tokenizer.train([example.prefix for example in EXAMPLES], 300, 0),
+        {"tabletop": TOKENS},
+        PromptsConfig(robot="plain"),
+        SequenceConfig(suffix=suffix),
+        chunk=chunk,
+    )
+
+
 class Policy:
     """Repeats the demonstration, with an offset in dx."""
 
-    action_tokens = TOKENS
+    action_tokens, encoder = TOKENS, encoder_of(chunk=1, suffix=10)
 
     def __init__(self, offset=0.0):
         self.offset = offset
@@ -86,6 +102,8 @@ def test_steps_beyond_the_episode_do_not_count():
     ]
 
     class Chunked(Policy):
+        encoder = encoder_of(chunk=2, suffix=17)
+
         def act_batch(self, numbers, instructions):
             values = chunks[numbers].copy()
             values[1::2, 1, 1] += 1  # wrong where nobody looks
@@ -97,3 +115,38 @@ def test_steps_beyond_the_episode_do_not_count():
     found = action_error(Chunked(), examples)
     assert (found["token_accuracy"], found["error/dx"]) == (1, 0)
     assert found["nll/terminate"] == pytest.approx((6 * 0 + 3 * 8) / 9)
+
+
+def test_tokens_of_fast_are_compared_as_texts():
+    chunks = ACTIONS.reshape(10, 4, 8)
+    scale = FastTokens(TABLETOP.spec, TOKENS.statistics, (), Fast.train([chunks], FastConfig()))
+    fast = Fast.train([scale.normalize(chunks)], FastConfig(size=200))
+    ids = tuple(range(100, 100 + len(fast.pieces)))
+
+    class Texts(Policy):
+        action_tokens = FastTokens(TABLETOP.spec, TOKENS.statistics, ids, fast)
+        encoder = Encoder(
+            Policy.encoder.tokenizer,
+            {"tabletop": action_tokens},
+            PromptsConfig(robot="plain"),
+            SequenceConfig(suffix=40),
+            chunk=4,
+        )
+
+        def act_batch(self, numbers, instructions):
+            texts = self.action_tokens.write(chunks[numbers])
+            texts[0] = texts[0][:-1]  # one token is missing
+            return chunks[numbers], np.stack([np.pad(t, (0, 40 - len(t))) for t in texts])
+
+        def score_batch(self, numbers, examples):
+            return np.ones((len(numbers), 40), np.float32), None
+
+    examples = [
+        dataclasses.replace(e, action=chunks[i], action_mask=np.ones(4, bool))
+        for i, e in enumerate(EXAMPLES)
+    ]
+    found = action_error(Texts(), examples)
+    total = sum(map(len, Texts.action_tokens.write(chunks[:6])))
+    assert found["token_accuracy"] == pytest.approx(1 - 1 / total)
+    assert found["nll"] == 1
+    assert not [name for name in found if name.startswith(("nll/", "token_accuracy/"))]

@@ -9,6 +9,7 @@ from vla_jax.actions.bins import BinsConfig
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core import trees
 from vla_jax.core.errors import UserError
+from vla_jax.data.loader import LoaderConfig
 from vla_jax.data.robots.tabletop import TABLETOP
 from vla_jax.experiment import parts
 from vla_jax.experiment.config import RunConfig
@@ -17,6 +18,9 @@ from vla_jax.models.vit import ViTConfig
 from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.runtime import mesh as mesh_lib
 from vla_jax.tokens.action_tokens import ActionTokensConfig, smooth_rows
+from vla_jax.tokens.fast import FastConfig
+from vla_jax.tokens.prompts import PromptsConfig
+from vla_jax.tokens.sequence import SequenceConfig
 from vla_jax.tokens.tokenizer import TokenizerConfig
 
 CONFIG = RunConfig(
@@ -49,7 +53,7 @@ def make_data():
     )
 
 
-def written(prompts):
+def written(prompts, most=None):
     return {prompts.for_web("what colour is it"), prompts.as_it_is("caption de"), "red", "blue"}
 
 
@@ -69,7 +73,7 @@ def test_a_tokenizer_file_takes_the_place_of_training(tmp_path):
     first.tokenizer.save(tmp_path / "tokenizer.json")
     path = TokenizerConfig(path=str(tmp_path / "tokenizer.json"))
     data = make_data()
-    data.web["web"].written = lambda prompts: {"words that would change a training"}
+    data.web["web"].written = lambda prompts, most: {"words that would change a training"}
     again = parts.make_encoder(dataclasses.replace(CONFIG, tokenizer=path), data)
     assert again.tokenizer.size == first.tokenizer.size
     assert again.tokenizer.encode("red cube") == first.tokenizer.encode("red cube")
@@ -86,6 +90,61 @@ def test_bins_lie_where_the_configuration_says(kind):
         assert used[1:] == [16] * 7
     if kind == "mu_law":
         assert max(used[1:]) < 16
+
+
+def with_chunks(data, steps=4):
+    """The fake robot's actions as examples, which wander; and its plans."""
+    robot = data.robots["tabletop"]
+    low, high = np.array(TABLETOP.spec.low), np.array(TABLETOP.spec.high)
+    phase = np.random.default_rng(1).uniform(0, 6, (200, 1, 8))
+    wave = np.sin(phase + 0.3 * np.arange(steps)[None, :, None])
+    robot.chunks = lambda most: (low + (wave + 1) / 2 * (high - low))[:most].astype(np.float32)
+    robot.plans = lambda: ["pick red cube", "pick blue star"]
+    return data
+
+
+FAST = ActionTokensConfig(scheme="fast", fast=FastConfig(size=200))
+
+
+def test_fast_is_trained_on_the_chunks_and_has_rows_of_its_own():
+    config = dataclasses.replace(
+        CONFIG,
+        action_tokens=FAST,
+        sequence=SequenceConfig(suffix=40),
+        loader=LoaderConfig(chunk=4),
+    )
+    data = with_chunks(make_data())
+    encoder = parts.make_encoder(config, data)
+    tokens = encoder.actions["tabletop"]
+    assert encoder.action_token_ids[0] == encoder.tokenizer.size - len(tokens.fast.pieces)
+    chunks = data.robots["tabletop"].chunks(5)
+    for chunk, string in zip(chunks, tokens.write(chunks), strict=True):
+        wide = np.array(tokens.bounds[1]) - np.array(tokens.bounds[0])
+        assert (np.abs(tokens.read(string) - chunk) <= 0.06 * wide + 0.5 * (wide == 1)).all()
+    short = dataclasses.replace(config, sequence=SequenceConfig(suffix=4))
+    with pytest.raises(UserError, match=r"sequence\.suffix"):
+        parts.make_encoder(short, data)
+
+
+def test_plans_are_words_of_the_tokenizer_and_need_slots():
+    prompts = PromptsConfig(robot="plain", plan="expert")
+    sequence = SequenceConfig(suffix=20, plan=4)
+    config = dataclasses.replace(CONFIG, prompts=prompts, sequence=sequence)
+    encoder = parts.make_encoder(config, with_chunks(make_data(), 1))
+    assert list(map(len, encoder.plan_frame)) == [1, 1]
+    tight = dataclasses.replace(config, sequence=SequenceConfig(suffix=14, plan=4))
+    with pytest.raises(UserError, match=r"sequence\.suffix.*room for 8 .*found room for 7"):
+        parts.make_encoder(tight, with_chunks(make_data(), 1))
+
+
+def test_overwritten_words_are_told_or_refused(capsys):
+    tokens = ActionTokensConfig(rows="last")
+    config = dataclasses.replace(CONFIG, bins=BinsConfig(count=30), action_tokens=tokens)
+    parts.make_encoder(config, make_data())
+    assert "action tokens overwrite tokens that the data uses" in capsys.readouterr().out
+    strict = dataclasses.replace(tokens, on_collision="error")
+    with pytest.raises(UserError, match="overwrite tokens that the data uses"):
+        parts.make_encoder(dataclasses.replace(config, action_tokens=strict), make_data())
 
 
 def test_bins_without_room_are_refused():

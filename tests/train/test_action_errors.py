@@ -7,6 +7,8 @@ from vla_jax.actions.bins import Bins
 from vla_jax.actions.spec import ActionSpec
 from vla_jax.actions.statistics import Statistics
 from vla_jax.tokens.action_tokens import ActionTokens
+from vla_jax.tokens.fast import Fast, FastConfig
+from vla_jax.tokens.fast_tokens import FastTokens
 from vla_jax.train.action_errors import ActionErrors
 
 IDS = tuple(range(40, 24, -1))  # 16 bins, in an order of their own
@@ -125,6 +127,33 @@ def test_a_source_without_examples_is_left_out(batch):
     arm = batch[3] == 0
     found = measured.metrics(jax.device_get(measured.sums(*(jnp.asarray(x[arm]) for x in batch))))
     assert {name.split("/")[1] for name in found} == {"arm"}
+
+
+def test_a_plan_before_the_action_changes_nothing(batch):
+    predicted, targets, mask, source = batch
+    targets = np.where((source == 1)[:, None], 3, targets)  # a plan has no token of actions
+    measured = ActionErrors(NAMES, ACTIONS, VOCABULARY, CHUNK)
+    sums = measured.sums(*map(jnp.asarray, (predicted, targets, mask, source)))
+    lead = [np.pad(x, [(0, 0), (3, 0)], constant_values=2) for x in (predicted, targets)]
+    spoken = np.pad(mask, [(0, 0), (3, 0)], constant_values=True)
+    moved = measured.sums(*map(jnp.asarray, (*lead, spoken, source)))
+    found, expected = (measured.metrics(jax.device_get(each)) for each in (moved, sums))
+    assert found == pytest.approx(expected)
+
+
+def test_of_fast_only_whether_its_tokens_are_meant_is_measured():
+    chunks = np.random.default_rng(0).uniform(-1, 1, (50, CHUNK, 2)).astype(np.float32)
+    fast = Fast.train([chunks], FastConfig(size=100))
+    spec = ACTIONS["gripper"].spec
+    ids = tuple(range(100, 100 + len(fast.pieces)))
+    tokens = FastTokens(spec, Statistics.of(chunks.reshape(-1, 2)), ids, fast)
+    measured = ActionErrors(("gripper",), {"gripper": tokens}, 300, CHUNK)
+    targets = jnp.asarray([[100, 101, 102, 1, 0], [103, 104, 1, 0, 0]])
+    predicted = jnp.asarray([[100, 5, 120, 7, 7], [7, 110, 7, 7, 7]])
+    mask = jnp.asarray([[True] * 4 + [False], [True] * 3 + [False] * 2])
+    sums = measured.sums(predicted, targets, mask, jnp.zeros(2, int))
+    assert measured.metrics(jax.device_get(sums)) == {"illegal/gripper": pytest.approx(2 / 5)}
+    assert measured.measured("gripper") == []
 
 
 def test_questions_alone_have_no_actions(batch):

@@ -19,8 +19,8 @@ class Normalizer:
 
     Args:
       statistics: of the numbers.
-      spec: of actions: dimensions in 0..1 (gripper, terminate) take the spec's bounds, as the
-        quantiles of a two-valued signal may coincide. None for proprioception.
+      spec: of actions: dimensions in 0..1 (gripper, terminate) and integers take the spec's
+        bounds, as the quantiles of a two-valued signal may coincide. None for proprioception.
       stretch: whether these dimensions are mapped to [-1, 1]; OpenVLA leaves them as they are.
     """
 
@@ -29,7 +29,8 @@ class Normalizer:
     ):
         low, high = np.asarray(statistics.q01), np.asarray(statistics.q99)
         if spec is not None:
-            fixed = np.array([unit == "0..1" for unit in spec.units])
+            units = zip(spec.units, spec.discrete, strict=True)
+            fixed = np.array([unit == "0..1" or discrete for unit, discrete in units])
             lowest, highest = (spec.low, spec.high) if stretch else (-1.0, 1.0)
             low, high = np.where(fixed, lowest, low), np.where(fixed, highest, high)
         self._low, self._width = low, high - low

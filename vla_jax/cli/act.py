@@ -17,7 +17,7 @@ from vla_jax.runtime import compilation, progress
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prints every action dimension in its robot unit, the raw tokens and the stage times."""
+    """Prints the plan, every action dimension in its robot unit, raw tokens and stage times."""
     values, (path,) = flags.parse("act", arguments, _define, ("WORKDIR",))
     for flag in ("image", "instruction"):
         if getattr(values, flag) is None:
@@ -38,6 +38,8 @@ def main(arguments: Sequence[str]) -> None:
     again = policy.act(seen, values.instruction, state)  # the first call compiles
     spec = policy.action_tokens.spec
     width = max(map(len, spec.names))
+    if first.plan:
+        progress.note(f"plan: {first.plan}")
     for number, step in enumerate(first.values):
         if len(first.values) > 1:
             progress.note(f"step {number}")

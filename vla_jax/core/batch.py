@@ -28,6 +28,7 @@ class Target:
         after it, the episode's last repeated beyond its end; None for a web example.
       action_mask: bool [n], False beyond the end of the episode; None for a web example.
       state: float32 [s], proprioception in robot units; None where there is none.
+      plan: what the demonstrator was about to do, in words; None where it did not say.
       dataset: the name of the source.
       episode: index of the episode (robot) or of the example (web) in its source.
       t: time step inside the episode, 0 for a web example.
@@ -39,6 +40,7 @@ class Target:
     action: Float[np.ndarray, "n a"] | None = None
     action_mask: Bool[np.ndarray, " n"] | None = None
     state: Float[np.ndarray, " s"] | None = None
+    plan: str | None = None
     dataset: str
     episode: int
     t: int = 0

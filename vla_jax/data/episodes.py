@@ -5,6 +5,7 @@ The split is by episode, so that no held-out frame has a neighbour in training.
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -35,6 +36,7 @@ class Episodes:
       history: steps whose images an example has, this one the last.
       episodes: the episodes to look at before they are divided; None is all of them.
       blocks: reads in block mode, for object storage; None reads frame by frame.
+      plans: whether examples say what the demonstrator was about to do.
 
     Attributes:
       episodes: number of episodes of this part.
@@ -43,7 +45,7 @@ class Episodes:
 
     Raises:
       UserError: no episode or no usable step in this part, none of the views, an adapter whose
-        action is not as its spec says, or a number that is not finite.
+        action is not as its spec says, a number that is not finite, or plans that there are not.
     """
 
     kind: Literal["robot", "web"] = "robot"
@@ -61,6 +63,7 @@ class Episodes:
         history: int = 1,
         episodes: range | None = None,
         blocks: BlocksConfig | None = None,
+        plans: bool = False,
     ):
         self.name, self.spec, self.robot = name or robot.name, robot.spec, robot
         self._index, self._history, self._chunk = index, history, chunk
@@ -77,10 +80,13 @@ class Episodes:
             (index.distinct_texts(feature), index.text_ids(feature))
             for feature in robot.instruction
         ]
+        self._plan = _plan_feature(robot, self.name) if plans else None
         key = standard.digest(
             self._standard.fingerprint, robot.instruction, part, held_out, episodes
         )
         self.fingerprint = standard.digest(key, list(self._cameras.items()), chunk, history)
+        if self._plan is not None:
+            self.fingerprint = standard.digest(self.fingerprint, self._plan)
         chosen = _part(index, part, held_out, episodes)
         self.episodes = int(chosen.sum())
         folder = standard.keep_beside(
@@ -123,6 +129,7 @@ class Episodes:
             action=action,
             action_mask=mask,
             state=self._standard.state[k] if self.state_size else None,
+            plan=None if self._plan is None else self._index.text(self._plan, k),
             dataset=self.name,
             episode=episode,
             t=k - first,
@@ -147,15 +154,30 @@ class Episodes:
         """Returns the actions of these frames, robot units; of more than `most`, every n-th."""
         return self._standard.action[self._frames[:: -(-len(self) // most)]]
 
+    def chunks(self, most: int) -> Float[np.ndarray, "b n a"]:
+        """Returns the actions of examples, robot units; of more than `most`, every n-th."""
+        frames = self._frames[:: -(-len(self) // most)].tolist()
+        ends = self._starts[self._index.episode[frames] + 1].tolist()
+        return np.stack([self._actions(k, end)[0] for k, end in zip(frames, ends, strict=True)])
+
     def state_statistics(self) -> Statistics | None:
         """Returns the statistics of these frames' states; None without state."""
         return self._statistics["state"]
 
     def texts(self) -> list[str]:
         """Returns the distinct instructions of these frames, sorted."""
-        found = {
-            texts[k] for texts, ids in self._wordings for k in np.unique(ids[self._frames]).tolist()
-        }
+        return self._distinct(self._wordings)
+
+    def plans(self) -> list[str]:
+        """Returns the distinct plans of these frames, sorted; none where they are not wanted."""
+        if self._plan is None:
+            return []
+        index = self._index
+        return self._distinct([(index.distinct_texts(self._plan), index.text_ids(self._plan))])
+
+    def _distinct(self, wordings: Sequence[tuple[list[str], np.ndarray]]) -> list[str]:
+        """Returns the texts that these frames have, sorted."""
+        found = {texts[k] for texts, ids in wordings for k in np.unique(ids[self._frames]).tolist()}
         return sorted(found - {""})
 
     def _actions(self, k: int, end: int) -> tuple[np.ndarray, np.ndarray]:
@@ -209,6 +231,17 @@ class Episodes:
             for field, rows in values.items()
         }
         (folder / "summary.json").write_text(json.dumps({**summary, "dropped": dropped}))
+
+
+def _plan_feature(robot: Robot, name: str) -> str:
+    if robot.plan is None:
+        raise UserError(
+            f"dataset {name}: plans, which config.prompts.plan wants",
+            expected="an adapter that names their feature",
+            found="none",
+            fix="Set --config.prompts.plan=none",
+        )
+    return robot.plan
 
 
 def _part(index: FrameIndex, part: Part, share: float, selected: range | None) -> np.ndarray:

@@ -16,6 +16,7 @@ from vla_jax.core.arrays import UInt8
 from vla_jax.core.batch import IMAGE_TOKEN, STATE_TOKEN, Batch
 from vla_jax.core.errors import UserError
 from vla_jax.tokens.encoder import Encoder
+from vla_jax.tokens.fast_tokens import FastTokens
 
 _TILE, _GAP, _COLUMNS, _TEXT = 168, 8, 3, 900  # pixels; images side by side before a new line
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece and its kin spell a space
@@ -190,10 +191,18 @@ def _text(
 def _action_lines(
     suffix: np.ndarray, mask: np.ndarray, encoder: Encoder, source: str
 ) -> list[list[_Chip]]:
-    """One line per step of the chunk, each dimension below its token; then what is left."""
-    tokens = encoder.actions[source]
-    spec, written = tokens.spec, encoder.chunk * tokens.spec.size
-    values = tokens.decode(suffix[:written].reshape(encoder.chunk, spec.size))
+    """A line of the plan, one per step of the chunk with each dimension below its token, the rest.
+
+    The tokens of FAST stand in one line, and the numbers below it.
+    """
+    tokens, string = encoder.actions[source], encoder.split(suffix)[1]
+    first = int(np.isin(suffix, string).argmax())
+    before = [_word_line(suffix[:first], mask[:first], encoder)] if first else []
+    suffix, mask = suffix[first:], mask[first:]
+    values, spec = tokens.read(string), tokens.spec
+    if isinstance(tokens, FastTokens):
+        rows = [[_Chip(_numbers(step), _GREY)] for step in values]
+        return [*before, _word_line(suffix, mask, encoder), *rows]
     lines: list[list[_Chip]] = []
     for step in range(encoder.chunk):
         line: list[_Chip] = []
@@ -204,7 +213,8 @@ def _action_lines(
             # The later steps stand below the first one's dimensions.
             line.append(dataclasses.replace(chip, least=lines[0][k].width if lines else 0))
         lines.append(line)
-    return [*lines, _word_line(suffix[written:], mask[written:], encoder)]
+    rest = _word_line(suffix[len(string) :], mask[len(string) :], encoder)
+    return [*before, *lines, rest]
 
 
 def _word_line(tokens: np.ndarray, mask: np.ndarray, encoder: Encoder) -> list[_Chip]:

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vla_jax.core.arrays import Bool, Int
 from vla_jax.core.batch import Example
 from vla_jax.policy.policy import Policy
+from vla_jax.tokens.action_tokens import ActionTokens
+from vla_jax.tokens.encoder import Encoder
 
 
 def action_error(policy: Policy, examples: Sequence[Example]) -> dict[str, float]:
@@ -21,25 +24,43 @@ def action_error(policy: Policy, examples: Sequence[Example]) -> dict[str, float
       `token_accuracy/NAME`: share of decoded tokens that equal the demonstration's, 0..1;
       `nll/NAME`: mean negative log-likelihood of the demonstration's token in nats, given the true
       ones before it, over the full vocabulary.
-      `token_accuracy` and `nll` are the means over all action tokens.
+      `token_accuracy` and `nll` are the means over all action tokens; tokens of FAST are of no one
+      dimension, and have these alone.
     """
     observations = [policy.observer.read(example) for example in examples]
     values, tokens = policy.act_batch(observations, [example.prefix for example in examples])
     truth = np.stack([e.action for e in examples if e.action is not None])
     mask = np.stack([e.action_mask for e in examples if e.action_mask is not None])
-    wanted = policy.action_tokens.encode(truth)
-    nll, _ = policy.score_batch(observations, examples)
-    per_dimension = {
-        "error": np.abs(values - truth),
-        "token_accuracy": tokens.reshape(wanted.shape) == wanted,
-        "nll": nll[:, : np.prod(wanted.shape[1:])].reshape(wanted.shape),
-    }
     names = policy.action_tokens.spec.names
-    found = {
-        f"{measure}/{name}": float(mean)
-        for measure, every in per_dimension.items()
-        for name, mean in zip(names, every[mask].mean(axis=0), strict=True)
-    }
-    return found | {
-        measure: float(per_dimension[measure][mask].mean()) for measure in ("token_accuracy", "nll")
-    }
+    error = np.abs(values - truth)[mask].mean(axis=0)
+    found = {f"error/{name}": float(e) for name, e in zip(names, error, strict=True)}
+    nll, _ = policy.score_batch(observations, examples)
+    number, same = _compare(policy.encoder, tokens, examples)
+    for measure, every in {"token_accuracy": same, "nll": nll}.items():
+        found[measure] = float(every[number >= 0].mean())
+        if isinstance(policy.action_tokens, ActionTokens):  # each is of one dimension
+            for d, name in enumerate(names):
+                chosen = (number >= 0) & (number % len(names) == d)
+                found[f"{measure}/{name}"] = float(every[chosen].mean())
+    return found
+
+
+def _compare(
+    encoder: Encoder, tokens: Int[np.ndarray, "b t"], examples: Sequence[Example]
+) -> tuple[Int[np.ndarray, "b n"], Bool[np.ndarray, "b n"]]:
+    """Compares decoded tokens with the suffixes that the examples have.
+
+    Returns:
+      For every suffix slot: the number of its action token in the action, -1 where there is none
+      or it does not count; and whether the decoded one of this number is the same.
+    """
+    rows, _, supervised = encoder.encode_all(examples)
+    suffix, counts = (part[:, encoder.layout.prefix :] for part in (rows, supervised))
+    counts = counts & np.isin(suffix, encoder.action_token_ids)
+    number = np.cumsum(np.isin(suffix, encoder.action_token_ids), axis=1) - 1
+    decoded = np.full(suffix.shape, -1)
+    for row, written in zip(decoded, tokens, strict=True):
+        string = encoder.split(written)[1][: len(row)]
+        row[: len(string)] = string
+    same = np.take_along_axis(decoded, np.maximum(number, 0), axis=1) == suffix
+    return np.where(counts, number, -1), same

@@ -34,8 +34,8 @@ def check(config: RunConfig, form: str) -> None:
         Rule(
             "config.action_tokens.initialization",
             tokens.initialization,
-            tokens.initialization == "none" and tokens.scheme != "extend",
-            "none, and no scheme=extend",
+            tokens.initialization == "none" and tokens.scheme not in ("extend", "fast"),
+            "none, and no scheme=extend or fast",
         ),
     )
     refuse_unless(f"{form} --peft", rules)

@@ -6,7 +6,7 @@ from typing import Any
 
 from vla_jax.data.episodes import Episodes
 from vla_jax.data.web.questions import Questions
-from vla_jax.eval import open_loop, vqa
+from vla_jax.eval import latency, open_loop, round_trip, vqa
 from vla_jax.eval.closed_loop import Outcome
 from vla_jax.eval.rate import Rate
 from vla_jax.eval.record import Record
@@ -16,6 +16,8 @@ from vla_jax.experiment.sources import Data
 from vla_jax.experiment.trials import OnProgress, Trials
 from vla_jax.policy.policy import Policy
 from vla_jax.runtime import provenance
+
+_WRITTEN = 20_000  # examples whose quantisation is measured
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,9 @@ class Results:
       environment: where (`Trials.fingerprint`); None if nowhere.
       vqa: rate of right answers per kind of question.
       open_loop: error per action dimension in robot units, token accuracy, log-likelihoods.
+      quantisation: mean error per action dimension of the training actions once they are written as
+        tokens and read again, in robot units.
+      latency: milliseconds of one decision on this machine, `decode_ms`.
       filmed: split and outcome of the episodes that were filmed.
     """
 
@@ -34,6 +39,8 @@ class Results:
     environment: Mapping[str, Any] | None = None
     vqa: Mapping[str, Rate] = dataclasses.field(default_factory=dict)
     open_loop: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    quantisation: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    latency: Mapping[str, float] = dataclasses.field(default_factory=dict)
     filmed: Sequence[tuple[str, Outcome]] = ()
 
     @property
@@ -54,6 +61,8 @@ class Results:
         }
         return rates | {
             "open_loop": {k: round(v, 5) for k, v in self.open_loop.items()},
+            "quantisation": dict(self.quantisation),
+            "latency": {k: round(v, 3) for k, v in self.latency.items()},
             "environment": self.environment,
             "film": [
                 {
@@ -118,6 +127,8 @@ def evaluate(
         closed_loop,
         vqa=ask(config, policies, data.web_held_out),
         open_loop=_errors(config, policies, data.robots_held_out),
+        quantisation=_quantisation(policies, data.robots),
+        latency=_latency(policies, data.robots_held_out),
     )
 
 
@@ -132,6 +143,29 @@ def drive(
         environment=wanted.fingerprint(records),
         filmed=wanted.film(policy, outcomes, film),
     )
+
+
+def _quantisation(
+    policies: Mapping[str, Policy], robots: Mapping[str, Episodes]
+) -> dict[str, float]:
+    """Errors of writing actions as tokens; `ROBOT/...` where there are several robots."""
+    return {
+        f"{name}/{dimension.name}" if len(robots) > 1 else dimension.name: dimension.mean
+        for name, robot in robots.items()
+        if name in policies
+        for dimension in round_trip.measure(policies[name].action_tokens, robot.chunks(_WRITTEN))
+    }
+
+
+def _latency(policies: Mapping[str, Policy], held_out: Mapping[str, Episodes]) -> dict[str, float]:
+    """Times the decisions; `ROBOT/...` where there are several robots."""
+    return {
+        f"{name}/decode_ms" if len(held_out) > 1 else "decode_ms": latency.decode_ms(
+            policies[name], episodes.example(0)
+        )
+        for name, episodes in held_out.items()
+        if name in policies
+    }
 
 
 def _errors(

@@ -70,8 +70,7 @@ class HeldOut:
             for measure in ("loss", "accuracy")
         ]
         for robot in self._data.robots_held_out:
-            dimensions = self._encoder.actions[robot].spec.names
-            names += [f"held_out/error/{robot}/{dimension}" for dimension in dimensions]
+            names += [f"held_out/error/{name}" for name in self._errors.measured(robot)]
             names.append(f"held_out/illegal/{robot}")
         if sources.TABLETOP in self._data.robots:
             names += [f"success/{split}" for split in self._config.evaluation.splits]

@@ -1,13 +1,15 @@
 """The parts of a run, built from its configuration: encoder, loader, policies."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
 from vla_jax.actions import bins
 from vla_jax.actions.bins import Bins, BinsConfig
+from vla_jax.actions.normalize import Normalizer
+from vla_jax.core.errors import UserError
 from vla_jax.data import ledger
 from vla_jax.data.episodes import Episodes
 from vla_jax.data.loader import Loader
@@ -20,11 +22,17 @@ from vla_jax.experiment.sources import Data
 from vla_jax.policy.observation import Observer
 from vla_jax.policy.policy import Policy
 from vla_jax.runtime import progress
-from vla_jax.tokens import action_tokens
+from vla_jax.tokens import action_tokens, collisions, grammar
+from vla_jax.tokens.action_tokens import ActionTokens
 from vla_jax.tokens.encoder import Encoder
+from vla_jax.tokens.fast import Fast
+from vla_jax.tokens.fast_tokens import FastTokens
+from vla_jax.tokens.prompts import MARKER, OPENING
 from vla_jax.tokens.tokenizer import Tokenizer
 
 _MOST_STEPS = 1_000_000  # whose actions say where quantiles lie
+_MOST_CHUNKS = 20_000  # of each robot, that FAST is trained on
+_MOST_TEXTS = 100_000  # of each web set, that are looked through for action tokens
 
 
 def make_encoder(config: RunConfig, data: Data, weights: Start | None = None) -> Encoder:
@@ -33,29 +41,15 @@ def make_encoder(config: RunConfig, data: Data, weights: Start | None = None) ->
     Raises:
       UserError: the vocabulary cannot hold the bins, or is not that of the pretrained `weights`.
     """
+    given = None if weights is None else weights.tokenizer
     if config.tokenizer.path is not None:
-        tokenizer = Tokenizer.load(config.tokenizer.path)
-    elif weights is not None and weights.tokenizer is not None:
-        tokenizer = weights.tokenizer
-    else:
-        prompts = config.prompts
-        texts = {
-            prompts.for_robot(text) for robot in data.robots.values() for text in robot.texts()
-        }
-        if config.action_tokens.scheme == "integers":
-            texts |= set(map(str, range(config.bins.largest)))
-        texts = texts.union(*(web.written(prompts) for web in data.web.values()))
-        tokenizer = Tokenizer.train(texts, config.tokenizer.size, config.tokenizer.locations)
+        given = Tokenizer.load(config.tokenizer.path)
+    texts = _texts(config, data, None if given is None else _MOST_TEXTS)
+    tokenizer = given or _train(config, texts)
     pretraining.check_tokenizer(weights, config, tokenizer)
-    tokenizer, ids = action_tokens.choose_ids(config.action_tokens, tokenizer, config.bins.largest)
-    actions = {
-        name: action_tokens.ActionTokens(
-            robot.spec, robot.statistics(), ids, make_bins(config.bins, robot)
-        )
-        for name, robot in data.robots.items()
-    }
+    tokenizer, actions = _make_actions(config, data, tokenizer, texts)
     states = {name: robot.state_statistics() for name, robot in data.robots.items()}
-    return Encoder(
+    encoder = Encoder(
         tokenizer,
         actions,
         config.prompts,
@@ -65,6 +59,87 @@ def make_encoder(config: RunConfig, data: Data, weights: Start | None = None) ->
         image_tokens=config.image_tokens,
         rows=pretraining.vocabulary(weights, config),
     )
+    if config.prompts.plan != "none" or config.action_tokens.scheme == "fast":
+        for name, robot in data.robots.items():
+            _check_room(encoder, name, robot)
+    return encoder
+
+
+def _texts(config: RunConfig, data: Data, most: int | None) -> dict[str, set[str]]:
+    """Returns what training writes beside actions, by dataset; of the web's examples `most`."""
+    prompts = config.prompts
+    robots = {
+        name: {prompts.for_robot(text) for text in robot.texts()}.union(_plans(config, robot))
+        for name, robot in data.robots.items()
+    }
+    return robots | {name: web.written(prompts, most) for name, web in data.web.items()}
+
+
+def _plans(config: RunConfig, robot: Episodes) -> list[str]:
+    if config.prompts.plan == "none":
+        return []
+    return [OPENING, MARKER, *robot.plans()]
+
+
+def _train(config: RunConfig, texts: Mapping[str, set[str]]) -> Tokenizer:
+    every = set[str]().union(*texts.values())
+    if config.action_tokens.scheme == "integers":
+        every |= set(map(str, range(config.bins.largest)))
+    return Tokenizer.train(every, config.tokenizer.size, config.tokenizer.locations)
+
+
+def _make_actions(
+    config: RunConfig, data: Data, tokenizer: Tokenizer, texts: Mapping[str, set[str]]
+) -> tuple[Tokenizer, dict[str, ActionTokens | FastTokens]]:
+    """Chooses the ids of actions, says whose they were, and returns each robot's actions."""
+    used = {name: collisions.usage(tokenizer, each) for name, each in texts.items()}
+    everything = frozenset[int]().union(*(usage.count for usage in used.values()))
+    fast = _make_fast(config, data) if config.action_tokens.scheme == "fast" else None
+    count = config.bins.largest if fast is None else len(fast.pieces)
+    tokenizer, ids = action_tokens.choose_ids(config.action_tokens, tokenizer, count, everything)
+    found = collisions.find(ids, tokenizer, used)
+    if (line := collisions.report(config.action_tokens, found)) is not None:
+        progress.note(line)
+    return tokenizer, {
+        name: ActionTokens(robot.spec, robot.statistics(), ids, make_bins(config.bins, robot))
+        if fast is None
+        else FastTokens(robot.spec, robot.statistics(), ids, fast)
+        for name, robot in data.robots.items()
+    }
+
+
+def _make_fast(config: RunConfig, data: Data) -> Fast:
+    """Loads or trains the vocabulary of FAST."""
+    settings = config.action_tokens.fast
+    if settings.path is not None:
+        return Fast.load(settings.path)
+    return Fast.train(
+        [
+            Normalizer(robot.statistics(), robot.spec).normalize(robot.chunks(_MOST_CHUNKS))
+            for robot in data.robots.values()
+        ],
+        settings,
+    )
+
+
+def _check_room(encoder: Encoder, name: str, robot: Episodes) -> None:
+    """Makes sure that actions and plans fit the suffix, before training begins.
+
+    Raises:
+      UserError: they do not.
+    """
+    grammar.action(encoder, name)
+    frame = [] if encoder.plan_frame is None else [*encoder.plan_frame[0], *encoder.plan_frame[1]]
+    lead = len(frame) + (encoder.layout.plan if frame else 0)
+    longest = max(map(len, encoder.actions[name].write(robot.chunks(_MOST_CHUNKS))))
+    if (needed := lead + longest + 1) > encoder.layout.suffix:
+        raise UserError(
+            f"config.sequence.suffix is too short for the actions of {name}",
+            expected=f"at least {needed} ({longest} tokens of an action"
+            + (f", {lead} of its plan" if lead else "")
+            + ", and <eos>)",
+            found=encoder.layout.suffix,
+        )
 
 
 def make_bins(config: BinsConfig, robot: Episodes) -> Bins:

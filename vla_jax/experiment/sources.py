@@ -129,11 +129,14 @@ def open_index(
     on_progress: OnProgress | None = None,
 ) -> FrameIndex:
     """Opens the index of one robot dataset, for all its parts; makes it first if need be."""
+    plans = () if not _wants_plans(config) or robot.plan is None else (robot.plan,)
     return indexing.ensure(
         directory,
         _split(config, name).split,
         indexing.Wanted(
-            images=tuple(robot.images.values()), arrays=robot.arrays, texts=robot.instruction
+            images=tuple(robot.images.values()),
+            arrays=robot.arrays,
+            texts=(*robot.instruction, *plans),
         ),
         cache_dir=config.cache_dir,
         on_progress=on_progress,
@@ -156,6 +159,7 @@ def open_episodes(
         history=config.loader.history,
         episodes=_split(config, name).episodes(index.episodes, dataset=name),
         blocks=config.loader.blocks if in_blocks else None,
+        plans=_wants_plans(config),
     )
 
 
@@ -203,6 +207,10 @@ def _all_sources(data: Data) -> dict[str, Source]:
 
 def _split(config: RunConfig, name: str) -> splits.Part:
     return splits.parse(mixture.resolve(config.mixture)[name].split)
+
+
+def _wants_plans(config: RunConfig) -> bool:
+    return config.prompts.plan == "expert"
 
 
 def _is_generated(config: RunConfig) -> bool:

@@ -2,6 +2,7 @@
 
 config.json      the resolved configuration
 tokenizer.json   the tokenizer
+fast/            the vocabulary of FAST, for a run whose actions it writes
 policy.json      action space, statistics and bins per robot, action token ids, prompts, layout
 checkpoints/     Orbax, one folder per step
 metrics.jsonl    and TensorBoard event files beside it
@@ -32,6 +33,8 @@ from vla_jax.experiment.config import RunConfig
 from vla_jax.runtime import peers
 from vla_jax.tokens.action_tokens import ActionTokens
 from vla_jax.tokens.encoder import Encoder
+from vla_jax.tokens.fast import Fast
+from vla_jax.tokens.fast_tokens import FastTokens
 from vla_jax.tokens.prompts import PromptsConfig
 from vla_jax.tokens.sequence import SequenceConfig
 from vla_jax.tokens.tokenizer import Tokenizer
@@ -74,6 +77,7 @@ class Workdir:
         self.mixture = self.path / "mixture.json"
         self.curves = self.path / "curves.png"
         self.episodes = self.path / "episodes.gif"
+        self._fast = self.path / "fast"
         self._config = self.path / "config.json"
         self._tokenizer = self.path / "tokenizer.json"
         self._policy = self.path / "policy.json"
@@ -166,8 +170,11 @@ class Workdir:
             return before
 
     def save_encoder(self, encoder: Encoder) -> None:
-        """Writes tokenizer.json and policy.json."""
+        """Writes tokenizer.json, fast/ where actions are written so, and policy.json."""
         encoder.tokenizer.save(self._tokenizer)
+        for tokens in encoder.actions.values():
+            if isinstance(tokens, FastTokens):
+                tokens.fast.save(self._fast, (encoder.chunk, tokens.spec.size))
         write_json(
             self._policy,
             {
@@ -175,7 +182,7 @@ class Workdir:
                     name: {
                         "action_spec": tokens.spec.to_json(),
                         "statistics": tokens.statistics.to_json(),
-                        "bins": tokens.cut.to_json(),
+                        "bins": tokens.cut.to_json() if isinstance(tokens, ActionTokens) else None,
                         "state_statistics": encoder.states[name].to_json()
                         if name in encoder.states
                         else None,
@@ -217,12 +224,7 @@ class Workdir:
         return Encoder(
             Tokenizer.load(self._tokenizer),
             {
-                name: ActionTokens(
-                    ActionSpec.from_json(robot["action_spec"]),
-                    Statistics.from_json(robot["statistics"]),
-                    ids,
-                    _bins(robot, policy),
-                )
+                name: self._read_actions(robot, policy, ids)
                 for name, robot in policy["robots"].items()
             },
             PromptsConfig(**policy["prompts"]),
@@ -237,13 +239,18 @@ class Workdir:
             rows=policy["vocabulary"],
         )
 
-
-def _bins(robot: dict[str, Any], policy: dict[str, Any]) -> Bins:
-    if "bins" in robot:
-        return Bins.from_json(robot["bins"])
-    # Runs of versions that knew no other kinds.
-    size, count = len(robot["statistics"]["q01"]), len(policy["action_token_ids"])
-    return Bins((count,) * size, policy["bins_convention"])
+    def _read_actions(
+        self, robot: dict[str, Any], policy: dict[str, Any], ids: tuple[int, ...]
+    ) -> ActionTokens | FastTokens:
+        spec = ActionSpec.from_json(robot["action_spec"])
+        statistics = Statistics.from_json(robot["statistics"])
+        if "bins" not in robot:  # versions that knew bins of equal width alone
+            cut = Bins((len(ids),) * spec.size, policy["bins_convention"])
+        elif robot["bins"] is None:
+            return FastTokens(spec, statistics, ids, Fast.load(self._fast))
+        else:
+            cut = Bins.from_json(robot["bins"])
+        return ActionTokens(spec, statistics, ids, cut)
 
 
 def appears(path: pathlib.Path, seconds: float = _SECONDS_TO_APPEAR) -> bool:

@@ -24,14 +24,16 @@ class Action:
 
     Attributes:
       values: float32 [n, a] in the units of the ActionSpec; n steps, to be executed in order.
-      tokens: int32 [n * a], as decoded.
+      tokens: int32 [t], as decoded: a plan, if there is one, and the action, padded with 0.
       terminate: True if the first step ends the episode.
+      plan: what the policy said it was about to do; empty for one that does not plan.
       milliseconds: time of each stage: `prepare`, `decode`.
     """
 
     values: Float[np.ndarray, "n a"]
     tokens: Int[np.ndarray, " t"]
     terminate: bool
+    plan: str
     milliseconds: Mapping[str, float]
 
 
@@ -45,8 +47,12 @@ class Policy:
       robot: the robot dataset whose actions are wanted; may be left out where there is one.
       observer: what the model looks at.
 
+    Attributes:
+      legal: what it may write when it acts.
+
     Raises:
-      UserError: there is no such robot, or there are several and none is named.
+      UserError: there is no such robot, or there are several and none is named; or the suffix has
+        no room for an action.
     """
 
     def __init__(
@@ -62,12 +68,9 @@ class Policy:
         self.encoder, self.observer = encoder, observer
         self.robot = encoder.robot(robot)
         self.action_tokens = encoder.actions[self.robot]
-        vocabulary = encoder.vocabulary
-        self._decode_action = make_decoder(
-            graph, grammar.action_mask(self.action_tokens, vocabulary, encoder.chunk)
-        )
-        written = np.arange(vocabulary)[None] < encoder.tokenizer.size
-        self._decode_text = make_decoder(graph, np.repeat(written, encoder.layout.suffix, axis=0))
+        self.legal = grammar.action(encoder, self.robot)
+        self._decode_action = make_decoder(graph, self.legal)
+        self._decode_text = make_decoder(graph, grammar.answer(encoder))
         self._score = make_scorer(graph, encoder.layout.prefix)
 
     def load(self, params: Any) -> None:
@@ -101,17 +104,22 @@ class Policy:
             values=values[0],
             tokens=tokens[0],
             terminate=self._terminates(values[0]),
+            plan=self.plan(tokens[0]),
             milliseconds={"prepare": 1e3 * (prepared - start), "decode": 1e3 * (done - prepared)},
         )
 
     def act_batch(
         self, observations: Sequence[Observation], instructions: Sequence[str]
     ) -> tuple[Float[np.ndarray, "b n a"], Int[np.ndarray, "b t"]]:
-        """Decides on b observations; returns actions and tokens."""
+        """Decides on b observations; returns actions and tokens, as in `Action`."""
         prefixes = self._prefixes(instructions, robot=True)
         tokens = self._run(self._decode_action, observations, prefixes)
-        actions = tokens.reshape(len(tokens), -1, self.action_tokens.spec.size)
-        return self.action_tokens.decode(actions), tokens
+        strings = [self.encoder.split(row)[1] for row in tokens]
+        return np.stack([self.action_tokens.read(string) for string in strings]), tokens
+
+    def plan(self, tokens: Int[np.ndarray, " t"]) -> str:
+        """Returns what tokens of an action say before it, if anything."""
+        return self.encoder.tokenizer.decode(self.encoder.split(tokens)[0].tolist())
 
     def score_batch(
         self, observations: Sequence[Observation], targets: Sequence[Target]

@@ -42,7 +42,9 @@ class Grammar(transformers.LogitsProcessor):
         self.seen.append(scores[0, torch.from_numpy(self._wanted).to(scores.device)].float())
         ids = torch.from_numpy(self._legal[input_ids.shape[1] - self._start]).to(scores.device)
         out = torch.full_like(scores, -torch.inf)
-        out[:, ids] = scores[:, ids]
+        # A legal token stays above the others even if its logit is -inf or no number.
+        lowest = torch.finfo(scores.dtype).min
+        out[:, ids] = scores[:, ids].nan_to_num(nan=lowest, posinf=torch.inf, neginf=lowest)
         return out
 
 

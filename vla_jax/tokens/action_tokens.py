@@ -1,11 +1,13 @@
 """Robot units <-> token ids: which vocabulary rows stand for the action bins, and the way there.
 
 Schemes: `integers` takes the token of the integer k for bin k, as PaLI-X in RT-2 (section 3.2);
-`overwrite` gives existing rows a new meaning, as PaLM-E there and OpenVLA; `extend` adds rows. Bin
-k is the k-th id of the map, and the map travels with the checkpoint.
+`overwrite` gives existing rows a new meaning, as PaLM-E there and OpenVLA; `extend` adds rows; and
+`fast` has no bins (`tokens/fast_tokens.py`). Bin k is the k-th id of the map, and the map travels
+with the checkpoint.
 """
 
 import dataclasses
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
@@ -14,8 +16,11 @@ from vla_jax.actions import bins
 from vla_jax.actions.normalize import Normalizer
 from vla_jax.actions.spec import ActionSpec
 from vla_jax.actions.statistics import Statistics
-from vla_jax.core.arrays import Float, Int
+from vla_jax.core.arrays import Bool, Float, Int
 from vla_jax.core.errors import UserError
+from vla_jax.tokens import automaton
+from vla_jax.tokens.automaton import Automaton
+from vla_jax.tokens.fast import FastConfig, Rows
 from vla_jax.tokens.tokenizer import Tokenizer
 
 
@@ -27,27 +32,44 @@ class ActionTokensConfig:
       scheme: `integers`, where the tokenizer has them as single tokens; `overwrite` existing rows;
         or `extend` the vocabulary by one row per bin.
       rows: which rows `overwrite` takes: the first `<locNNNN>` tokens, whose web meaning
-        (a place in the image) is a number line too; the `last` ids of the vocabulary; or those of
-        `openvla`, which are the last ones before added tokens, counted downwards.
+        (a place in the image) is a number line too; the `last` ids of the vocabulary; the
+        `least_used`, which no text of the run has a use for (of these the last, which byte-pair
+        encoding found last); or those of `openvla`, which are the last ones before added tokens,
+        counted downwards.
+      on_collision: what it does where the rows that are overwritten are ones that the data uses:
+        a note at the start (`warn`), or nothing is started (`error`). `<locNNNN>` and the integers
+        are shared on purpose.
+      fast: the tokens of `scheme=fast`.
       initialization: how action rows start: `none` leaves the model's own; `smooth` makes
         neighbouring bins neighbours (sines of several scales), which small models need to learn
         a number line; `mean` puts every row at the mean embedding (for `extend`).
     """
 
-    scheme: Literal["integers", "overwrite", "extend"] = "overwrite"
-    rows: Literal["loc", "last", "openvla"] = "loc"
+    scheme: Literal["integers", "overwrite", "extend", "fast"] = "overwrite"
+    rows: Rows = "loc"
     initialization: Literal["none", "smooth", "mean"] = "none"
+    on_collision: Literal["warn", "error"] = "warn"
+    fast: FastConfig = FastConfig()
+
+    def __post_init__(self) -> None:
+        if self.scheme == "fast" and self.initialization == "smooth":
+            raise UserError(
+                "config.action_tokens.initialization with scheme=fast",
+                expected="mean or none: its tokens are no number line",
+                found="smooth",
+            )
 
 
 def choose_ids(
-    config: ActionTokensConfig, tokenizer: Tokenizer, count: int
+    config: ActionTokensConfig, tokenizer: Tokenizer, count: int, used: Collection[int] = ()
 ) -> tuple[Tokenizer, tuple[int, ...]]:
     """Picks the id of every bin.
 
     Args:
       config: the scheme.
       tokenizer: the vocabulary.
-      count: number of bins.
+      count: number of bins, or of tokens that FAST has.
+      used: ids that the texts of the run use, which `least_used` leaves alone.
 
     Returns:
       The tokenizer (with new tokens under `extend`) and `count` ids, bin 0 first.
@@ -57,27 +79,36 @@ def choose_ids(
     """
     if config.scheme == "integers":
         return tokenizer, _integers(tokenizer, count)
-    if config.scheme == "extend":
+    rows = config.fast.rows if config.scheme == "fast" else config.rows
+    if config.scheme == "extend" or rows == "new":
         names = [f"<act{k:04d}>" for k in range(count)]
         tokenizer = tokenizer.extended(names)
-        ids = [tokenizer.id(name) for name in names]
-    elif config.rows == "loc":
-        ids = [tokenizer.id(f"<loc{k:04d}>") for k in range(count)]
-    elif config.rows == "openvla":
-        ids = [i for i in range(tokenizer.base_size - 1, -1, -1) if i not in tokenizer.special.ids]
-        ids = ids[:count]
-    else:
-        free = [i for i in range(tokenizer.size) if i not in tokenizer.special.ids]
-        ids = free[-count:]
-    held = [i for i in ids if i is not None]
+        return tokenizer, tuple(i for i in map(tokenizer.id, names) if i is not None)
+    held = _existing(rows, tokenizer, count, frozenset(used))
     if len(held) < count:
+        is_fast = config.scheme == "fast"
+        name, field = ("tokens", "action_tokens.fast.size") if is_fast else ("bins", "bins.count")
+        again = "fast.rows=new" if is_fast else "scheme=extend"
         raise UserError(
-            "config.bins.count: more bins than rows to overwrite",
-            expected=f"at most {len(held)} (config.action_tokens.rows={config.rows})",
+            f"config.{field}: more {name} than rows to overwrite",
+            expected=f"at most {len(held)} (config.action_tokens.rows={rows})",
             found=count,
-            fix="Lower config.bins.count or set --config.action_tokens.scheme=extend",
+            fix=f"Lower config.{field} or set --config.action_tokens.{again}",
         )
     return tokenizer, tuple(held)
+
+
+def _existing(rows: Rows, tokenizer: Tokenizer, count: int, used: frozenset[int]) -> list[int]:
+    """Returns the first `count` of the rows to overwrite, or all there are."""
+    if rows == "loc":
+        ids = (tokenizer.id(f"<loc{k:04d}>") for k in range(count))
+        return [i for i in ids if i is not None]
+    barred = tokenizer.special.ids
+    if rows == "openvla":
+        return [i for i in range(tokenizer.base_size - 1, -1, -1) if i not in barred][:count]
+    if rows == "least_used":
+        barred = barred | used
+    return [i for i in range(tokenizer.size) if i not in barred][-count:]
 
 
 def _integers(tokenizer: Tokenizer, count: int) -> tuple[int, ...]:
@@ -120,7 +151,8 @@ class ActionTokens:
         self.spec, self.statistics, self.ids = spec, statistics, ids
         self.cut = bins.Bins((len(ids),) * spec.size) if cut is None else cut
         self._ids = np.asarray(ids, np.int32)
-        self._bin_of = {token: k for k, token in enumerate(ids)}
+        self._bin_of = np.full(max(ids) + 1, -1, np.int32)
+        self._bin_of[self._ids] = np.arange(len(ids))
         self._discrete = np.asarray(spec.discrete)
         self._low, self._high = np.asarray(spec.low), np.asarray(spec.high)
         self._normalizer = normalizer(statistics, spec, self.cut.convention)
@@ -161,14 +193,47 @@ class ActionTokens:
         Raises:
           UserError: a token is no action token.
         """
-        flat = [self._bin_of.get(int(token)) for token in np.ravel(tokens)]
-        if None in flat:
+        tokens = np.asarray(tokens)
+        known = (tokens >= 0) & (tokens < len(self._bin_of))
+        index = np.where(known, self._bin_of[np.where(known, tokens, 0)], -1)
+        if (index < 0).any():
             raise UserError(
                 "action tokens", expected="ids of action bins", found=np.ravel(tokens).tolist()
             )
-        index = np.asarray(flat, np.int32).reshape(np.shape(tokens))
         ranged = self._normalizer.unnormalize(self.cut.decode(index))
         return np.where(self._discrete, index + self._low, ranged).astype(np.float32)
+
+    def write(self, actions: Float[np.ndarray, "b n a"]) -> list[Int[np.ndarray, " t"]]:
+        """Returns the token string of each chunk of actions, int32 [n * a]."""
+        return list(self.encode(actions).reshape(len(actions), -1))
+
+    def read(self, string: Int[np.ndarray, " t"]) -> Float[np.ndarray, "n a"]:
+        """Returns the chunk that a token string stands for.
+
+        Raises:
+          UserError: a token is no action token.
+        """
+        return self.decode(string.reshape(-1, self.spec.size))
+
+    def supervised(self, inside: Bool[np.ndarray, "b n"]) -> list[Bool[np.ndarray, " t"]]:
+        """Returns which tokens of the strings are of steps `inside` their episodes."""
+        return list(np.repeat(inside, self.spec.size, axis=1))
+
+    def automaton(self, vocabulary: int, chunk: int, room: int) -> Automaton:
+        """Returns what may be written: `chunk` actions, so that `terminate` is a flag.
+
+        RT-2 (section 3.2) samples robot prompts among valid action tokens; here the set is per
+        position. Training stays full-vocabulary.
+
+        Raises:
+          UserError: there is no `room` for so many tokens.
+        """
+        mask = np.zeros((self.spec.size, vocabulary), bool)
+        for row, legal in zip(mask, self.legal_bins(), strict=True):
+            row[self._ids[legal.start : legal.stop]] = True
+        if chunk * len(mask) > room:
+            raise no_room(chunk * len(mask), room)
+        return automaton.positions(np.tile(mask, (chunk, 1)))
 
     def legal_bins(self) -> list[range]:
         """Returns the bins a decoder may choose, one range per dimension."""
@@ -183,6 +248,16 @@ class ActionTokens:
 def normalizer(statistics: Statistics, spec: ActionSpec, convention: bins.Convention) -> Normalizer:
     """Returns what maps actions to the range that bins of a convention cut."""
     return Normalizer(statistics, spec, stretch=convention != "openvla")
+
+
+def no_room(needed: int, room: int) -> UserError:
+    """Returns the error that a suffix has too few slots for an action."""
+    return UserError(
+        "config.sequence.suffix is too short for an action",
+        expected=f"room for {needed} tokens beside what else it holds",
+        found=f"room for {room}",
+        fix="Raise config.sequence.suffix",
+    )
 
 
 def smooth_rows(count: int, width: int, seed: int) -> Float[np.ndarray, "v d"]:

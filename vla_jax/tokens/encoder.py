@@ -11,7 +11,8 @@ from vla_jax.core.batch import Target
 from vla_jax.core.errors import UserError, nearest
 from vla_jax.tokens import sequence
 from vla_jax.tokens.action_tokens import ActionTokens
-from vla_jax.tokens.prompts import PromptsConfig
+from vla_jax.tokens.fast_tokens import FastTokens
+from vla_jax.tokens.prompts import MARKER, OPENING, PromptsConfig
 from vla_jax.tokens.tokenizer import Tokenizer
 
 _REMEMBERED = 50_000  # prompts; a web set may have millions, and memory is bounded
@@ -29,12 +30,15 @@ class Encoder:
       states: robot dataset -> statistics of its proprioception, for a model that takes it.
       image_tokens: slots of an example's images inside the prompt; 0 where they stand before it.
       rows: of the model's embedding, where it is known to have more than the tokenizer has ids.
+
+    Attributes:
+      plan_frame: the tokens around a plan, `Plan:` and `Action:`; None without plans.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
-        actions: Mapping[str, ActionTokens],
+        actions: Mapping[str, ActionTokens | FastTokens],
         prompts: PromptsConfig,
         layout: sequence.SequenceConfig,
         *,
@@ -47,13 +51,29 @@ class Encoder:
         self.prompts, self.layout, self.chunk = prompts, layout, chunk
         self.states, self.image_tokens = dict(states or {}), image_tokens
         self.vocabulary = max(rows, tokenizer.size)
+        self.plan_frame: tuple[list[int], list[int]] | None = None
+        if prompts.plan != "none":
+            self.plan_frame = (tokenizer.encode(OPENING), tokenizer.encode(MARKER))
         # Most datasets have few distinct instructions; each is laid out once.
         self._prefix = functools.lru_cache(maxsize=_REMEMBERED)(self._lay_out)
 
     @property
     def action_token_ids(self) -> tuple[int, ...]:
-        """The ids of the action bins, bin 0 first, the same for all robots; empty without one."""
+        """The ids of actions, bin 0 first, the same for all robots; empty without one."""
         return next((tokens.ids for tokens in self.actions.values()), ())
+
+    def split(
+        self, suffix: Int[np.ndarray, " t"]
+    ) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " a"]]:
+        """Returns the tokens of a plan's words, none without a plan, and those of the action.
+
+        Args:
+          suffix: what a robot's prompt is answered with, legal or of a training example.
+        """
+        of_action = np.isin(suffix, self.action_token_ids)
+        opening, marker = self.plan_frame or ((), ())
+        begin = int(of_action.argmax()) - len(marker)
+        return suffix[len(opening) : begin], suffix[of_action]
 
     def robot(self, name: str | None = None) -> str:
         """Returns the robot dataset meant: the only one there is, or the one named.
@@ -146,13 +166,48 @@ class Encoder:
                     f"example {target.name}", expected="an action or an answer", found="neither"
                 )
         for name, rows in robots.items():
-            actions = np.array([targets[row].action for row in rows])
-            steps = np.ones(actions.shape[:2], bool)
-            for number, row in enumerate(rows):
-                if (inside := targets[row].action_mask) is not None:
-                    steps[number] = inside
-            ids = self.actions[name].encode(actions).reshape(len(rows), -1)
-            yield rows, ids, np.repeat(steps, actions.shape[2], axis=1)
+            yield from self._strings(name, rows, targets)
+
+    def _strings(
+        self, name: str, rows: list[int], targets: Sequence[Target]
+    ) -> Iterator[tuple[list[int], Int[np.ndarray, "n w"], Bool[np.ndarray, "n w"]]]:
+        """Yields those rows of one robot whose targets are of one length, and so on."""
+        actions = np.array([targets[row].action for row in rows])
+        inside = np.ones(actions.shape[:2], bool)
+        for number, row in enumerate(rows):
+            if (mask := targets[row].action_mask) is not None:
+                inside[number] = mask
+        strings, wanted = self.actions[name].write(actions), self.actions[name].supervised(inside)
+        wanted = [np.ones(len(ids), bool) for ids in strings] if wanted is None else wanted
+        lengths: dict[int, list[int]] = {}
+        for number, row in enumerate(rows):
+            if len(plan := self._plan_tokens(targets[row])):
+                strings[number] = np.concatenate([plan, strings[number]])
+                wanted[number] = np.concatenate([np.ones(len(plan), bool), wanted[number]])
+            lengths.setdefault(len(strings[number]), []).append(number)
+        for numbers in lengths.values():
+            ids, mask = (np.stack([part[k] for k in numbers]) for part in (strings, wanted))
+            yield [rows[k] for k in numbers], ids, mask
+
+    def _plan_tokens(self, target: Target) -> Int[np.ndarray, " p"]:
+        """Returns what stands before an action: `Plan:`, the plan, `Action:`; or nothing."""
+        if self.plan_frame is None:
+            return np.empty(0, np.int32)
+        if target.plan is None:
+            raise UserError(
+                f"example {target.name}: no plan, which config.prompts.plan={self.prompts.plan} "
+                "wants before its action",
+                fix="Train with config.prompts.plan=none, or on demonstrations that have one",
+            )
+        opening, marker = self.plan_frame
+        words = self.tokenizer.encode(target.plan)
+        if len(words) > self.layout.plan:
+            raise UserError(
+                f"plan {target.plan!r} is too long",
+                expected=f"at most {self.layout.plan} tokens (config.sequence.plan)",
+                found=f"{len(words)} tokens",
+            )
+        return np.array([*opening, *words, *marker], np.int32)
 
     def _lay_out(
         self, text: str, robot: bool, is_prompt: bool

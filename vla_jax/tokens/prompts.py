@@ -24,6 +24,8 @@ WEB = {
     "plain": "{text}",
     "palme": "Given <image> Q: {text}? A:",
 }
+# Around the words of a plan, in front of an action (RT-2, section 4.4)
+OPENING, MARKER = "Plan:", "Action:"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,10 +35,13 @@ class PromptsConfig:
     Attributes:
       robot: form of the prefix of a robot example.
       web: form of the prefix of a web example.
+      plan: what a robot says before it acts: nothing (`none`), or a plan as in the demonstrations
+        of an `expert` who said so: `Plan: pick blue ball Action:`, in the suffix.
     """
 
     robot: Literal["rt2", "openvla", "plain", "palme"] = "rt2"
     web: Literal["rt2", "paligemma", "plain", "palme"] = "rt2"
+    plan: Literal["none", "expert"] = "none"
 
     @property
     def inline(self) -> tuple[bool, bool]:

@@ -26,12 +26,16 @@ class SequenceConfig:
     Attributes:
       prefix: prefix slots, `<bos>` and the newline included.
       suffix: suffix slots, `<eos>` included.
+      plan: most tokens of a plan (`prompts.plan`), which takes suffix slots.
     """
 
     prefix: int = 48
     suffix: int = 16
+    plan: int = 12
 
     def __post_init__(self) -> None:
+        if self.plan < 1:
+            raise UserError("config.sequence.plan", expected=">= 1", found=self.plan)
         if self.prefix < 3 or self.suffix < 2:
             raise UserError(
                 "config.sequence",

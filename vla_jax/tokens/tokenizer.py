@@ -150,6 +150,11 @@ class Tokenizer:
         """Returns the ids of `text`, without `<bos>` or `<eos>`."""
         return self._inner.encode(text, add_special_tokens=False).ids
 
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of each text, as `encode`; faster for many."""
+        found = self._inner.encode_batch(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in found]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of `ids`; special tokens are left out."""
         return self._inner.decode(list(map(int, ids)))

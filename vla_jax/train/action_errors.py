@@ -1,7 +1,9 @@
 """How far predicted actions are from the demonstrated ones, in the units of each robot.
 
 Teacher-forced and without the grammar: the likeliest token of every action slot, given the true
-ones before it. A slot whose likeliest token is none that may stand there counts as illegal.
+ones before it. A slot whose likeliest token is none that may stand there counts as illegal. A plan
+before the action is passed over. A token of FAST is a part of many numbers: whether it is one of
+FAST's is all that is asked of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +13,9 @@ import numpy as np
 
 from vla_jax.core.arrays import Array, Bool, Float, Int
 from vla_jax.tokens.action_tokens import ActionTokens
+from vla_jax.tokens.fast_tokens import FastTokens
+
+_ALL = np.iinfo(np.int32).max
 
 
 class ActionErrors:
@@ -26,14 +31,20 @@ class ActionErrors:
     def __init__(
         self,
         names: Sequence[str],
-        actions: Mapping[str, ActionTokens],
+        actions: Mapping[str, ActionTokens | FastTokens],
         vocabulary: int,
         chunk: int,
     ):
         self._names, self._actions, self._chunk = tuple(names), dict(actions), chunk
-        sizes = [actions[name].spec.size if name in actions else 0 for name in names]
-        count = max((tokens.count for tokens in actions.values()), default=0)
+        self._binned = {k for k, tokens in actions.items() if isinstance(tokens, ActionTokens)}
+        sizes = [
+            actions[name].spec.size if name in self._binned else int(name in actions)
+            for name in names
+        ]
+        count = max((len(tokens.ids) for tokens in actions.values()), default=0)
         self._sizes = np.array(sizes)
+        # Tokens of a chunk: those of FAST are as many as there are.
+        self._ends = np.where([name in self._binned for name in names], chunk * self._sizes, _ALL)
         self._bins = np.full(vocabulary, -1, np.int32)
         self._values = np.zeros((len(names), max(sizes, default=0), count), np.float32)
         self._legal = np.zeros(self._values.shape[:2], np.int32)
@@ -43,6 +54,9 @@ class ActionErrors:
             tokens = actions[name]
             ids = np.asarray(tokens.ids)
             self._bins[ids] = np.arange(count)
+            if not isinstance(tokens, ActionTokens):
+                self._legal[i] = count
+                continue
             every = np.broadcast_to(ids[:, None], (count, sizes[i]))
             self._values[i, : sizes[i]] = tokens.decode(every).T
             self._legal[i, : sizes[i]] = [bins.stop for bins in tokens.legal_bins()]
@@ -54,7 +68,7 @@ class ActionErrors:
         mask: Bool[Array, "b n"],
         source: Int[Array, " b"],
     ) -> dict[str, Float[Array, "m n"]]:
-        """Returns sums per source and slot.
+        """Returns sums per source and action token of the example, the first one first.
 
         Args:
           predicted: the likeliest token of every suffix slot.
@@ -68,11 +82,12 @@ class ActionErrors:
         """
         if not self._actions:
             return {}
-        slots = targets.shape[1]
-        sizes = np.maximum(self._sizes, 1)
-        dimension = jnp.asarray(np.arange(slots)[None] % sizes[:, None])[source]
-        is_action = jnp.asarray(np.arange(slots)[None] < self._chunk * self._sizes[:, None])[source]
+        slots, of_source = targets.shape[1], source[:, None]
         bins, wanted = (jnp.asarray(self._bins)[tokens] for tokens in (predicted, targets))
+        # The number of an action token among those of its example; a plan has none.
+        number = jnp.cumsum(wanted >= 0, axis=1) - 1
+        dimension = number % jnp.asarray(np.maximum(self._sizes, 1))[of_source]
+        is_action = number < jnp.asarray(np.where(self._sizes > 0, self._ends, 0))[of_source]
         counted = is_action & mask & (wanted >= 0)
         legal = (
             counted & (bins >= 0) & (bins < jnp.asarray(self._legal)[source[:, None], dimension])
@@ -85,7 +100,16 @@ class ActionErrors:
             "action_slots": counted.astype(jnp.float32),
         }
         member = (source[:, None] == jnp.arange(len(self._names))[None, :]).astype(jnp.float32)
-        return {name: jnp.einsum("bn,bm->mn", part, member) for name, part in parts.items()}
+        place = (number[..., None] == jnp.arange(slots)[None, None]).astype(jnp.float32)
+        return {
+            name: jnp.einsum("bn,bnj,bm->mj", part, place, member) for name, part in parts.items()
+        }
+
+    def measured(self, name: str) -> list[str]:
+        """Returns `SOURCE/DIMENSION` of those errors that `metrics` has of a robot."""
+        if name not in self._binned:
+            return []
+        return [f"{name}/{dimension}" for dimension in self._actions[name].spec.names]
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Turns sums into means over the steps and the chunk they cover.
@@ -100,14 +124,12 @@ class ActionErrors:
                 continue
             size = self._sizes[i]
             error, legal, slots = (
-                np.asarray(sums[f"action_{part}"][i][: self._chunk * size])
-                .reshape(self._chunk, size)
-                .sum(axis=0)
+                np.asarray(sums[f"action_{part}"][i][: self._ends[i]]).reshape(-1, size).sum(axis=0)
                 for part in ("error", "legal", "slots")
             )
-            for k, dimension in enumerate(self._actions[name].spec.names):
+            for k, which in enumerate(self.measured(name)):
                 if legal[k]:
-                    out[f"error/{name}/{dimension}"] = float(error[k] / legal[k])
+                    out[f"error/{which}"] = float(error[k] / legal[k])
             if slots.sum():
                 out[f"illegal/{name}"] = float(1 - legal.sum() / slots.sum())
         return out

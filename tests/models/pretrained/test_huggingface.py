@@ -16,6 +16,7 @@ from vla_jax.models.pretrained import huggingface, table
 from vla_jax.models.vit import ViTConfig
 from vla_jax.models.vlm import VLM
 from vla_jax.policy.decode import make_decoder
+from vla_jax.tokens import automaton
 
 TOLERANCE = 1e-5
 IMAGE = 200  # the id of the placeholder of an image token
@@ -183,7 +184,7 @@ def test_the_same_tokens_are_decoded(model, write):
     example, low, high = Example(), 64, 128
     legal = np.zeros((7, 256), bool)
     legal[:, low:high] = True
-    decode = make_decoder(loaded.graph, legal)
+    decode = make_decoder(loaded.graph, automaton.positions(legal))
     found = decode(loaded.params, example.tokens[:, :5], example.length, images=example.images)
     np.testing.assert_array_equal(found, example.generated(model, low, high, 7))
 

@@ -53,6 +53,8 @@ class Robot:
         feature.
       instruction: language features, per step or per episode; one is drawn among those that are
         not empty.
+      plan: language feature of what the demonstrator is about to do, which not every dataset of
+        this robot need have; None where none has.
       arrays: the float and integer features that the functions below read.
       action: computes float32 [i, a] in the units of `spec` from the columns.
       state: computes float32 [i, s], or None.
@@ -65,6 +67,7 @@ class Robot:
     name: str
     images: Mapping[str, str]
     instruction: tuple[str, ...]
+    plan: str | None = None
     arrays: tuple[str, ...]
     action: Callable[[Columns], np.ndarray]
     state: Callable[[Columns], np.ndarray] | None = None

@@ -12,6 +12,7 @@ TABLETOP = Robot(
     name="tabletop",
     images={"primary": "steps/observation/image"},
     instruction=("steps/language_instruction",),
+    plan="steps/plan",
     arrays=("steps/action",),
     action=lambda columns: columns["steps/action"],
     spec=ActionSpec(

@@ -122,19 +122,19 @@ class Questions:
         prefixes, suffixes = self._distinct()
         return sorted(prefixes | suffixes)
 
-    def written(self, prompts: PromptsConfig) -> set[str]:
+    def written(self, prompts: PromptsConfig, most: int | None = None) -> set[str]:
         """Returns the distinct texts as training writes them: prompts, and answers as they are.
 
-        Reads all examples.
+        Reads all examples; of more than `most`, every n-th.
         """
-        prefixes, suffixes = self._distinct()
+        prefixes, suffixes = self._distinct(1 if most is None else -(-len(self) // most))
         wording = prompts.as_it_is if self._layout.is_prompt else prompts.for_web
         return {*map(wording, prefixes), *suffixes}
 
-    def _distinct(self) -> tuple[set[str], set[str]]:
-        """Returns the distinct questions and the distinct answers."""
+    def _distinct(self, every: int = 1) -> tuple[set[str], set[str]]:
+        """Returns the distinct questions and the distinct answers of every n-th example."""
         prefixes, suffixes = set(), set()
-        for i in range(len(self)):
+        for i in range(0, len(self), every):
             texts = self._texts(i)
             prefixes.add(texts.prefix)
             suffixes.update(texts.suffixes)

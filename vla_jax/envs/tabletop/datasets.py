@@ -132,7 +132,7 @@ def _plans(config: DatasetsConfig) -> tuple[_Plan, _Plan]:
     return (
         _Plan(
             name=demonstrations.NAME,
-            fields=shared | dataclasses.asdict(config.demonstrations),
+            fields=shared | _fields(config.demonstrations),
             description="A gripper moves blocks on a table: scripted, noisy demonstrations.",
             splits={demonstrations.SPLIT: config.demonstrations.episodes},
             per_call=_EPISODES_PER_CALL,
@@ -149,6 +149,14 @@ def _plans(config: DatasetsConfig) -> tuple[_Plan, _Plan]:
             label="web questions",
         ),
     )
+
+
+def _fields(config: DemonstrationsConfig) -> dict[str, Any]:
+    """Returns what the content depends on, as before there were plans where there are none."""
+    fields = dataclasses.asdict(config)
+    if not config.plans:
+        del fields["plans"]
+    return fields
 
 
 def _hash(fields: dict[str, Any]) -> str:
@@ -247,11 +255,15 @@ def _write(
             split: (stack.enter_context(contextlib.closing(examples(split, size))), size)
             for split, size in plan.splits.items()
         }
-        source = demonstrations if plan.name == demonstrations.NAME else questions
+        features = (
+            demonstrations.features(config.image_size, plans=config.demonstrations.plans)
+            if plan.name == demonstrations.NAME
+            else questions.features(config.image_size)
+        )
         records.write_dataset(
             directory,
             name=plan.name,
-            features=source.features(config.image_size),
+            features=features,
             splits=splits,
             examples_per_shard=plan.per_shard,
             version=VERSION,

@@ -37,6 +37,7 @@ class DemonstrationsConfig:
       max_steps: steps per stage of a task that the expert may take.
       noise: how far the executed actions stray from the stored ones.
       jpeg_quality: 1..100.
+      plans: whether each step says what the expert is about to do (`steps/plan`).
     """
 
     episodes: int = 4000
@@ -45,6 +46,7 @@ class DemonstrationsConfig:
     max_steps: int = 30
     noise: NoiseConfig = dataclasses.field(default_factory=NoiseConfig)
     jpeg_quality: int = 95
+    plans: bool = False
 
     def __post_init__(self) -> None:
         world.check_scene_options("seen", self.tasks, self.blocks)
@@ -52,11 +54,12 @@ class DemonstrationsConfig:
             raise UserError("demonstrations episodes", expected="1 or more", found=self.episodes)
 
 
-def features(image_size: int) -> "tfds.features.FeaturesDict":
+def features(image_size: int, *, plans: bool = False) -> "tfds.features.FeaturesDict":
     """The RLDS features of an episode.
 
     Args:
       image_size: side of the images in pixels.
+      plans: whether steps have one.
     """
     tfds = records.import_tfds()
     kinds = tfds.features
@@ -85,6 +88,8 @@ def features(image_size: int) -> "tfds.features.FeaturesDict":
         "reward": np.float32,
         "discount": np.float32,
     }
+    if plans:
+        step["plan"] = kinds.Text(doc="what the expert is about to do")
     metadata = {
         "episode_id": np.int64,
         "task": kinds.Text(),
@@ -159,6 +164,8 @@ def _roll_out(
             "reward": 0.0,
             "discount": 1.0,
         }
+        if config.plans:
+            step["plan"] = expert.plan(current)
         steps.append(step)
         current.step(expert.perturb(action, rng, config.noise))
         terminated = bool(action[0] > 0.5)

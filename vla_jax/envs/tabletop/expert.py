@@ -48,9 +48,7 @@ def scene_action(scene: Scene) -> np.ndarray:
     Returns:
       Float32 [8] in the units of `TABLETOP.spec`.
     """
-    wanted = TARGET
-    if scene.task == "two_stage" and scene.is_at_side():
-        wanted = REFERENCE
+    wanted = _wanted(scene)
     if scene.is_goal():
         return _command(terminate=True, closed=scene.held >= 0)
     if scene.held == wanted:
@@ -58,6 +56,38 @@ def scene_action(scene: Scene) -> np.ndarray:
     if scene.closed:  # a wrong block, or nothing
         return _command()
     return _reach(scene, wanted)
+
+
+def plan(scene: Scene) -> str:
+    """What the expert is about to do, in a few words: the present stage of the task.
+
+    Blocks go by their plain names, as in the split `seen`, of which demonstrations are.
+
+    Args:
+      scene: the scene to act in.
+
+    Returns:
+      Such as `move red cube left`, and after that `pick blue ball`.
+    """
+    target, *others = (block.name for block in scene.blocks)
+    reference = others[0] if others else ""
+    match scene.task:
+        case "pick":
+            return f"pick {target}"
+        case "two_stage" if _wanted(scene) == REFERENCE:
+            return f"pick {reference}"
+        case "side" | "two_stage":
+            return f"move {target} {scene.direction}"
+        case "near":
+            return f"move {target} near {reference}"
+        case "stack":
+            return f"stack {target} on {reference}"
+    raise AssertionError(scene.task)
+
+
+def _wanted(scene: Scene) -> int:
+    """The block to hold next."""
+    return REFERENCE if scene.task == "two_stage" and scene.is_at_side() else TARGET
 
 
 def _reach(scene: Scene, wanted: int) -> np.ndarray:

@@ -20,14 +20,16 @@ def find(config: RunConfig) -> tuple[int, str]:
       UserError: the tokenizer is not here and the model has no published number.
     """
     path = config.tokenizer.path
-    added = config.bins.largest if config.action_tokens.scheme == "extend" else 0
+    tokens = config.action_tokens
+    is_fast = tokens.scheme == "fast"
+    count = tokens.fast.size if is_fast else config.bins.largest
+    is_new = tokens.fast.rows == "new" if is_fast else tokens.scheme == "extend"
+    added = count if is_new else 0
     if path is None:
         size = config.tokenizer.size + 1 + config.tokenizer.locations
         return size + added, "at most, trained on the run's own texts"
     if pathlib.Path(path).is_file():
-        tokenizer, _ = action_tokens.choose_ids(
-            config.action_tokens, Tokenizer.load(path), config.bins.largest
-        )
+        tokenizer, _ = action_tokens.choose_ids(tokens, Tokenizer.load(path), count)
         weights = warm_start.open_weights(config)
         return max(tokenizer.size, pretraining.vocabulary(weights, config)), path
     published = variants.vocabulary(config.model)

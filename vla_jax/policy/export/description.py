@@ -7,6 +7,7 @@ from vla_jax.core import config as config_lib
 from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.policy import Policy
 from vla_jax.tokens import prompts
+from vla_jax.tokens.action_tokens import ActionTokens
 
 FORMAT_VERSION = 3  # exported_policy.py reads this one
 
@@ -33,6 +34,7 @@ def describe(policy: Policy, config: VLMConfig, form: str, dtype: str) -> dict[s
       dtype: of the weights in it.
     """
     encoder, observer, tokens = policy.encoder, policy.observer, policy.action_tokens
+    assert isinstance(tokens, ActionTokens)  # no other is exported
     centres = [row.tolist() for row in tokens.cut.centres()]
     low, high = tokens.bounds
     wording = encoder.prompts.robot

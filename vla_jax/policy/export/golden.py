@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from vla_jax.core.arrays import Array, Int
-from vla_jax.policy.decode import greedy
+from vla_jax.policy.decode import Rules, greedy
 from vla_jax.policy.observation import Observation, stack
 from vla_jax.policy.policy import Policy
-from vla_jax.tokens import grammar
 
 PROMPTS = 64  # an export is compared on at least so many
 _BATCH = 8
@@ -44,13 +42,12 @@ def make(
     }
     ids = _logit_ids(policy)
     tokens, logits = _decode(policy, inputs, ids)
-    actions = tokens.reshape(len(tokens), -1, policy.action_tokens.spec.size)
     return {
         **{name: value for name, value in inputs.items() if name != "tokens"},
         "prefix": inputs["tokens"],
         "instructions": np.array(instructions),
         "tokens": tokens,
-        "values": policy.action_tokens.decode(actions),
+        "values": np.stack([policy.action_tokens.read(row) for row in tokens]),
         "logit_ids": ids,
         "logits": logits,
         **_raw(policy),
@@ -61,13 +58,12 @@ def _decode(
     policy: Policy, inputs: dict[str, np.ndarray], ids: Int[np.ndarray, " i"]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decodes in batches of one size; returns tokens and logits [b, t, i] of `ids`."""
-    vocabulary = policy.encoder.vocabulary
-    legal = grammar.action_mask(policy.action_tokens, vocabulary, policy.encoder.chunk)
+    rules = Rules.of(policy.legal)
 
     @jax.jit
     def decode(params: Any, inputs: dict[str, Array]) -> tuple[Array, Array]:
         model = nnx.merge(policy.graph, params)
-        return greedy(model, jnp.asarray(legal), lambda logits: logits[:, ids], **inputs)
+        return greedy(model, rules, lambda logits: logits[:, ids], **inputs)
 
     count = len(inputs["tokens"])
     parts = []

@@ -18,6 +18,7 @@ from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.export import openvla_config, tensors, weights
 from vla_jax.policy.export.format import Format, Options, Rule, Wanted, equal, refuse_unless
 from vla_jax.policy.policy import Policy
+from vla_jax.tokens.action_tokens import ActionTokens
 
 CODE = ("configuration_prismatic.py", "modeling_prismatic.py", "processing_prismatic.py")
 _SEPARATOR = 29871  # what `predict_action` puts behind every prompt
@@ -42,6 +43,7 @@ def check(wanted: Wanted) -> None:
 def _token_rules(wanted: Wanted) -> list[Rule]:
     encoder = wanted.encoder
     actions, base = encoder.actions[wanted.robot], encoder.tokenizer.base_size
+    assert isinstance(actions, ActionTokens)  # no other is exported
     rows, separator = base + openvla_config.PADDING, encoder.tokenizer.special.separator
     others = [k for k, token in enumerate(actions.ids) if token != base - 1 - k]
     return [
@@ -166,7 +168,7 @@ def _write(folder: pathlib.Path, policy: Policy, config: VLMConfig, options: Opt
     config_json = {
         **openvla_config.config(config, tokenizer.special, rows),
         "timm_model_ids": _timm_models(config, options),
-        "n_action_bins": policy.action_tokens.count,
+        "n_action_bins": len(policy.action_tokens.ids),
         "norm_stats": statistics,
         "torch_dtype": options.dtype,
     }

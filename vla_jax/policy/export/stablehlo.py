@@ -17,7 +17,7 @@ from flax import nnx
 from vla_jax.core.arrays import Array
 from vla_jax.models.vlm import VLM
 from vla_jax.models.vlm_config import VLMConfig
-from vla_jax.policy.decode import greedy
+from vla_jax.policy.decode import Rules, greedy
 from vla_jax.policy.export import native, weights
 from vla_jax.policy.export.format import Format, Options, Wanted
 from vla_jax.policy.policy import Policy
@@ -45,7 +45,8 @@ def program(policy: Policy, config: VLMConfig, stored: str, dtype: str) -> jax.e
     graph, _ = nnx.split(nnx.eval_shape(lambda: VLM(sized, vocabulary, nnx.Rngs(0))))
 
     def decode(params: Any, legal: Array, inputs: dict[str, Array]) -> tuple[Array, Array]:
-        return greedy(nnx.merge(graph, params), legal, lambda logits: logits, **inputs)
+        rules = Rules.of_positions(legal)
+        return greedy(nnx.merge(graph, params), rules, lambda logits: logits, **inputs)
 
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(stored)), policy.params

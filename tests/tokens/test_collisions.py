@@ -1,0 +1,71 @@
+import pytest
+
+from vla_jax.core.errors import UserError
+from vla_jax.tokens import collisions
+from vla_jax.tokens.action_tokens import ActionTokensConfig, choose_ids
+
+WEB = {"what colour is the cube", "where is the green moon", "<loc0003><loc0012>"}
+ROBOT = {"pick up the red cube"}
+
+
+@pytest.fixture(scope="module")
+def used(tokenizer):
+    return {"arm": collisions.usage(tokenizer, ROBOT), "web": collisions.usage(tokenizer, WEB)}
+
+
+def test_a_collision_has_a_name_a_dataset_a_count_and_an_example(tokenizer, used):
+    (cube,) = tokenizer.encode("cube")
+    (the,) = tokenizer.encode("the")
+    found = collisions.find([cube, the], tokenizer, used)
+    assert [c.count for c in found] == [2, 1, 1, 1]
+    assert (found[0].token, found[0].dataset) == (tokenizer.token(the), "web")
+    by = {(c.token, c.dataset): c for c in found}
+    assert by[tokenizer.token(the), "web"].count == 2
+    assert by[tokenizer.token(cube), "arm"].example == "pick up the red cube"
+    assert str(by[tokenizer.token(cube), "web"]) == (
+        f"{tokenizer.token(cube)!r} (web, once, such as 'what colour is the cube')"
+    )
+
+
+def test_least_used_takes_the_last_ids_that_no_text_uses(tokenizer, used):
+    taken = frozenset().union(*(usage.count for usage in used.values()))
+    _, ids = choose_ids(ActionTokensConfig(rows="least_used"), tokenizer, 40, taken)
+    free = sorted(set(range(tokenizer.size)) - taken - tokenizer.special.ids)
+    assert list(ids) == free[-40:]
+    assert tokenizer.id("<loc0012>") not in ids
+    assert tokenizer.id("<loc0013>") in ids
+    assert collisions.find(ids, tokenizer, used) == []
+    with pytest.raises(UserError, match=rf"at most {len(free)} \(config.*rows=least"):
+        choose_ids(ActionTokensConfig(rows="least_used"), tokenizer, len(free) + 1, taken)
+
+
+def test_overwritten_text_is_a_warning_or_an_error(tokenizer, used):
+    config = ActionTokensConfig(rows="last")
+    _, ids = choose_ids(config, tokenizer, 80)
+    found = collisions.find(ids, tokenizer, used)
+    line = collisions.report(config, found)
+    assert line.startswith(f"warning: {len(found)} action tokens overwrite tokens that the data")
+    assert "such as '" in line
+    assert f"and {len(found) - 5} more" in line
+    strict = ActionTokensConfig(rows="last", on_collision="error")
+    with pytest.raises(UserError, match=r"overwrite tokens.*rows=least_used, or scheme=extend"):
+        collisions.report(strict, found)
+
+
+def test_places_and_integers_are_shared_on_purpose(tokenizer, used):
+    config = ActionTokensConfig(on_collision="error")
+    _, ids = choose_ids(config, tokenizer, 32)
+    found = collisions.find(ids, tokenizer, used)
+    assert {c.token for c in found} == {"<loc0003>", "<loc0012>"}
+    assert collisions.report(config, found) == (
+        "2 action tokens also stand for places in pictures in the data: one number line for both, "
+        "as meant"
+    )
+    numbers = ActionTokensConfig(scheme="integers", on_collision="error")
+    assert "stand for numbers" in collisions.report(numbers, found)
+
+
+def test_new_rows_collide_with_nothing(tokenizer, used):
+    config = ActionTokensConfig(scheme="extend", on_collision="error")
+    longer, ids = choose_ids(config, tokenizer, 32)
+    assert collisions.report(config, collisions.find(ids, longer, used)) is None
