@@ -1,9 +1,8 @@
 """Meta-World from scratch on the demonstrations of its scripted policies, on a CPU or one GPU.
 
-The data are made first, in pictures as large as the model looks at (45 minutes on two cores):
+The data are made first, which takes an hour or two on a CPU (pictures are drawn in software):
 
-    vla-jax demonstrate --env=metaworld --split=mt10 --episodes=500 --noise=0.1 --image_size=96 \
-        --out=data
+    vla-jax demonstrate --env=metaworld --split=mt10 --episodes=500 --noise=0.1 --out=data
 
 and afterwards `vla-jax eval WORKDIR --env=metaworld --splits=mt10`. Variants: `metaworld.py` and
 `metaworld.py:short`, a few minutes on a CPU, for a task or two.
