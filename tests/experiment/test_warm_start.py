@@ -30,8 +30,10 @@ from vla_jax.train.strategy import StrategyConfig
 
 ACTIONS = np.random.default_rng(0).uniform(TABLETOP.spec.low, TABLETOP.spec.high, (50, 8))
 ROBOT = types.SimpleNamespace(
+    name="tabletop",
     spec=TABLETOP.spec,
     statistics=lambda: Statistics.of(ACTIONS.astype(np.float32)),
+    actions=lambda most: ACTIONS[:most].astype(np.float32),
     state_statistics=lambda: None,
     texts=lambda: ["pick up the red cube"],
 )

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import source_files
 
+from vla_jax.core import packages
 from vla_jax.core.errors import UserError
 from vla_jax.data import records
-from vla_jax.data.ingest import formats, packages, preview
+from vla_jax.data.ingest import formats, preview
 from vla_jax.data.ingest.encoding import Encoder
 from vla_jax.data.ingest.episode import Episode
 from vla_jax.data.ingest.options import Options
