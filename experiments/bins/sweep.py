@@ -4,22 +4,15 @@ Robot data alone, so that nothing but the actions is learned; bins are rows of t
 vocabulary, as there are fewer tokens of places than bins to try.
 """
 
-from vla_jax.sweep import arms
-from vla_jax.sweep.sweep import Arm, Needs, Smoke, Sweep
+from vla_jax.sweep import arms, tabletop
+from vla_jax.sweep.sweep import Needs, Smoke, Sweep
 
 COUNTS = (16, 32, 64, 128, 256, 512, 1024)
 MOVING = ("dx", "dy", "gripper")  # no task of the tabletop moves the others
 
 SWEEP = Sweep(
-    config="configs/tabletop_study.py:tiny",
-    prerequisites=(
-        Arm(
-            name="web_tiny",
-            config="configs/tabletop_study.py:tiny",
-            set={"mixture.robot_share": 0.0, "loop.steps": 12_000},
-            seeds=(0,),
-        ),
-    ),
+    config=tabletop.config("tiny"),
+    prerequisites=(tabletop.web("tiny"),),
     arms=arms.grid(
         {"bins.count": COUNTS, "bins.kind": ("uniform", "quantile")},
         also={

@@ -5,10 +5,9 @@ co-fine-tuned on both; the first two once with the robot examples of the third a
 compute.
 """
 
-from vla_jax.sweep import measures
+from vla_jax.sweep import tabletop
 from vla_jax.sweep.sweep import Arm, Needs, Smoke, Sweep
 
-KINDS = ("locate", "extreme", "colour", "shape", "relation", "symbol")
 SIZES = ("tiny", "small")
 # Half of a batch of 32 are robot examples where both are trained on.
 ROBOT = {"mixture.robot_share": 1.0}
@@ -26,25 +25,17 @@ def arms_of(size: str) -> tuple[Arm, ...]:
         "finetune_2x": ROBOT | web,
         "cofinetune": BOTH | web,
     }
-    config = f"configs/tabletop_study.py:{size}"
+    config = tabletop.config(size)
     return tuple(Arm(name=f"{size}_{name}", set=set_, config=config) for name, set_ in arms.items())
 
 
 SWEEP = Sweep(
-    config="configs/tabletop_study.py:tiny",
-    prerequisites=tuple(
-        Arm(
-            name=f"web_{size}",
-            config=f"configs/tabletop_study.py:{size}",
-            set={"mixture.robot_share": 0.0, "loop.steps": 12_000},
-            seeds=(0,),
-        )
-        for size in SIZES
-    ),
+    config=tabletop.config("tiny"),
+    prerequisites=tuple(map(tabletop.web, SIZES)),
     baselines=tuple(f"web_{size}" for size in SIZES),
     arms=tuple(arm for size in SIZES for arm in arms_of(size)),
     seeds=(0, 1, 2),
-    measures=measures.tabletop(KINDS),
+    measures=tabletop.measures(),
     smoke=Smoke(
         config="configs/tabletop_study.py:smoke",
         set={"loop.steps": 4, "checkpoint.every": 2},

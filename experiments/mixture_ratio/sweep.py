@@ -3,23 +3,15 @@
 Every arm starts from the same web checkpoint and takes as many updates of as many examples.
 """
 
-from vla_jax.sweep import measures
+from vla_jax.sweep import tabletop
 from vla_jax.sweep.sweep import Arm, Needs, Smoke, Sweep
 
-KINDS = ("locate", "extreme", "colour", "shape", "relation", "symbol")
 SHARES = (0.2, 0.33, 0.5, 0.66, 0.8, 1.0)
 START = {"pretrained.path": Needs("web_tiny")}
 
 SWEEP = Sweep(
-    config="configs/tabletop_study.py:tiny",
-    prerequisites=(
-        Arm(
-            name="web_tiny",
-            config="configs/tabletop_study.py:tiny",
-            set={"mixture.robot_share": 0.0, "loop.steps": 12_000},
-            seeds=(0,),
-        ),
-    ),
+    config=tabletop.config("tiny"),
+    prerequisites=(tabletop.web("tiny"),),
     baselines=("web_tiny",),
     arms=(
         *(
@@ -30,7 +22,7 @@ SWEEP = Sweep(
         Arm(name="rising", set={**START, "mixture.schedule": ((0, 0.2), (6000, 0.8))}),
     ),
     seeds=(0, 1, 2),
-    measures=measures.tabletop(KINDS),
+    measures=tabletop.measures(),
     reference="share_0.5",
     axis="mixture.robot_share",
     pareto=("VQA", "unseen"),
