@@ -46,7 +46,7 @@ def get_config(variant: str = "tiny") -> config_dict.ConfigDict:
     c.tabletop.questions.validation = 1200
     c.evaluation.questions = 1200
     c.evaluation.episodes = 210
-    c.loop.steps = 6_000
+    c.loop.steps = 12_000
     if variant == "small":
         c.model = to_config_dict(variants.TABLETOP_SMALL)
     return c

@@ -19,7 +19,7 @@ SWEEP = Sweep(
             for share in SHARES
         ),
         # As much robot data as 0.5 in all, most of it at the end.
-        Arm(name="rising", set={**START, "mixture.schedule": ((0, 0.2), (6000, 0.8))}),
+        Arm(name="rising", set={**START, "mixture.schedule": ((0, 0.2), (12_000, 0.8))}),
     ),
     seeds=(0, 1, 2),
     measures=tabletop.measures(),

@@ -4,7 +4,6 @@ from vla_jax.envs.tabletop import world
 from vla_jax.sweep.sweep import Arm
 
 _KINDS = ("locate", "extreme", "colour", "shape", "relation", "symbol")
-_STEPS = 12_000
 
 
 def config(size: str) -> str:
@@ -17,7 +16,7 @@ def web(size: str) -> Arm:
     return Arm(
         name=f"web_{size}",
         config=config(size),
-        set={"mixture.robot_share": 0.0, "loop.steps": _STEPS},
+        set={"mixture.robot_share": 0.0},
         seeds=(0,),
     )
 
