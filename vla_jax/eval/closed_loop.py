@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -175,26 +175,31 @@ def play(
         active = list(run(new_slot, range(count)))
         begin(active)
         while len(outcomes) < len(episodes):
-            observations = [policy.observer.look(slot.seen, slot.state) for slot in active]
-            instructions = [slot.observation["instruction"] for slot in active]
-            actions, _ = policy.act_batch(observations, instructions)
-            # A slot without an episode repeats its last observation to keep the batch size.
-            moves = [
-                (slot, action[0])
-                for slot, action in zip(active, actions, strict=True)
-                if slot.number not in outcomes
-            ]
-            ends = run(lambda move: move[0].step(move[1]), moves)
-            ended = [
-                (slot, info)
-                for (slot, _), (is_over, info) in zip(moves, ends, strict=True)
-                if is_over
-            ]
+            moving = [slot.number not in outcomes for slot in active]
+            ended = _step(policy, active, moving, run)
             for slot, info in ended:
                 outcomes[slot.number] = slot.outcome(episodes[slot.number], info)
                 on_progress(len(outcomes), len(episodes))
             begin([slot for slot, _ in ended])
     return [outcomes[number] for number in range(len(episodes))]
+
+
+def _step(
+    policy: Actor, slots: Sequence[_Slot], moving: Sequence[bool], run: Callable[..., Iterable[Any]]
+) -> list[tuple[_Slot, dict[str, Any]]]:
+    """Decides for all slots, and moves those that are in an episode.
+
+    Returns:
+      The slots whose episode ended, with its last info.
+    """
+    observations = [policy.observer.look(slot.seen, slot.state) for slot in slots]
+    instructions = [slot.observation["instruction"] for slot in slots]
+    # A slot without an episode repeats its last observation to keep the batch size.
+    actions, _ = policy.act_batch(observations, instructions)
+    rows = zip(slots, actions, moving, strict=True)
+    moves = [(slot, action[0]) for slot, action, is_moving in rows if is_moving]
+    ends = run(lambda move: move[0].step(move[1]), moves)
+    return [(slot, info) for (slot, _), (is_over, info) in zip(moves, ends, strict=True) if is_over]
 
 
 def digest(observation: Mapping[str, Any]) -> str:

@@ -11,10 +11,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from vla_jax.core.errors import UserError, nearest
+from vla_jax.core.errors import UserError
 from vla_jax.data.robots.language_table import SIMULATED
 from vla_jax.envs.language_table import source
 from vla_jax.envs.own_random import OwnRandom
+from vla_jax.envs.simulator import SimulatorEnv
 
 HEIGHT, WIDTH = 180, 320  # the simulator's camera
 MAX_STEPS = 200
@@ -23,7 +24,7 @@ _MAX_DRAWS = 100  # scenes until one is solvable; about nine in ten are
 _TABLE_LOW, _TABLE_HIGH = (0.05, -0.4048), (0.7, 0.4048)  # its own bounds of the effector, metres
 
 
-class LanguageTableEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
+class LanguageTableEnv(SimulatorEnv["_Simulation"]):
     """A rod pushes eight blocks about a table.
 
     Observation: `image` uint8 [180, 320, 3]; `instruction` text; `state` float32 [2], the rod's x
@@ -48,28 +49,15 @@ class LanguageTableEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     }
 
     def __init__(self, render_mode: str | None = None):
-        self.render_mode = render_mode
         source.load()
-        self.observation_space = gymnasium.spaces.Dict(
-            {
-                "image": gymnasium.spaces.Box(0, 255, (HEIGHT, WIDTH, 3), np.uint8),
-                "instruction": gymnasium.spaces.Text(_MAX_INSTRUCTION, charset=string.printable),
-                "state": gymnasium.spaces.Box(
-                    np.array(_TABLE_LOW, np.float32), np.array(_TABLE_HIGH, np.float32)
-                ),
-            }
-        )
-        self.action_space = gymnasium.spaces.Box(
-            np.array(SIMULATED.spec.low, np.float32), np.array(SIMULATED.spec.high, np.float32)
-        )
-        self._simulation: _Simulation | None = None
-
-    @property
-    def simulation(self) -> "_Simulation":
-        """The running episode; `reset` starts one."""
-        if self._simulation is None:
-            raise gymnasium.error.ResetNeeded("call reset() before using Language-Table")
-        return self._simulation
+        observations = {
+            "image": gymnasium.spaces.Box(0, 255, (HEIGHT, WIDTH, 3), np.uint8),
+            "instruction": gymnasium.spaces.Text(_MAX_INSTRUCTION, charset=string.printable),
+            "state": gymnasium.spaces.Box(
+                np.array(_TABLE_LOW, np.float32), np.array(_TABLE_HIGH, np.float32)
+            ),
+        }
+        super().__init__("language_table", SIMULATED.spec, observations, render_mode)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -84,17 +72,7 @@ class LanguageTableEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
           UserError: an unknown option or family.
         """
         super().reset(seed=seed)
-        options = options or {}
-        for name in sorted(set(options) - {"task"}):
-            raise UserError(f"language_table reset option {name!r}", expected="task")
-        families = source.FAMILIES
-        family = options.get("task", families[int(self.np_random.integers(len(families)))])
-        if family not in families:
-            raise UserError(
-                f"language_table task {family!r}",
-                expected=", ".join(families),
-                fix=nearest(str(family), families),
-            )
+        (family,) = self._choose(options, {"task": source.FAMILIES})
         self.close()
         self._simulation = _Simulation(family, int(self.np_random.integers(2**31)))
         return self._observe(), self._info(success=False)
@@ -116,12 +94,6 @@ class LanguageTableEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """What the policy sees: uint8 [180, 320, 3], or None without a render mode."""
         return None if self.render_mode is None else self.simulation.observation["rgb"]
-
-    def close(self) -> None:
-        """Ends the physics server."""
-        if self._simulation is not None:
-            self._simulation.close()
-            self._simulation = None
 
     def expert_action(self) -> np.ndarray:
         """The command of the simulator's oracle: float32 [2], metres, within bounds."""

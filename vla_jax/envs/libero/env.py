@@ -15,10 +15,10 @@ import gymnasium
 import numpy as np
 
 from vla_jax.core import packages
-from vla_jax.core.errors import UserError, nearest
 from vla_jax.data.robots.libero import SUITES, robot_of
 from vla_jax.envs import rendering
 from vla_jax.envs.own_random import OwnRandom
+from vla_jax.envs.simulator import SimulatorEnv
 
 INSTALL = "Install it: pip install 'vla_jax[libero]'"
 TASKS = tuple(map(str, range(10)))  # of each suite, in the benchmark's order
@@ -32,7 +32,7 @@ _SEED = 0  # of what the initial states leave open, as OpenVLA has it
 _SPEC = robot_of(SUITES[0]).spec
 
 
-class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
+class LiberoEnv(SimulatorEnv["_Simulation"]):
     """One of forty tasks of a Franka arm in a kitchen, an office or a living room.
 
     Observation: `image` and `wrist_image` uint8 [256, 256, 3], turned as the published sets have
@@ -51,28 +51,15 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": int(_SPEC.control_hz)}  # noqa: RUF012
 
     def __init__(self, render_mode: str | None = None):
-        self.render_mode = render_mode
         rendering.choose()
         _load()
         image = gymnasium.spaces.Box(0, 255, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-        self.observation_space = gymnasium.spaces.Dict(
-            {
-                **dict.fromkeys(_IMAGES, image),
-                "instruction": gymnasium.spaces.Text(256, charset=string.printable),
-                "state": gymnasium.spaces.Box(-np.inf, np.inf, (8,), np.float32),
-            }
-        )
-        self.action_space = gymnasium.spaces.Box(
-            np.array(_SPEC.low, np.float32), np.array(_SPEC.high, np.float32)
-        )
-        self._simulation: _Simulation | None = None
-
-    @property
-    def simulation(self) -> "_Simulation":
-        """The running episode; `reset` starts one."""
-        if self._simulation is None:
-            raise gymnasium.error.ResetNeeded("call reset() before using LIBERO")
-        return self._simulation
+        observations = {
+            **dict.fromkeys(_IMAGES, image),
+            "instruction": gymnasium.spaces.Text(256, charset=string.printable),
+            "state": gymnasium.spaces.Box(-np.inf, np.inf, (8,), np.float32),
+        }
+        super().__init__("libero", _SPEC, observations, render_mode)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -88,27 +75,13 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
           UserError: an unknown option, or a value that is none of its.
         """
         super().reset(seed=seed)
-        options = options or {}
-        for name in sorted(set(options) - {"suite", "task", "trial"}):
-            raise UserError(f"libero reset option {name!r}", expected="suite, task or trial")
-        suite = options.get("suite", SUITES[int(self.np_random.integers(len(SUITES)))])
-        task = options.get("task", TASKS[int(self.np_random.integers(len(TASKS)))])
-        trial = options.get("trial", int(self.np_random.integers(TRIALS)))
-        for name, value, values in (("suite", suite, SUITES), ("task", task, TASKS)):
-            if value not in values:
-                raise UserError(
-                    f"libero {name} {value!r}",
-                    expected=", ".join(values),
-                    fix=nearest(str(value), values),
-                )
-        if trial not in range(TRIALS):
-            raise UserError(f"libero trial {trial!r}", expected=f"0..{TRIALS - 1}")
-        if self._simulation is None or (self._simulation.suite, self._simulation.task) != (
-            *(suite, task),
-        ):
+        values = {"suite": SUITES, "task": TASKS, "trial": range(TRIALS)}
+        suite, task, trial = self._choose(options, values)
+        held = self._simulation
+        if held is None or (held.suite, held.task) != (suite, task):
             self.close()
             self._simulation = _Simulation(suite, task)
-        self._simulation.begin(trial)
+        self.simulation.begin(trial)
         return self._observe(), self._info(success=False)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
@@ -129,12 +102,6 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """What the policy sees: uint8 [256, 256, 3], or None without a render mode."""
         return None if self.render_mode is None else self._observe()["image"]
-
-    def close(self) -> None:
-        """Frees the simulator and its OpenGL context."""
-        if self._simulation is not None:
-            self._simulation.close()
-            self._simulation = None
 
     def _observe(self) -> dict[str, Any]:
         seen = self.simulation.observation

@@ -15,10 +15,11 @@ import gymnasium
 import numpy as np
 
 from vla_jax.core import packages
-from vla_jax.core.errors import UserError, nearest
+from vla_jax.core.errors import UserError
 from vla_jax.data.robots.metaworld import MAX_STEP, ROBOT
 from vla_jax.envs import rendering
 from vla_jax.envs.metaworld import tasks
+from vla_jax.envs.simulator import SimulatorEnv
 
 INSTALL = "Install it: pip install 'vla_jax[metaworld]'"
 GOALS = ("train", "test")
@@ -42,7 +43,7 @@ class MetaworldConfig:
             raise UserError("metaworld image_size", expected="16..480", found=self.image_size)
 
 
-class MetaworldEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
+class MetaworldEnv(SimulatorEnv["_Simulation"]):
     """One of fifty tasks of a Sawyer arm at a table.
 
     Observation: `image` uint8 [size, size, 3]; `instruction` text; `state` float32 [4], the
@@ -65,33 +66,20 @@ class MetaworldEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     def __init__(self, config: MetaworldConfig | None = None, render_mode: str | None = None):
         self.config = config or MetaworldConfig()
-        self.render_mode = render_mode
         rendering.choose()
         _load("metaworld")
         size = self.config.image_size
-        self.observation_space = gymnasium.spaces.Dict(
-            {
-                "image": gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8),
-                "instruction": gymnasium.spaces.Text(
-                    max(map(len, tasks.INSTRUCTIONS.values())),
-                    charset=string.ascii_lowercase + " ,-",
-                ),
-                "state": gymnasium.spaces.Box(
-                    np.array(_HAND_LOW, np.float32), np.array(_HAND_HIGH, np.float32)
-                ),
-            }
-        )
-        self.action_space = gymnasium.spaces.Box(
-            np.array(ROBOT.spec.low, np.float32), np.array(ROBOT.spec.high, np.float32)
-        )
-        self._simulation: _Simulation | None = None
-
-    @property
-    def simulation(self) -> "_Simulation":
-        """The running episode; `reset` starts one."""
-        if self._simulation is None:
-            raise gymnasium.error.ResetNeeded("call reset() before using Meta-World")
-        return self._simulation
+        observations = {
+            "image": gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8),
+            "instruction": gymnasium.spaces.Text(
+                max(map(len, tasks.INSTRUCTIONS.values())),
+                charset=string.ascii_lowercase + " ,-",
+            ),
+            "state": gymnasium.spaces.Box(
+                np.array(_HAND_LOW, np.float32), np.array(_HAND_HIGH, np.float32)
+            ),
+        }
+        super().__init__("metaworld", ROBOT.spec, observations, render_mode)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -107,15 +95,9 @@ class MetaworldEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
           UserError: an unknown option, or a value that is none of its.
         """
         super().reset(seed=seed)
-        options = options or {}
-        for name in sorted(set(options) - {"task", "goals", "goal"}):
-            raise UserError(f"metaworld reset option {name!r}", expected="task, goals or goal")
-        task = options.get("task", tasks.MT50[int(self.np_random.integers(len(tasks.MT50)))])
-        goal = options.get("goal", int(self.np_random.integers(tasks.GOALS)))
-        which = options.get("goals", GOALS[0])
-        _check("task", task, tasks.MT50)
-        _check("goals", which, GOALS)
-        _check("goal", goal, range(tasks.GOALS))
+        options = {"goals": GOALS[0]} | (options or {})
+        values = {"task": tasks.MT50, "goals": GOALS, "goal": range(tasks.GOALS)}
+        task, which, goal = self._choose(options, values)
         self.close()
         self._simulation = _Simulation(task, which, goal, self.config)
         return self._observe(), self._info(success=False)
@@ -136,12 +118,6 @@ class MetaworldEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """What the policy sees: uint8 [size, size, 3], or None without a render mode."""
         return None if self.render_mode is None else self.simulation.draw()
-
-    def close(self) -> None:
-        """Frees the simulator and its OpenGL context."""
-        if self._simulation is not None:
-            self._simulation.close()
-            self._simulation = None
 
     def expert_action(self) -> np.ndarray:
         """Meta-World's scripted policy for the task: float32 [4], real units, within bounds."""
@@ -227,13 +203,3 @@ def _from_simulator(command: np.ndarray) -> np.ndarray:
     """Inverts `_to_simulator`, float32 [4]; what is out of bounds is clipped."""
     command = np.asarray(command, np.float64).clip(-1, 1)
     return np.append(command[:3] * MAX_STEP, (1 - command[3]) / 2).astype(np.float32)
-
-
-def _check(option: str, value: Any, values: Sequence[Any]) -> None:
-    if value not in values:
-        names = [str(each) for each in values]
-        raise UserError(
-            f"metaworld {option} {value!r}",
-            expected=f"{names[0]}..{names[-1]}" if option == "goal" else ", ".join(names),
-            fix=nearest(str(value), names),
-        )
