@@ -13,6 +13,7 @@ from vla_jax.sweep.table import Table
 
 _COLUMNS = 3
 _PANEL = (4.2, 3.2)  # inches
+_PER_ARM = 0.28  # inches of a panel's height
 _DOTS = {"marker": "o", "s": 9, "alpha": 0.45, "linewidths": 0, "zorder": 3}
 _BARS = {"capsize": 3, "markersize": 5, "linewidth": 1.4}
 
@@ -31,9 +32,10 @@ def draw(table: Table, path: str | os.PathLike[str]) -> None:
     measures = list(table.sweep.measures)
     columns = min(_COLUMNS, len(measures))
     rows = math.ceil(len(measures) / columns)
-    size = (_PANEL[0] * columns, _PANEL[1] * rows)
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    by_arm = table.sweep.axis is None
+    height = max(_PANEL[1], _PER_ARM * len(table.arms)) if by_arm else _PANEL[1]
+    figure = Figure(figsize=(_PANEL[0] * columns, height * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=by_arm).flat
     for panel, measure in zip(panels, measures, strict=False):
         if table.sweep.axis is None:
             _by_arm(panel, table, measure)
@@ -85,19 +87,19 @@ def _is_beaten(point: tuple[float, float], others: Iterable[tuple[float, float]]
 def _by_arm(panel: Axes, table: Table, measure: str) -> None:
     arms = table.arms
     different = table.significant()
-    for x, arm in enumerate(arms):
+    for y, arm in enumerate(arms):
         values, mean = table.values(arm, measure), table.mean(arm, measure)
         if mean is None:
             continue
         colour = "C1" if arm == table.sweep.reference else "C0"
-        panel.scatter([x + 0.12] * len(values), values, color=colour, **_DOTS)
+        panel.scatter(values, [y + 0.2] * len(values), color=colour, **_DOTS)
         half = 0.0 if math.isnan(mean.half) else mean.half
-        panel.errorbar(x, mean.value, half, fmt="s", color=colour, **_BARS)
+        panel.errorbar(mean.value, y, xerr=half, fmt="s", color=colour, **_BARS)
         if (arm, measure) in different:
-            panel.annotate("*", (x, mean.value + half), ha="center", fontsize=14)
-    panel.set_xticks(range(len(arms)), arms, fontsize=8, rotation=20 if len(arms) > 2 else 0)
-    panel.set_xlim(-0.5, len(arms) - 0.5)
-    panel.margins(y=0.15)
+            panel.annotate("*", (mean.value + half, y), va="center", fontsize=14)
+    panel.set_yticks(range(len(arms)), arms, fontsize=8)
+    panel.set_ylim(len(arms) - 0.5, -0.5)  # in the order of the table
+    panel.margins(x=0.1)
 
 
 def _along(panel: Axes, table: Table, measure: str, axis: str) -> None:
