@@ -285,7 +285,8 @@ if peers.is_first():
 peers.wait("the first")
 """
     job = start_job(processes=2, program=program(work))
-    wait_for_work(job, 0)
+    for number in range(2):
+        wait_for_work(job, number)
     time.sleep(1)
     job.processes[1].send_signal(signal.SIGINT)
     (first, _, told), (second, _, _) = job.wait(30)
