@@ -13,7 +13,7 @@ SWEEP = Sweep(
         Arm(name="planned"),
     ),
     seeds=(0, 1, 2),
-    set={"evaluation.film": 0, "loop.eval_every": 1_000_000},
+    set={"evaluation.film": 0, "loop.eval_every": 1_000_000, "mesh.cpu_devices": 1},
     measures={
         "two_stage": "success/seen/two_stage",
         "pick": "success/seen/pick",

@@ -64,6 +64,12 @@ def test_a_token_that_leads_nowhere_is_illegal_and_room_is_kept_for_the_end():
     assert legal(found, 1, 2) == {2}
 
 
+def test_nothing_follows_a_text_that_may_be_cut_off():
+    free = automaton.text(np.array([False, True, True]), 2, 4)
+    with pytest.raises(ValueError, match="cut off"):
+        automaton.then(free, automaton.positions(np.eye(3, dtype=bool)), 7)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_random_automata_end_in_time_whatever_is_chosen(seed):
     rng = np.random.default_rng(seed)

@@ -111,7 +111,12 @@ def then(first: Automaton, second: Automaton, length: int) -> Automaton:
       first: must not be one that may be cut off.
       second: follows; its states keep their numbers, those of `first` lie behind them.
       length: most tokens of both.
+
+    Raises:
+      ValueError: `first` may be cut off.
     """
+    if not first.need[1:].all():
+        raise ValueError("nothing can follow a text that may be cut off anywhere")
     pairs = np.stack([first.classes, second.classes])
     kinds, classes = np.unique(pairs, axis=1, return_inverse=True)
     count = len(second.step)
