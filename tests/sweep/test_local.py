@@ -1,3 +1,4 @@
+import json
 import os
 import pathlib
 import signal
@@ -141,6 +142,16 @@ def test_a_run_made_from_another_prerequisite_is_stale(make_sweep, make_plan, wo
     assert states["a-seed0"].state is State.STALE
     assert states["a-seed0"].why == "web-seed0: config.loop.steps: 2 -> 3"
     assert states["b-seed0"].state is State.DONE
+
+
+def test_a_run_of_a_version_without_a_field_has_its_default(make_sweep, make_plan, work):
+    runs = make_plan(make_sweep())
+    work(runs)
+    path = runs[0].workdir / "config.json"
+    before = json.loads(path.read_text())
+    del before["loader"]["augment"]
+    path.write_text(json.dumps(before))
+    assert {found.state for found in stock.take(runs)} == {State.DONE}
 
 
 def test_a_run_may_go_on_with_other_threads(make_sweep, make_plan, work):

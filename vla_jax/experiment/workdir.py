@@ -57,6 +57,14 @@ _FREE = (
 )
 
 
+def as_now(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a run's config.json with the defaults of fields that the run's version lacked."""
+    try:
+        return config_lib.to_json(config_lib.build(RunConfig, config))
+    except UserError:  # fields that are gone show as differences
+        return config
+
+
 class Workdir:
     """Paths and small files of a run.
 
@@ -97,7 +105,7 @@ class Workdir:
         """
         wanted = config_lib.to_json(config)
         if self._config.exists():
-            changes = config_lib.differences(self._as_now(), wanted)
+            changes = config_lib.differences(as_now(read_json(self._config)), wanted)
             others = binding(changes)
             if others:
                 raise UserError(
@@ -160,14 +168,6 @@ class Workdir:
                 fix="Train first: vla-jax train --config=... --workdir=...",
             )
         return config_lib.build(RunConfig, read_json(self._config))
-
-    def _as_now(self) -> dict[str, Any]:
-        """Returns the configuration with the defaults of fields that the run's version lacked."""
-        before = read_json(self._config)
-        try:
-            return config_lib.to_json(config_lib.build(RunConfig, before))
-        except UserError:  # fields that are gone show as differences
-            return before
 
     def save_encoder(self, encoder: Encoder) -> None:
         """Writes tokenizer.json, fast/ where actions are written so, and policy.json."""

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from vla_jax.core import config as config_lib
 from vla_jax.core.errors import UserError
-from vla_jax.experiment.workdir import Workdir, binding, read_json, write_json
+from vla_jax.experiment.workdir import Workdir, as_now, binding, read_json, write_json
 from vla_jax.sweep.plan import Run
 
 
@@ -139,7 +139,7 @@ def last_line(run: Run) -> str:
 
 def _differences(here: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Compares two lineages."""
-    out = binding(config_lib.differences(here["config"], wanted["config"]))
+    out = binding(config_lib.differences(as_now(here["config"]), wanted["config"]))
     for name, need in wanted["needs"].items():
         if name not in here["needs"]:
             out.append(f"not known to be made from this {name}")
