@@ -32,7 +32,8 @@ def get_config(variant: str = "paligemma") -> config_dict.ConfigDict:
     c.sequence.suffix = 3
     c.loader.history = 2
     c.loader.batch_size = 128
-    c.loader.augment.crop = 0.95  # as the benchmark's own baseline
+    # Sides of 0.95, in the middle when it acts, as the benchmark's own baseline.
+    c.loader.augment.update(crop=0.9, centre=0.9)
     c.checkpoint.every = 2000
     c.loop.update(steps=60_000, log_every=50, eval_every=5000)
     c.optimizer.schedule.update(kind="cosine", warmup_steps=500)

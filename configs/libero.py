@@ -1,7 +1,8 @@
 """OpenVLA-7B adapted to one suite of LIBERO with LoRA, as its authors did.
 
-Rank 32 on all matrices, batch 128, rate 5e-4, 50,000 to 60,000 steps by suite, crops of nine tenths
-(openvla/openvla, README and vla-scripts/finetune.py; OpenVLA, appendix E). The checkpoint is looked
+Rank 32 on all matrices, batch 128, rate 5e-4, 50,000 to 60,000 steps by suite, random crops of nine
+tenths in training and those in the middle when it acts (openvla/openvla, README,
+vla-scripts/finetune.py and experiments/robot/libero; OpenVLA, appendix E). The checkpoint is looked
 for in `checkpoints/openvla-7b`, the dataset in `data/libero_spatial_no_noops/VERSION`: the
 published one, or LIBERO's files through `vla-jax ingest --format=libero_hdf5
 --name=libero_spatial_no_noops`. Afterwards `vla-jax eval WORKDIR --env=libero
@@ -38,7 +39,9 @@ def get_config(variant: str = "spatial") -> config_dict.ConfigDict:
     c.loader.batch_size = 128
     c.loader.threads = 16
     c.loader.resize = "lanczos"
-    c.loader.augment.update(crop=0.9, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05)
+    c.loader.augment.update(
+        crop=0.9, centre=0.9, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05
+    )
     c.mesh.update(data=1, fsdp=-1)
     c.optimizer.learning_rate = 5e-4
     c.checkpoint.every = 2500

@@ -238,6 +238,7 @@ def build_policy(
     gain=1.2,
     prefix=40,
     tokens=None,
+    centre=1.0,
 ):
     tokenizer, actions = tokens or tabletop_tokens(scheme)
     (name,) = actions
@@ -262,6 +263,7 @@ def build_policy(
             views=views,
             history=history,
             image_size=config.vision.image_size,
+            centre=centre,
             state=config.state,
             statistics=encoder.states.get(name),
         ),
@@ -271,7 +273,9 @@ def build_policy(
 
 def build_two_views():
     config = dataclasses.replace(CONFIGS["every_head"], param_dtype="bfloat16", unroll=2)
-    return build_policy(config, prompt="rt2", views=("front", "wrist"), seed=3, prefix=80)
+    return build_policy(
+        config, prompt="rt2", views=("front", "wrist"), seed=3, prefix=80, centre=0.8
+    )
 
 
 OTHERS = {

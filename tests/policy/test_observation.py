@@ -67,6 +67,17 @@ def test_a_stored_example_is_looked_at_like_a_camera():
     assert seen.state_mask.tolist() == [True] * 3 + [False] * 2
 
 
+@pytest.mark.parametrize("resize", ["linear", "lanczos"])
+def test_the_middle_of_an_image_may_be_all_that_is_looked_at(resize):
+    # Half of each side: 10 of 20 rows, 12 of 24 columns.
+    wanted = images_lib.resize(picture(1)[5:15, 6:18], 8, resize)
+    takes = observer(views=("front",), history=1, centre=0.25, resize=resize)
+    np.testing.assert_array_equal(takes.look({"front": picture(1)}).images[0], wanted)
+    images = {"front": (png(picture(1)),)}
+    stored = Example(images=images, prefix="go", dataset="arm", episode=0)
+    np.testing.assert_array_equal(takes.read(stored).images[0], wanted)
+
+
 def test_a_robot_without_state_has_none_known():
     seen = observer(state=5, views=("front",)).look({"front": picture(1)})
     assert seen.state_mask is not None

@@ -14,7 +14,7 @@ import selftest
 import torch_policy
 from small_policies import export
 
-from vla_jax.data import images
+from vla_jax.data import augment, images
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 60, 3), np.uint8)
 
@@ -164,6 +164,14 @@ def test_the_program_ends_in_one_line(exported, tmp_path, capsys, monkeypatch, c
     assert str(stop.value).startswith("torch_policy: ")
     assert "\n" not in str(stop.value)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("share", [1.0, 0.9, 0.3])
+@pytest.mark.parametrize("shape", [(32, 32), (47, 63), (300, 333)])
+def test_the_middle_is_that_of_training(shape, share):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    wanted = image[augment.box(augment.centre(share), *shape)]
+    np.testing.assert_array_equal(exported_policy._centre(image, share), wanted)
 
 
 @pytest.mark.parametrize("method", ["linear", "lanczos"])

@@ -219,6 +219,7 @@ def make_policies(
                 history=config.loader.history,
                 image_size=config.model.vision.image_size,
                 resize=config.loader.resize,
+                centre=config.loader.augment.centre,
                 state=config.model.state,
                 statistics=encoder.states.get(name),
             ),

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import tokenizers
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 INCOMPLETE = "INCOMPLETE"  # a file of this name: the export was refused, or did not finish
 IMAGE_TOKEN, STATE_TOKEN = -1, -2  # prefix ids in whose place the model puts images and state
 _PLACES = {"<image>": IMAGE_TOKEN, "<state>": STATE_TOKEN}
@@ -133,10 +133,12 @@ class ExportedPolicy:
         instruction: str,
         state: "np.ndarray | None" = None,
     ) -> Inputs:
-        """Checks, resizes and stacks what `act` is given, as in training."""
+        """Checks, crops, resizes and stacks what `act` is given, as in training."""
         if set(images) != set(self.views):
             raise ValueError(f"images: expected the views {self.views}, found {tuple(images)}")
-        size, resize = (self.description["image"][key] for key in ("size", "resize"))
+        size, resize, share = (
+            self.description["image"][key] for key in ("size", "resize", "centre")
+        )
         slots = self.history * len(self.views)
         pixels, mask = np.zeros((slots, size, size, 3), np.uint8), np.zeros(slots, bool)
         for number, view in enumerate(self.views):
@@ -149,7 +151,8 @@ class ExportedPolicy:
                 )
             for step, image in enumerate(steps, start=self.history - len(steps)):
                 slot = step * len(self.views) + number
-                pixels[slot] = _resize(_checked(np.asarray(image), view), size, resize)
+                middle = _centre(_checked(np.asarray(image), view), share)
+                pixels[slot] = _resize(middle, size, resize)
                 mask[slot] = True
         return Inputs(pixels, mask, self.prefix(instruction), *self._state(state))
 
@@ -244,6 +247,17 @@ def _checked(image: np.ndarray, view: str) -> np.ndarray:
         found = f"{image.dtype} {list(image.shape)}"
         raise ValueError(f"image {view}: expected RGB uint8 [y, x, 3], found {found}")
     return image
+
+
+def _centre(image: np.ndarray, share: float) -> np.ndarray:
+    """Returns the middle of an image, so much of its area."""
+    if share == 1:
+        return image
+    side = share**0.5
+    sides = [max(1, round(side * length)) for length in image.shape[:2]]
+    starts = [int((1 - side) / 2 * length) for length in image.shape[:2]]
+    (top, rows), (left, columns) = zip(starts, sides, strict=True)
+    return image[top : top + rows, left : left + columns]
 
 
 def _resize(image: np.ndarray, size: int, method: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What a policy looks at: images of the present and the past, and where the robot is."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from vla_jax.actions.statistics import Statistics
 from vla_jax.core.arrays import Bool, Float, UInt8
 from vla_jax.core.batch import Example
 from vla_jax.core.errors import UserError
+from vla_jax.data import augment
 from vla_jax.data import images as images_lib
 
 
@@ -48,6 +50,7 @@ class Observer:
       history: steps whose images the model takes, the present one last.
       image_size: side of the images the model takes, pixels.
       resize: how images are resized.
+      centre: share of the area of images that is looked at (`AugmentConfig.centre`).
       state: size of the state the model takes, 0 for none.
       statistics: of the robot's state; None where it has none.
     """
@@ -59,11 +62,13 @@ class Observer:
         history: int = 1,
         image_size: int,
         resize: images_lib.Resize = "linear",
+        centre: float = 1.0,
         state: int = 0,
         statistics: Statistics | None = None,
     ):
         self.views, self.history, self.image_size = tuple(views), history, image_size
         self.resize: images_lib.Resize = resize
+        self.centre, self._crop = centre, augment.centre(centre)
         self.state = state
         self._normalizer = None if statistics is None else Normalizer(statistics)
 
@@ -72,7 +77,7 @@ class Observer:
         images: Mapping[str, UInt8[np.ndarray, "y x 3"] | Sequence[UInt8[np.ndarray, "y x 3"]]],
         state: Float[np.ndarray, " s"] | None = None,
     ) -> Observation:
-        """Checks, resizes and stacks what cameras and joints say.
+        """Checks, crops, resizes and stacks what cameras and joints say.
 
         Args:
           images: view name -> uint8 RGB of any size, or the last of them, oldest first.
@@ -107,7 +112,8 @@ class Observer:
         Raises:
           UserError: an image is damaged.
         """
-        at_least = self.image_size if self.resize == "linear" else None
+        side = math.sqrt(self.centre)
+        at_least = math.ceil(self.image_size / side) if self.resize == "linear" else None
         windows = {
             view: [
                 None if data is None else images_lib.decode(data, example.name, at_least=at_least)
@@ -129,7 +135,8 @@ class Observer:
                 if image is not None:
                     slot = step * len(self.views) + number
                     mask[slot] = True
-                    images[slot] = images_lib.resize(image, size, self.resize)
+                    middle = image[augment.box(self._crop, *image.shape[:2])]
+                    images[slot] = images_lib.resize(middle, size, self.resize)
         if not self.state:
             return Observation(images=images, image_mask=mask)
         values, known = np.zeros(self.state, np.float32), np.zeros(self.state, bool)

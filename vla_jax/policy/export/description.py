@@ -9,7 +9,7 @@ from vla_jax.policy.policy import Policy
 from vla_jax.tokens import prompts
 from vla_jax.tokens.action_tokens import ActionTokens
 
-FORMAT_VERSION = 3  # exported_policy.py reads this one
+FORMAT_VERSION = 4  # exported_policy.py reads this one
 
 # The gate. Logits are compared in units of their standard deviation.
 PARITY = {
@@ -64,6 +64,7 @@ def describe(policy: Policy, config: VLMConfig, form: str, dtype: str) -> dict[s
         "image": {
             "size": observer.image_size,
             "channels": "RGB uint8",
+            "centre": observer.centre,  # share of the area that is looked at
             "resize": observer.resize,  # to a square; `_resize` in exported_policy.py says how
         },
         "state": {
