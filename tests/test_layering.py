@@ -58,6 +58,7 @@ ALONE = {
     f"policy/{name}.py"
     for name in (
         "exported_policy",
+        "exported_tokens",
         "jax_policy",
         "selftest",
         "torch_hf",

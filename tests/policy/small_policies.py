@@ -14,6 +14,7 @@ from flax import nnx
 from tokenizers import models, normalizers
 
 from vla_jax.actions.bins import Bins
+from vla_jax.actions.normalize import Normalizer
 from vla_jax.actions.spec import ActionSpec
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core import trees
@@ -28,7 +29,9 @@ from vla_jax.policy.observation import Observation, Observer
 from vla_jax.policy.policy import Policy
 from vla_jax.tokens import action_tokens
 from vla_jax.tokens.encoder import Encoder
-from vla_jax.tokens.prompts import PromptsConfig
+from vla_jax.tokens.fast import Fast, FastConfig
+from vla_jax.tokens.fast_tokens import FastTokens
+from vla_jax.tokens.prompts import MARKER, OPENING, PromptsConfig
 from vla_jax.tokens.sequence import SequenceConfig
 from vla_jax.tokens.tokenizer import Tokenizer
 
@@ -42,6 +45,7 @@ INSTRUCTIONS = (
     "pick up the star",
 )
 BINS = 64
+CHUNK = 3  # steps that FAST writes as one
 STATE = 5  # dimensions of the robot; models that take a state have room for more
 
 
@@ -179,6 +183,19 @@ def tabletop_tokens(scheme):
     return tokenizer, {"tabletop": action_tokens.ActionTokens(spec, statistics, ids)}
 
 
+def fast_tokens():
+    """Chunks of the tabletop in FAST, with rows of its own."""
+    spec = TABLETOP.spec
+    tokenizer = Tokenizer.train([*INSTRUCTIONS, OPENING, MARKER], 300, BINS)
+    chunks = np.random.default_rng(1).uniform(spec.low, spec.high, (200, CHUNK, spec.size))
+    statistics = Statistics.of(chunks.reshape(-1, spec.size).astype(np.float32))
+    scaled = Normalizer(statistics, spec).normalize(chunks)
+    fast = Fast.train([scaled], FastConfig(size=300))
+    chosen = action_tokens.ActionTokensConfig(scheme="fast", initialization="mean")
+    tokenizer, ids = action_tokens.choose_ids(chosen, tokenizer, len(fast.pieces))
+    return tokenizer, {"tabletop": FastTokens(spec, statistics, ids, fast)}
+
+
 def llama_tokenizer():
     """Builds a tokenizer whose ids lie as in Llama 2: bytes, a lone space at 29871."""
     names = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
@@ -239,6 +256,7 @@ def build_policy(
     prefix=40,
     tokens=None,
     centre=1.0,
+    plan="none",
 ):
     tokenizer, actions = tokens or tabletop_tokens(scheme)
     (name,) = actions
@@ -247,8 +265,8 @@ def build_policy(
     encoder = Encoder(
         tokenizer,
         actions,
-        PromptsConfig(robot=prompt),
-        SequenceConfig(prefix=prefix, suffix=10 * chunk),
+        PromptsConfig(robot=prompt, plan=plan),
+        SequenceConfig(prefix=prefix, suffix=10 * chunk + (0 if plan == "none" else 30), plan=6),
         chunk=chunk,
         states={name: Statistics.of(states)} if config.state else {},
         image_tokens=config.image_tokens * len(views) * history if images_inside else 0,
@@ -278,7 +296,13 @@ def build_two_views():
     )
 
 
+def build_planner(config=CONFIGS["multi_query"]):
+    """A policy that says a plan, and then writes a chunk with FAST: texts of any length."""
+    return build_policy(config, tokens=fast_tokens(), chunk=CHUNK, plan="expert", seed=9, prefix=80)
+
+
 OTHERS = {
+    "planner": build_planner,
     "every_head": lambda: build_policy(CONFIGS["every_head"], scheme="extend", seed=4),
     "two_views": build_two_views,
     "gemma2": lambda: build_policy(CONFIGS["gemma2"], views=("a", "b"), history=2, seed=5),

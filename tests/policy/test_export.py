@@ -62,7 +62,7 @@ def test_rounded_weights_decode_the_same_tokens_in_float32(multi_query, tmp_path
     assert found[dtype]["choices"] > 0.9
 
 
-@pytest.mark.parametrize("name", ["pyramid", "palme"])
+@pytest.mark.parametrize("name", ["pyramid", "palme", "planner"])
 def test_stablehlo_computes_what_the_model_does(name, tiny, tmp_path):
     built = tiny if name == "pyramid" else OTHERS[name]()
     out = export(built, tmp_path / "policy", look_around(built), form="jax")
@@ -178,5 +178,5 @@ def test_a_file_on_the_way_is_named(tiny, tmp_path):
 def test_another_format_version_is_refused(exported, tmp_path):
     description = json.loads((exported / "policy.json").read_text())
     (tmp_path / "policy.json").write_text(json.dumps(description | {"format_version": 2}))
-    with pytest.raises(ValueError, match="expected format 4"):
+    with pytest.raises(ValueError, match="expected format 5"):
         torch_policy.TorchPolicy.load(tmp_path)

@@ -49,11 +49,18 @@ def test_the_gate_wants_every_dtype_and_64_prompts():
     assert "float32: fewer" in gate.failures(report(float32=good | {"prompts": 63}), "float32")[0]
 
 
-def test_differences_are_in_units_of_the_deviation():
-    expected = np.array([[0.0, 2.0, 4.0, 2.0]]) * 10
-    found = selftest._difference(expected + np.array([[0.0, 0.0, 0.0, 1.0]]), expected)
-    assert found["logits_max"] == pytest.approx(1 / expected.std())
-    assert found["logits_rms"] == pytest.approx(0.5 / expected.std())
+@pytest.mark.parametrize("behind", [0, 3])
+def test_differences_are_in_units_of_the_deviation(behind):
+    written = np.array([[[0.0, 2.0, 4.0, 2.0]]]) * 10
+    expected, found = (
+        np.pad(logits, ((0, 0), (0, behind), (0, 0)))  # the text ended: all is 0
+        for logits in (written, written + np.array([0.0, 0.0, 0.0, 1.0]))
+    )
+    difference = selftest._difference(found, {"logits": expected})
+    assert difference["logits_max"] == pytest.approx(1 / written.std())
+    assert difference["logits_rms"] == pytest.approx(0.5 / written.std())
+    found[:, 1:] = np.nan
+    assert np.isnan(selftest._difference(found, {"logits": expected})["logits_max"]) == (behind > 0)
 
 
 def test_a_program_that_dies_is_quoted(tmp_path):

@@ -41,9 +41,9 @@ def paligemma_1():
     return build_policy(CONFIGS["multi_query"], prompt="openvla", seed=2, prefix=80)
 
 
-@pytest.fixture(scope="module", params=["paligemma", "paligemma2"])
+@pytest.fixture(scope="module", params=["paligemma", "paligemma2", "planner"])
 def built(request):
-    return paligemma_1() if request.param == "paligemma" else OTHERS["paligemma2"]()
+    return paligemma_1() if request.param == "paligemma" else OTHERS[request.param]()
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +158,13 @@ def test_a_rounded_table_of_positions_is_refused():
 @pytest.fixture(scope="module")
 def bridge():
     return build_openvla()
+
+
+def test_openvla_has_no_plans_and_no_chunks_of_fast():
+    with pytest.raises(UserError, match="scheme: expected one token for each number, found fast"):
+        openvla.check(wanted(OTHERS["planner"]()))
+    with pytest.raises(UserError, match="plan: expected none, found expert"):
+        openvla.check(wanted(build_policy(CONFIGS["openvla"], plan="expert")))
 
 
 @pytest.fixture

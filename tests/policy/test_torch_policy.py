@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import selftest
 import torch_policy
-from small_policies import export
+from small_policies import CHUNK, INSTRUCTIONS, OTHERS, export, look_around
 
 from vla_jax.data import augment, images
 
@@ -41,6 +41,28 @@ def test_any_image_size_gives_the_action_of_jax(tiny, loaded, size):
         assert theirs.values.dtype == ours.values.dtype
         assert theirs.terminate is ours.terminate
         assert theirs.milliseconds.keys() == ours.milliseconds.keys()
+
+
+def test_a_plan_and_a_chunk_are_those_of_jax(tmp_path, capsys):
+    built = OTHERS["planner"]()
+    out = export(built, tmp_path / "policy", look_around(built, 1))
+    loaded = torch_policy.TorchPolicy.load(out)
+    texts = set()
+    for seed in range(8):
+        image = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)
+        ours = built.policy.act({"primary": image}, INSTRUCTIONS[seed % 4])
+        theirs = loaded.act({"primary": image}, INSTRUCTIONS[seed % 4])
+        np.testing.assert_array_equal(theirs.tokens, ours.tokens)
+        np.testing.assert_allclose(theirs.values, ours.values, rtol=1e-6, atol=1e-7)
+        assert (theirs.plan, theirs.terminate) == (ours.plan, ours.terminate)
+        assert theirs.values.shape == (CHUNK, 8)
+        texts.add(theirs.plan)
+    assert len(texts) > 1
+    file = tmp_path / "image.png"
+    cv2.imwrite(str(file), image[..., ::-1])
+    arguments = ["--image", str(file), "--instruction", INSTRUCTIONS[3]]
+    selftest.main(torch_policy.TorchPolicy.load, out, arguments)
+    assert capsys.readouterr().out.splitlines()[-2] == f"plan {theirs.plan}"
 
 
 @pytest.mark.parametrize(

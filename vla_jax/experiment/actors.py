@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,9 @@ from vla_jax.eval.closed_loop import Actor
 from vla_jax.experiment import load, sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.workdir import Workdir
-from vla_jax.policy.exported_policy import ExportedPolicy
+
+if TYPE_CHECKING:  # a program of an export: it imports its neighbours as they lie in a folder
+    from vla_jax.policy.exported_policy import ExportedPolicy
 
 _PROGRAMS = {"jax": ("jax_policy", "JaxPolicy")}  # of the other formats: PyTorch
 _TORCH = ("torch_policy", "TorchPolicy")
@@ -51,7 +53,7 @@ class _OneByOne:
 
     history: int
 
-    def __init__(self, policy: ExportedPolicy):
+    def __init__(self, policy: "ExportedPolicy"):
         self._policy = policy
         self.observer, self.views, self.history = self, policy.views, policy.history
 

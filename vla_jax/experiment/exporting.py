@@ -21,8 +21,6 @@ from vla_jax.policy.export.format import Format, Options, Wanted
 from vla_jax.policy.observation import Observation
 from vla_jax.policy.policy import Policy
 from vla_jax.runtime import progress
-from vla_jax.tokens.encoder import Encoder
-from vla_jax.tokens.fast_tokens import FastTokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,7 +144,6 @@ def _check(
                 expected=f"ids below {encoder.tokenizer.size}, as its tokenizer has",
                 found=largest,
             )
-        _check_text(encoder, name)
         if options.peft:
             adapters.check(config, form.name)
         views = [v for v in config.loader.views if v in sources.robots(config)[name].images]
@@ -159,22 +156,6 @@ def _check(
                 options=options,
             )
         )
-
-
-def _check_text(encoder: Encoder, robot: str) -> None:
-    """Refuses what the programs of an export cannot decode: their actions have one length."""
-    tokens = encoder.actions[robot]
-    found = {
-        "config.prompts.plan": "" if encoder.plan_frame is None else encoder.prompts.plan,
-        "config.action_tokens.scheme": "fast" if isinstance(tokens, FastTokens) else "",
-    }
-    for field, value in found.items():
-        if value:
-            raise UserError(
-                f"export cannot express {field}={value}",
-                expected="a fixed number of action tokens and nothing before them",
-                fix="Run it from its workdir: vla-jax act or vla-jax eval",
-            )
 
 
 def _computing(config: RunConfig, dtype: Any, param_dtype: Any) -> RunConfig:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vla_jax.core.arrays import Array, Bool, Float, Int
+from vla_jax.core.arrays import Array, Float, Int
 from vla_jax.tokens.automaton import Automaton
 
 Decoder = Callable[..., Array]
@@ -23,7 +23,7 @@ class Rules(NamedTuple):
     classes: Int[Array, " v"]
     step: Int[Array, "s c"]
     need: Int[Array, " s"]
-    start: int
+    start: int | Int[Array, ""]
     length: int
 
     @classmethod
@@ -31,14 +31,6 @@ class Rules(NamedTuple):
         """Returns the rules of an automaton."""
         tables = map(jnp.asarray, (automaton.classes, automaton.step, automaton.need))
         return cls(*tables, start=automaton.start, length=automaton.length)
-
-    @classmethod
-    def of_positions(cls, legal: Bool[Array, "n v"]) -> "Rules":
-        """Returns the rules of `automaton.positions`, of a mask that is not known yet."""
-        n, v = legal.shape
-        after = jnp.arange(n, dtype=jnp.int32)[:, None]
-        step = jnp.concatenate([jnp.full((1, v), -1, jnp.int32), jnp.where(legal[::-1], after, -1)])
-        return cls(jnp.arange(v), step, jnp.arange(n + 1, dtype=jnp.int32), n, n)
 
     def choose(
         self, logits: Float[Array, "b v"], state: Int[Array, " b"], left: Int[Array, ""] | int
@@ -91,7 +83,7 @@ def greedy(
     Args:
       model: a VLM.
       rules: what is legal.
-      watch: what to keep of the logits [b, v] of a position, before the mask.
+      watch: what to keep of the logits [b, v] of a position, before the mask, [b, i].
       **inputs: what `VLM.prefill` takes, by name.
 
     Returns:
@@ -105,9 +97,11 @@ def greedy(
         return jax.lax.dynamic_update_index_in_dim(all_places, value, place, 1)
 
     def write(place: Any, logits: Array, state: Array, out: Any) -> tuple[Array, Array, Any]:
-        token, state = rules.choose(logits[:, 0], state, n - place)
-        found = (token, watch(logits[:, 0]))
-        return token, state, jax.tree.map(lambda rows, value: put(rows, place, value), out, found)
+        token, after = rules.choose(logits[:, 0], state, n - place)
+        is_open = (state > 0)[:, None]
+        kept = jax.tree.map(lambda x: jnp.where(is_open, x, 0), watch(logits[:, 0]))
+        found = (token, kept)
+        return token, after, jax.tree.map(lambda rows, value: put(rows, place, value), out, found)
 
     shapes = jax.eval_shape(lambda logits: (state, watch(logits[:, 0])), logits)
     empty = jax.tree.map(lambda s: jnp.zeros((s.shape[0], n, *s.shape[1:]), s.dtype), shapes)

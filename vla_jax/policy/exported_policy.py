@@ -1,4 +1,4 @@
-"""An exported folder, read: observations -> the model's inputs, token ids -> an action.
+"""An exported folder, read: observations -> the model's inputs, and its tokens -> an action.
 
 The part of a stand-alone policy that does not depend on what computes the model; it is copied into
 every export beside the program that does. Needs numpy, tokenizers, and OpenCV or Pillow for images
@@ -13,10 +13,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import exported_tokens
 import numpy as np
 import tokenizers
+from exported_tokens import Grammar
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 INCOMPLETE = "INCOMPLETE"  # a file of this name: the export was refused, or did not finish
 IMAGE_TOKEN, STATE_TOKEN = -1, -2  # prefix ids in whose place the model puts images and state
 _PLACES = {"<image>": IMAGE_TOKEN, "<state>": STATE_TOKEN}
@@ -29,14 +31,16 @@ class Action:
 
     Attributes:
       values: float32 [n, a] in robot units, n steps to be executed in order.
-      tokens: int32 [n * a], as decoded.
+      tokens: int32 [t], as decoded: a plan, if there is one, and the action, padded with 0.
       terminate: True if the first step ends the episode.
+      plan: what the policy said it was about to do; empty for one that does not plan.
       milliseconds: time of the stages `prepare` and `decode`.
     """
 
     values: np.ndarray
     tokens: np.ndarray
     terminate: bool
+    plan: str
     milliseconds: Mapping[str, float]
 
 
@@ -63,12 +67,13 @@ class Model(Protocol):
     """What computes: one prefill, then greedy steps."""
 
     def decode(
-        self, inputs: Inputs, legal: Sequence[np.ndarray], wanted: np.ndarray
+        self, inputs: Inputs, grammar: Grammar, wanted: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Decodes one token per entry of `legal`, each the likeliest of the ids in it (sorted).
+        """Decodes tokens, each the likeliest of those that may stand there.
 
         Returns:
-          Tokens int32 [t], and float32 [t, v], the logits of the ids `wanted` at each of them.
+          Tokens int32 [t], and float32 [t, v], the logits of the ids `wanted` at each of them, both
+          as long as the grammar's longest text and 0 behind the end.
         """
         ...
 
@@ -96,7 +101,8 @@ class ExportedPolicy:
         self.names, self.units = tuple(spec["names"]), tuple(spec["units"])
         self.views = tuple(self.description["views"])
         self.history = int(self.description["history"])
-        self.legal = legal_ids(self.description)
+        self.grammar = Grammar.load(folder)
+        self._actions = exported_tokens.open_actions(folder, self.description)
 
     def act(
         self,
@@ -120,12 +126,18 @@ class ExportedPolicy:
         start = time.perf_counter()
         inputs = self.look(images, instruction, state)
         prepared = time.perf_counter()
-        tokens, _ = self.model.decode(inputs, self.legal, np.zeros(0, np.int64))
-        values = self.values(tokens)
+        tokens, _ = self.model.decode(inputs, self.grammar, np.zeros(0, np.int64))
+        values, plan = self.read(tokens)
         done = time.perf_counter()
         stages = {"prepare": 1e3 * (prepared - start), "decode": 1e3 * (done - prepared)}
         terminate = dict(zip(self.names, values[0], strict=True)).get("terminate", 0) > 0.5
-        return Action(values=values, tokens=tokens, terminate=bool(terminate), milliseconds=stages)
+        return Action(
+            values=values,
+            tokens=tokens,
+            terminate=bool(terminate),
+            plan=plan,
+            milliseconds=stages,
+        )
 
     def look(
         self,
@@ -176,18 +188,11 @@ class ExportedPolicy:
             raise ValueError(f"prompt {text!r}: expected at most {room} tokens, found {len(ids)}")
         return np.array(ids, np.int32)
 
-    def values(self, tokens: np.ndarray) -> np.ndarray:
-        """Turns ids into robot units, float32 [n, a]: bin centres between the bounds."""
-        spec, bounds = self.description["action_spec"], self.description["bounds"]
-        bin_of = {token: k for k, token in enumerate(self.description["action_token_ids"])}
-        index = np.array([bin_of[int(token)] for token in tokens]).reshape(-1, len(self.names))
-        low, high = np.asarray(bounds["low"]), np.asarray(bounds["high"])
-        rows = [np.array(row, np.float32) for row in self.description["bins"]["centres"]]
-        bins = enumerate(np.minimum(index[:, d], len(row) - 1) for d, row in enumerate(rows))
-        x = np.stack([rows[d][k] for d, k in bins], axis=1)
-        ranged = (low + (x + 1) / 2 * (high - low)).astype(np.float32)
-        exact = index + np.asarray(spec["low"])
-        return np.where(spec["discrete"], exact, ranged).astype(np.float32)
+    def read(self, tokens: np.ndarray) -> tuple[np.ndarray, str]:
+        """Turns decoded tokens into robot units, float32 [n, a], and the plan before them."""
+        ids, plan = self.description["action_token_ids"], self.description["plan"]
+        words, of_action = exported_tokens.split(tokens, ids, plan)
+        return self._actions.read(of_action), self._tokenizer.decode(words.tolist())
 
     def _state(self, state: "np.ndarray | None") -> tuple["np.ndarray | None", "np.ndarray | None"]:
         """Returns the state as the model takes it, and which of it the robot has."""
@@ -228,18 +233,6 @@ def read(folder: str | pathlib.Path, *, unchecked: bool = False) -> dict[str, An
         reason = (folder / INCOMPLETE).read_text().strip()
         raise ValueError(f"{folder} is marked incomplete: {reason}")
     return description
-
-
-def legal_ids(description: Mapping[str, Any]) -> list[np.ndarray]:
-    """Returns which ids may stand at each position, sorted: discrete dimensions have few."""
-    spec, ids = description["action_spec"], description["action_token_ids"]
-    bins = map(len, description["bins"]["centres"])
-    ranges = zip(spec["discrete"], spec["low"], spec["high"], bins, strict=True)
-    step = [
-        np.sort(np.asarray(ids[: int(high - low) + 1 if discrete else count], np.int64))
-        for discrete, low, high, count in ranges
-    ]
-    return step * description["chunk"]
 
 
 def _checked(image: np.ndarray, view: str) -> np.ndarray:

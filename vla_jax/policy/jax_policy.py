@@ -9,7 +9,6 @@ the package that trained the policy.
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import selftest
 from exported_policy import ExportedPolicy, Inputs, read
+from exported_tokens import Grammar
 from safetensors.flax import load_file
 
 
@@ -46,16 +46,14 @@ class Program:
                 node[last] = jax.device_put(value, self._device)
         self._call = jax.jit(jax.export.deserialize(bytearray(file.read_bytes())).call)
         self._room = description["sequence"]["prefix"]
-        self._vocabulary = description["model"]["vocabulary"]
         self._pad = description["special_tokens"]["pad"]
 
     def decode(
-        self, inputs: Inputs, legal: Sequence[np.ndarray], wanted: np.ndarray
+        self, inputs: Inputs, grammar: Grammar, wanted: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Decodes greedily: see `exported_policy.Model`."""
-        mask = np.zeros((len(legal), self._vocabulary), bool)
-        for row, ids in zip(mask, legal, strict=True):
-            row[ids] = True
+        tables = {name: getattr(grammar, name) for name in ("classes", "step", "need", "start")}
+        rules = {name: np.asarray(table, np.int32) for name, table in tables.items()}
         row = np.full(self._room, self._pad, np.int32)
         row[self._room - len(inputs.prefix) :] = inputs.prefix
         named = {k: v for k, v in dataclasses.asdict(inputs).items() if v is not None}
@@ -63,7 +61,7 @@ class Program:
         del named["prefix"]
         batch = {name: jnp.asarray(value)[None] for name, value in named.items()}
         with jax.default_device(self._device):
-            tokens, logits = self._call(self._params, mask, batch)
+            tokens, logits = self._call(self._params, rules, batch)
         return np.asarray(tokens[0]), np.asarray(logits[0][:, wanted])
 
 

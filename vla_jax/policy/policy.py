@@ -114,8 +114,12 @@ class Policy:
         """Decides on b observations; returns actions and tokens, as in `Action`."""
         prefixes = self._prefixes(instructions, robot=True)
         tokens = self._run(self._decode_action, observations, prefixes)
+        return self.values(tokens), tokens
+
+    def values(self, tokens: Int[np.ndarray, "b t"]) -> Float[np.ndarray, "b n a"]:
+        """Returns the actions that decoded tokens stand for, as in `Action`."""
         strings = [self.encoder.split(row)[1] for row in tokens]
-        return np.stack([self.action_tokens.read(string) for string in strings]), tokens
+        return np.stack([self.action_tokens.read(string) for string in strings])
 
     def plan(self, tokens: Int[np.ndarray, " t"]) -> str:
         """Returns what tokens of an action say before it, if anything."""

@@ -1,7 +1,7 @@
 """Does an exported policy compute what it was exported from? Its golden frames say.
 
 `golden.npz` holds observations, prompts, and for each what JAX decoded in float32 from the exported
-weights: tokens, actions, and the logits of some ids at every position. Also a few observations as
+weights: tokens, actions, and the logits of some ids at every token. Also a few observations as
 cameras give them, with what they become. This is copied into every export.
 """
 
@@ -34,22 +34,22 @@ def measure(policy: ExportedPolicy, golden: Mapping[str, np.ndarray]) -> dict[st
     texts, tokens, values, logits = golden["instructions"], [], [], []
     prefixes = [policy.prefix(str(text)) for text in texts]
     for inputs in observations(golden):
-        found, seen = policy.model.decode(inputs, policy.legal, golden["logit_ids"])
+        found, seen = policy.model.decode(inputs, policy.grammar, golden["logit_ids"])
         tokens.append(found)
         logits.append(seen)
-        values.append(policy.values(found))
+        values.append(policy.read(found)[0])
     expected = golden["values"]
     error = np.abs(np.stack(values) - expected) / np.maximum(1, np.abs(expected))
     return {
         "prompts": len(texts),
-        "tokens": golden["tokens"].size,
+        "tokens": int(_inside(golden).sum()),
         "wrong_tokens": int((np.stack(tokens) != golden["tokens"]).sum()),
         "wrong_prompts": sum(
             not np.array_equal(prefix, inputs.prefix)
             for prefix, inputs in zip(prefixes, observations(golden), strict=True)
         ),
         "wrong_inputs": _wrong_inputs(policy, golden),
-        **_difference(np.stack(logits), golden["logits"]),
+        **_difference(np.stack(logits), golden),
         "actions_max": float(error.max()),
     }
 
@@ -61,20 +61,19 @@ def measure_rounded(policy: ExportedPolicy, golden: Mapping[str, np.ndarray]) ->
       As `measure`: prompts, tokens, logits_max, logits_rms; choices: share of positions at which
       the likeliest of the golden ids is the same.
     """
+    ids, inside = golden["logit_ids"], _inside(golden)
+    frames = zip(observations(golden), golden["tokens"], inside, strict=True)
     logits = np.stack(
         [
-            policy.model.decode(inputs, [row[n : n + 1] for n in range(len(row))], ids)[1]
-            for inputs, row in zip(
-                observations(golden), golden["tokens"].astype(np.int64), strict=True
-            )
-            for ids in (golden["logit_ids"],)
+            policy.model.decode(inputs, policy.grammar.only(row[written]), ids)[1]
+            for inputs, row, written in frames
         ]
     )
-    same = logits.argmax(-1) == golden["logits"].argmax(-1)
+    same = logits[inside].argmax(-1) == golden["logits"][inside].argmax(-1)
     return {
         "prompts": len(logits),
-        "tokens": golden["tokens"].size,
-        **_difference(logits, golden["logits"]),
+        "tokens": int(inside.sum()),
+        **_difference(logits, golden),
         "choices": float(same.mean()),
     }
 
@@ -173,6 +172,7 @@ def _act(policy: ExportedPolicy, options: argparse.Namespace) -> None:
     action = policy.act(views, options.instruction, state)
     rows = zip(policy.names, action.values[0], policy.units, strict=True)
     lines = [f"{name:<10} {value:+.5f} {unit}" for name, value, unit in rows]
+    lines += [f"plan {action.plan}"] if action.plan else []
     sys.stdout.write("\n".join([*lines, f"tokens {' '.join(map(str, action.tokens))}", ""]))
 
 
@@ -188,11 +188,17 @@ def _selftest(load: Load, options: argparse.Namespace) -> int:
     return int(any(found["failures"] for found in result["measured"].values()))
 
 
-def _difference(found: np.ndarray, expected: np.ndarray) -> dict[str, float]:
-    error = (found.astype(np.float64) - expected) / expected.std()
+def _inside(golden: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns bool [p, t]: which tokens were written; behind the end all is 0."""
+    return np.any(golden["logits"] != 0, axis=-1)
+
+
+def _difference(found: np.ndarray, golden: Mapping[str, np.ndarray]) -> dict[str, float]:
+    expected, inside = golden["logits"], _inside(golden)
+    error = (found.astype(np.float64) - expected) / expected[inside].std()
     return {
         "logits_max": float(np.abs(error).max()),
-        "logits_rms": float(np.sqrt(np.mean(error**2))),
+        "logits_rms": float(np.sqrt(np.mean(error[inside] ** 2))),
     }
 
 

@@ -1,7 +1,7 @@
 """The models of an exported folder that `transformers` computes: PaliGemma and OpenVLA.
 
 The grammar is a LogitsProcessor, so that the library's own generation, with its cache, cannot
-choose an illegal token.
+choose an illegal token, and a StoppingCriteria.
 """
 
 import pathlib
@@ -12,40 +12,59 @@ import numpy as np
 import torch
 import transformers
 from exported_policy import Inputs
+from exported_tokens import Grammar
 
 
-class Grammar(transformers.LogitsProcessor):
-    """Allows the legal ids of every position alone, and keeps some logits before it does.
+class Legal(transformers.LogitsProcessor):
+    """Allows what the grammar does, and keeps some logits before it does.
 
     Args:
-      legal: ids of each position, sorted.
+      grammar: what may be written.
       wanted: ids whose logits are kept in `seen`.
       start: length of the prompt.
       softcap: bound of the logits that the library forgets; None for none.
+
+    Attributes:
+      seen: float32 [i] for every token so far.
     """
 
     def __init__(
-        self,
-        legal: Sequence[np.ndarray],
-        wanted: np.ndarray,
-        start: int,
-        softcap: float | None = None,
+        self, grammar: Grammar, wanted: np.ndarray, start: int, softcap: float | None = None
     ):
-        self._legal, self._wanted, self._start = legal, wanted, start
+        self._grammar, self._wanted, self._start = grammar, wanted, start
         self._softcap = softcap
         self.seen: list[torch.Tensor] = []
+
+    def state(self, input_ids: torch.Tensor) -> int:
+        """Returns the grammar's state behind a prompt and what was written so far, [1, s]."""
+        state = self._grammar.start
+        for token in input_ids[0, self._start :].tolist():
+            state = self._grammar.after(state, token)
+        return state
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Returns `scores` [1, v] with -inf for what may not stand here."""
         if self._softcap is not None:
             scores = torch.tanh(scores / self._softcap) * self._softcap
         self.seen.append(scores[0, torch.from_numpy(self._wanted).to(scores.device)].float())
-        ids = torch.from_numpy(self._legal[input_ids.shape[1] - self._start]).to(scores.device)
-        out = torch.full_like(scores, -torch.inf)
+        place = input_ids.shape[1] - self._start
+        ids = torch.from_numpy(self._grammar.allowed(self.state(input_ids), place))
+        ids, out = ids.to(scores.device), torch.full_like(scores, -torch.inf)
         # A legal token stays above the others even if its logit is -inf or no number.
         lowest = torch.finfo(scores.dtype).min
         out[:, ids] = scores[:, ids].nan_to_num(nan=lowest, posinf=torch.inf, neginf=lowest)
         return out
+
+
+class AtEnd(transformers.StoppingCriteria):
+    """Stops where the grammar ends; the model's own end of a text is never legal."""
+
+    def __init__(self, legal: Legal):
+        self._legal = legal
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> Any:
+        """Returns bool [1]."""
+        return torch.tensor([not self._legal.state(input_ids)], device=input_ids.device)
 
 
 class _Generating:
@@ -64,22 +83,22 @@ class _Generating:
 
     @torch.inference_mode()
     def _generate(
-        self, ids: Sequence[int], legal: Sequence[np.ndarray], wanted: np.ndarray, **inputs: Any
+        self, ids: Sequence[int], grammar: Grammar, wanted: np.ndarray, **inputs: Any
     ) -> tuple[np.ndarray, np.ndarray]:
         device = self.model.device
         prompt = torch.tensor([list(ids)], device=device)
-        grammar = Grammar(legal, wanted, len(ids), self._softcap)
+        legal = Legal(grammar, wanted, len(ids), self._softcap)
         out = self.model.generate(
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
             **{name: value.to(device) for name, value in inputs.items()},
             do_sample=False,
-            min_new_tokens=len(legal),  # the end may not come early
-            max_new_tokens=len(legal),
-            logits_processor=transformers.LogitsProcessorList([grammar]),
+            max_new_tokens=grammar.length,
+            logits_processor=transformers.LogitsProcessorList([legal]),
+            stopping_criteria=transformers.StoppingCriteriaList([AtEnd(legal)]),
         )
         tokens = out[0, len(ids) :].cpu().numpy().astype(np.int32)
-        return tokens, torch.stack(grammar.seen).cpu().numpy()
+        return grammar.filled(tokens), grammar.filled(torch.stack(legal.seen).cpu().numpy())
 
 
 class PaliGemma(_Generating):
@@ -101,7 +120,7 @@ class PaliGemma(_Generating):
         self._patches = (vision["image_size"] // vision["patch_size"]) ** 2
 
     def decode(
-        self, inputs: Inputs, legal: Sequence[np.ndarray], wanted: np.ndarray
+        self, inputs: Inputs, grammar: Grammar, wanted: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Decodes greedily: see `exported_policy.Model`."""
         images = torch.from_numpy(inputs.images[inputs.image_mask]).permute(0, 3, 1, 2)
@@ -109,7 +128,11 @@ class PaliGemma(_Generating):
         pixels = {"pixel_values": (images / 127.5 - 1).to(self.model.dtype)} if len(images) else {}
         # Without token types some versions see the future, others not all of the prefix.
         return self._generate(
-            ids, legal, wanted, token_type_ids=torch.zeros(1, len(ids), dtype=torch.long), **pixels
+            ids,
+            grammar,
+            wanted,
+            token_type_ids=torch.zeros(1, len(ids), dtype=torch.long),
+            **pixels,
         )
 
 
@@ -138,7 +161,7 @@ class OpenVLA(_Generating):
         self._towers = [(tower["mean"], tower["std"]) for tower in towers if tower is not None]
 
     def decode(
-        self, inputs: Inputs, legal: Sequence[np.ndarray], wanted: np.ndarray
+        self, inputs: Inputs, grammar: Grammar, wanted: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Decodes greedily: see `exported_policy.Model`."""
         images = torch.from_numpy(inputs.images).permute(0, 3, 1, 2) / 255
@@ -147,7 +170,7 @@ class OpenVLA(_Generating):
             for mean, std in self._towers
         ]
         pixels = torch.cat(parts, dim=1).to(self.model.dtype)
-        return self._generate(inputs.prefix.tolist(), legal, wanted, pixel_values=pixels)
+        return self._generate(inputs.prefix.tolist(), grammar, wanted, pixel_values=pixels)
 
 
 MODELS = {"hf_paligemma": PaliGemma, "openvla": OpenVLA}

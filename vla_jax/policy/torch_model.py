@@ -7,13 +7,14 @@ attention weights are in float32, everything else in the dtype of the computatio
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  (its customary name)
 from exported_policy import IMAGE_TOKEN, STATE_TOKEN, Inputs
+from exported_tokens import Grammar
 
 Cache = list[tuple[torch.Tensor, torch.Tensor]]  # keys and values [s, g, k] of every layer
 Tensors = dict[str, torch.Tensor]
@@ -43,21 +44,22 @@ class VLM:
 
     @torch.inference_mode()
     def decode(
-        self, inputs: Inputs, legal: Sequence[np.ndarray], wanted: np.ndarray
+        self, inputs: Inputs, grammar: Grammar, wanted: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Decodes greedily: see `exported_policy.Model`."""
         asked = torch.from_numpy(wanted).to(self.device)
         logits, cache = self.prefill(inputs)
-        tokens, seen = [], []
-        for ids in legal:
+        tokens, seen, state = [], [], grammar.start
+        while state:
             if tokens:
                 logits = self.step(tokens[-1], cache)
-            allowed = torch.from_numpy(ids).to(self.device)
-            tokens.append(allowed[logits[allowed].argmax()])
+            ids = torch.from_numpy(grammar.allowed(state, len(tokens))).to(self.device)
+            tokens.append(ids[logits[ids].argmax()])
             seen.append(logits[asked])
+            state = grammar.after(state, int(tokens[-1]))
         return (
-            torch.stack(tokens).cpu().numpy().astype(np.int32),
-            torch.stack(seen).cpu().numpy(),
+            grammar.filled(torch.stack(tokens).cpu().numpy().astype(np.int32)),
+            grammar.filled(torch.stack(seen).cpu().numpy()),
         )
 
     def prefill(self, inputs: Inputs) -> tuple[torch.Tensor, Cache]:

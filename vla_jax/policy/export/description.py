@@ -8,8 +8,10 @@ from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.policy import Policy
 from vla_jax.tokens import prompts
 from vla_jax.tokens.action_tokens import ActionTokens
+from vla_jax.tokens.encoder import Encoder
+from vla_jax.tokens.fast_tokens import FastTokens
 
-FORMAT_VERSION = 4  # exported_policy.py reads this one
+FORMAT_VERSION = 5  # exported_policy.py reads this one
 
 # The gate. Logits are compared in units of their standard deviation.
 PARITY = {
@@ -34,8 +36,6 @@ def describe(policy: Policy, config: VLMConfig, form: str, dtype: str) -> dict[s
       dtype: of the weights in it.
     """
     encoder, observer, tokens = policy.encoder, policy.observer, policy.action_tokens
-    assert isinstance(tokens, ActionTokens)  # no other is exported
-    centres = [row.tolist() for row in tokens.cut.centres()]
     low, high = tokens.bounds
     wording = encoder.prompts.robot
     statistics = encoder.states.get(policy.robot)
@@ -47,7 +47,8 @@ def describe(policy: Policy, config: VLMConfig, form: str, dtype: str) -> dict[s
         "action_spec": tokens.spec.to_json(),
         "statistics": tokens.statistics.to_json(),
         "action_token_ids": list(tokens.ids),
-        "bins": {"convention": tokens.cut.convention, "centres": centres},  # per dimension
+        "bins": _bins(tokens),  # null: actions are written by FAST, see fast/
+        "plan": _plan(encoder),  # the tokens around a plan that stands before the action
         "bounds": {"low": low.tolist(), "high": high.tolist()},  # what -1 and 1 stand for
         "chunk": encoder.chunk,
         "prompt": {
@@ -74,3 +75,16 @@ def describe(policy: Policy, config: VLMConfig, form: str, dtype: str) -> dict[s
         "model": config_lib.to_json(config) | {"vocabulary": encoder.vocabulary},
         "parity": PARITY,
     }
+
+
+def _bins(tokens: ActionTokens | FastTokens) -> dict[str, Any] | None:
+    if isinstance(tokens, FastTokens):
+        return None
+    centres = [row.tolist() for row in tokens.cut.centres()]  # of every dimension
+    return {"convention": tokens.cut.convention, "centres": centres}
+
+
+def _plan(encoder: Encoder) -> dict[str, list[int]] | None:
+    if encoder.plan_frame is None:
+        return None
+    return dict(zip(("opening", "marker"), encoder.plan_frame, strict=True))

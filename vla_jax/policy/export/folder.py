@@ -2,6 +2,8 @@
 
 policy.json     all that acting depends on beside parameters and vocabulary
 tokenizer.json  the tokenizer
+grammar.npz     which token may follow which, an `Automaton`
+fast/           the vocabulary of FAST, where actions are written by it
 golden.npz      observations, prompts, and what JAX made of them
 parity.json     how the gate was passed, or that it was skipped
 *.py            the programs that run it, which need nothing of this package
@@ -9,6 +11,7 @@ parity.json     how the gate was passed, or that it was skipped
 A folder grows as `OUT.incomplete`, marked by a file INCOMPLETE, and gets its name at the end.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -25,6 +28,7 @@ from vla_jax.policy.export.description import describe
 from vla_jax.policy.export.format import Format, Options
 from vla_jax.policy.observation import Observation
 from vla_jax.policy.policy import Policy
+from vla_jax.tokens.fast_tokens import FastTokens
 
 FORMATS = {
     form.name: form for form in (native.FORMAT, paligemma.FORMAT, openvla.FORMAT, stablehlo.FORMAT)
@@ -91,6 +95,9 @@ def write(
     form.write(growing, policy, config, options)
     description = describe(policy, config, form.name, options.dtype)
     (growing / "policy.json").write_text(json.dumps(description, indent=2) + "\n")
+    np.savez_compressed(growing / "grammar.npz", **dataclasses.asdict(policy.legal))
+    if isinstance(tokens := policy.action_tokens, FastTokens):
+        tokens.fast.save(growing / "fast", (policy.encoder.chunk, tokens.spec.size))
     arrays = golden.make(policy, observations, instructions)
     np.savez_compressed(growing / "golden.npz", **arrays)  # type: ignore[arg-type]
     for program in form.programs:

@@ -10,6 +10,9 @@ from vla_jax.policy.export.weights import SHARD_BYTES, Dtype
 from vla_jax.policy.policy import Policy
 from vla_jax.tokens.encoder import Encoder
 
+# The stand-alone files that every folder has beside what computes.
+ALWAYS = ("exported_policy.py", "exported_tokens.py", "selftest.py")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:

@@ -47,7 +47,7 @@ def make(
         "prefix": inputs["tokens"],
         "instructions": np.array(instructions),
         "tokens": tokens,
-        "values": np.stack([policy.action_tokens.read(row) for row in tokens]),
+        "values": policy.values(tokens),
         "logit_ids": ids,
         "logits": logits,
         **_raw(policy),

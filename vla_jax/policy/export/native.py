@@ -9,7 +9,7 @@ import numpy as np
 from vla_jax.core import trees
 from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.export import weights
-from vla_jax.policy.export.format import Format, Options, Wanted
+from vla_jax.policy.export.format import ALWAYS, Format, Options, Wanted
 from vla_jax.policy.policy import Policy
 
 
@@ -32,7 +32,7 @@ def _write(folder: pathlib.Path, policy: Policy, config: VLMConfig, options: Opt
 
 FORMAT = Format(
     name="torch",
-    programs=("torch_policy.py", "torch_model.py", "exported_policy.py", "selftest.py"),
+    programs=("torch_policy.py", "torch_model.py", *ALWAYS),
     packages={"torch": ">=2.4", "safetensors": ">=0.4"},
     check=_check,
     write=_write,

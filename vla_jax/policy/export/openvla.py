@@ -16,7 +16,7 @@ from vla_jax.models import dinov2, siglip
 from vla_jax.models.pretrained import openvla, table
 from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.export import openvla_config, tensors, weights
-from vla_jax.policy.export.format import Format, Options, Rule, Wanted, equal, refuse_unless
+from vla_jax.policy.export.format import ALWAYS, Format, Options, Rule, Wanted, equal, refuse_unless
 from vla_jax.policy.policy import Policy
 from vla_jax.tokens.action_tokens import ActionTokens
 
@@ -35,15 +35,25 @@ def check(wanted: Wanted) -> None:
     Raises:
       UserError: names the field and what can be expressed.
     """
+    refuse_unless("openvla", _string_rules(wanted))
     refuse_unless("openvla", (*_model_rules(wanted.config), *_token_rules(wanted)))
     _timm_models(wanted.config, wanted.options)
     _code(wanted.options)
 
 
+def _string_rules(wanted: Wanted) -> list[Rule]:
+    encoder, tokens = wanted.encoder, wanted.encoder.actions[wanted.robot]
+    is_binned, says = isinstance(tokens, ActionTokens), encoder.prompts.plan
+    return [
+        Rule("config.action_tokens.scheme", "fast", is_binned, "one token for each number"),
+        Rule("config.prompts.plan", says, encoder.plan_frame is None, "none"),
+    ]
+
+
 def _token_rules(wanted: Wanted) -> list[Rule]:
     encoder = wanted.encoder
     actions, base = encoder.actions[wanted.robot], encoder.tokenizer.base_size
-    assert isinstance(actions, ActionTokens)  # no other is exported
+    assert isinstance(actions, ActionTokens)  # by `_string_rules`
     rows, separator = base + openvla_config.PADDING, encoder.tokenizer.special.separator
     others = [k for k, token in enumerate(actions.ids) if token != base - 1 - k]
     return [
@@ -193,7 +203,7 @@ def norm_stats(policy: Policy) -> dict[str, Any]:
 
 FORMAT = Format(
     name="openvla",
-    programs=("torch_policy.py", "torch_hf.py", "exported_policy.py", "selftest.py"),
+    programs=("torch_policy.py", "torch_hf.py", *ALWAYS),
     packages={
         "torch": ">=2.2",
         "safetensors": ">=0.4",

@@ -14,7 +14,7 @@ from vla_jax.models.pretrained import huggingface, table
 from vla_jax.models.vit import sincos2d
 from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.export import paligemma_config, tensors, weights
-from vla_jax.policy.export.format import Format, Options, Rule, Wanted, equal, refuse_unless
+from vla_jax.policy.export.format import ALWAYS, Format, Options, Rule, Wanted, equal, refuse_unless
 from vla_jax.policy.policy import Policy
 
 _ROWS = 64  # vocabularies, <image> among them, are padded to a multiple of this
@@ -103,7 +103,7 @@ def _write(folder: pathlib.Path, policy: Policy, config: VLMConfig, options: Opt
 
 FORMAT = Format(
     name="hf_paligemma",
-    programs=("torch_policy.py", "torch_hf.py", "exported_policy.py", "selftest.py"),
+    programs=("torch_policy.py", "torch_hf.py", *ALWAYS),
     packages={"torch": ">=2.4", "safetensors": ">=0.4", "transformers": ">=4.57,<6"},
     check=check,
     write=_write,

@@ -1,8 +1,9 @@
 """Format `jax`: StableHLO for CPU, CUDA and TPU with the weights beside it, run by JAX alone.
 
-`decode.DTYPE.stablehlo` is one function (params, legal bool [n, v], inputs) -> (tokens int32
-[b, n], logits float32 [b, n, v]) for any batch size b: prefill and n masked greedy steps over a
-cache. `inputs` are the arguments of `VLM.prefill` by name.
+`decode.DTYPE.stablehlo` is one function (params, rules, inputs) -> (tokens int32 [b, n], logits
+float32 [b, n, v]) for any batch size b: prefill and at most n greedy steps over a cache. `rules`
+are the grammar's tables by name, of any number of states and classes; `inputs` are the arguments of
+`VLM.prefill` by name.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from vla_jax.models.vlm import VLM
 from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.decode import Rules, greedy
 from vla_jax.policy.export import native, weights
-from vla_jax.policy.export.format import Format, Options, Wanted
+from vla_jax.policy.export.format import ALWAYS, Format, Options, Wanted
 from vla_jax.policy.policy import Policy
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -44,22 +45,26 @@ def program(policy: Policy, config: VLMConfig, stored: str, dtype: str) -> jax.e
     sized = dataclasses.replace(config, dtype=computing)
     graph, _ = nnx.split(nnx.eval_shape(lambda: VLM(sized, vocabulary, nnx.Rngs(0))))
 
-    def decode(params: Any, legal: Array, inputs: dict[str, Array]) -> tuple[Array, Array]:
-        rules = Rules.of_positions(legal)
-        return greedy(nnx.merge(graph, params), rules, lambda logits: logits, **inputs)
+    length = policy.legal.length
+
+    def decode(params: Any, rules: Any, inputs: dict[str, Array]) -> tuple[Array, Array]:
+        walked = Rules(**rules, length=length)
+        return greedy(nnx.merge(graph, params), walked, lambda logits: logits, **inputs)
 
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(stored)), policy.params
     )
-    length = policy.encoder.chunk * policy.action_tokens.spec.size
-    legal = jax.ShapeDtypeStruct((length, vocabulary), jnp.bool_)
-    return jax.export.export(jax.jit(decode), platforms=PLATFORMS)(abstract, legal, _inputs(policy))
+    batch, states, classes = jax.export.symbolic_shape("b, s, c")
+    shapes = {"classes": (vocabulary,), "step": (states, classes), "need": (states,), "start": ()}
+    rules = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
+    return jax.export.export(jax.jit(decode), platforms=PLATFORMS)(
+        abstract, rules, _inputs(policy, batch)
+    )
 
 
-def _inputs(policy: Policy) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns shapes and dtypes of the inputs, for any batch size."""
+def _inputs(policy: Policy, batch: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shapes and dtypes of the inputs."""
     observer = policy.observer
-    (batch,) = jax.export.symbolic_shape("b")
     slots, side = observer.history * len(observer.views), observer.image_size
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
         "tokens": ((policy.encoder.layout.prefix,), jnp.int32),
@@ -78,7 +83,7 @@ def _inputs(policy: Policy) -> dict[str, jax.ShapeDtypeStruct]:
 
 FORMAT = Format(
     name="jax",
-    programs=("jax_policy.py", "exported_policy.py", "selftest.py"),
+    programs=("jax_policy.py", *ALWAYS),
     packages={"jax": ">=0.5", "flatbuffers": ">=23", "safetensors": ">=0.4"},
     check=_check,
     write=_write,

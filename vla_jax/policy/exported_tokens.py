@@ -1,0 +1,157 @@
+"""What the tokens of an exported policy mean: which may follow, and what action they stand for.
+
+The part of a stand-alone policy that knows about tokens; it is copied into every export. Needs
+numpy, and tokenizers for actions written by FAST. Axes: n chunk, a action dimensions, t tokens,
+v vocabulary, s states, c classes.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import tokenizers
+
+
+class Grammar:
+    """Which token may come next, as a finite automaton: decoding walks it and can leave it nowhere.
+
+    State 0 is the end, behind which only zeros stand.
+
+    Args:
+      classes: int [v], the class of each id.
+      step: int [s, c], the state after a token of a class, -1 where it may not stand.
+      need: int [s], fewest tokens from a state to the end.
+      start: the first state.
+      length: most tokens.
+    """
+
+    def __init__(
+        self, classes: np.ndarray, step: np.ndarray, need: np.ndarray, start: int, length: int
+    ):
+        self.classes, self.step, self.need = classes, step, need
+        self.start, self.length = int(start), int(length)
+        counts = np.bincount(classes, minlength=step.shape[1])
+        self._ids = np.split(np.argsort(classes, kind="stable"), np.cumsum(counts)[:-1])
+
+    @classmethod
+    def load(cls, folder: str | pathlib.Path) -> "Grammar":
+        """Reads grammar.npz of an exported folder."""
+        with np.load(pathlib.Path(folder) / "grammar.npz") as file:
+            return cls(**file)
+
+    def only(self, tokens: np.ndarray) -> "Grammar":
+        """Returns the grammar of the same vocabulary that allows these tokens alone, one by one."""
+        n, (known, kinds) = len(tokens), np.unique(tokens, return_inverse=True)
+        classes = np.full(len(self.classes), len(known))
+        classes[known] = np.arange(len(known))
+        left = np.arange(n, 0, -1)
+        step = np.full((n + 1, len(known) + 1), -1)
+        step[left, kinds] = left - 1
+        return Grammar(classes, step, np.arange(n + 1), n, self.length)
+
+    def allowed(self, state: int, place: int) -> np.ndarray:
+        """Returns the ids that may stand at a place, so that the text can still end; sorted."""
+        after = self.step[state]
+        fits = (after >= 0) & (self.need[np.maximum(after, 0)] < self.length - place)
+        return np.sort(np.concatenate([self._ids[k] for k in np.flatnonzero(fits)]))
+
+    def after(self, state: int, token: int) -> int:
+        """Returns the state that a token leads to."""
+        return int(self.step[state, self.classes[token]])
+
+    def filled(self, rows: np.ndarray) -> np.ndarray:
+        """Returns [length, ...]: what stands at each place, and zeros behind the end."""
+        return np.concatenate(
+            [rows, np.zeros((self.length - len(rows), *rows.shape[1:]), rows.dtype)]
+        )
+
+
+class Actions(Protocol):
+    """How action tokens are read."""
+
+    def read(self, tokens: np.ndarray) -> np.ndarray:
+        """Returns float32 [n, a] in robot units."""
+        ...
+
+
+def open_actions(folder: str | pathlib.Path, description: Mapping[str, Any]) -> Actions:
+    """Returns what reads the actions of an exported folder."""
+    return _Fast(folder, description) if description["bins"] is None else _Bins(description)
+
+
+class _Bins:
+    """Every token is one number: the centre of its bin, between the bounds."""
+
+    def __init__(self, description: Mapping[str, Any]):
+        self._scale = _Scale(description)
+        self._bin_of = {token: k for k, token in enumerate(description["action_token_ids"])}
+        self._centres = [np.array(row, np.float32) for row in description["bins"]["centres"]]
+
+    def read(self, tokens: np.ndarray) -> np.ndarray:
+        index = np.array([self._bin_of[int(token)] for token in tokens])
+        index = index.reshape(-1, len(self._centres))
+        bins = [np.minimum(k, len(row) - 1) for k, row in zip(index.T, self._centres, strict=True)]
+        x = np.stack([row[k] for k, row in zip(bins, self._centres, strict=True)], axis=1)
+        return self._scale.robot_units(x, index + self._scale.lowest)
+
+
+class _Fast:
+    """A chunk is one text: byte pairs of the rounded coefficients of a cosine transform."""
+
+    def __init__(self, folder: str | pathlib.Path, description: Mapping[str, Any]):
+        place = pathlib.Path(folder) / "fast"
+        values = json.loads((place / "processor_config.json").read_text())
+        self._inner = tokenizers.Tokenizer.from_file(str(place / "tokenizer.json"))
+        self._fineness, self._first = float(values["scale"]), int(values["min_token"])
+        self._token_of = {token: k for k, token in enumerate(description["action_token_ids"])}
+        self._scale = _Scale(description)
+
+    def read(self, tokens: np.ndarray) -> np.ndarray:
+        ids = [self._token_of[int(token)] for token in tokens]
+        text = self._inner.decode(ids, skip_special_tokens=False)
+        codes = np.array([ord(character) for character in text], np.float64)
+        rows = (codes.reshape(-1, self._scale.size) + self._first) / self._fineness
+        x = np.clip((_cosines(len(rows)).T @ rows).astype(np.float32), -1, 1)
+        return self._scale.robot_units(x)
+
+
+class _Scale:
+    """[-1, 1] -> robot units; discrete dimensions are whole numbers."""
+
+    def __init__(self, description: Mapping[str, Any]):
+        spec, bounds = description["action_spec"], description["bounds"]
+        self.size, self.lowest = len(spec["names"]), np.asarray(spec["low"])
+        self._discrete = np.asarray(spec["discrete"])
+        self._low, self._high = np.asarray(bounds["low"]), np.asarray(bounds["high"])
+
+    def robot_units(self, x: np.ndarray, exact: np.ndarray | None = None) -> np.ndarray:
+        ranged = (self._low + (x + 1) / 2 * (self._high - self._low)).astype(np.float32)
+        whole = np.rint(ranged) if exact is None else exact
+        return np.where(self._discrete, whole, ranged).astype(np.float32)
+
+
+def _cosines(n: int) -> np.ndarray:
+    """Returns the orthonormal cosine transform of n steps, whose transpose is its inverse."""
+    steps = np.arange(n)
+    waves = np.cos(np.pi / n * np.outer(steps, steps + 0.5))
+    return waves * np.where(steps == 0, 1 / n, 2 / n)[:, None] ** 0.5
+
+
+def split(
+    tokens: np.ndarray, action_ids: Sequence[int], plan: Mapping[str, Sequence[int]] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the tokens of a plan's words, none without a plan, and those of the action.
+
+    Args:
+      tokens: as decoded.
+      action_ids: the ids of actions.
+      plan: the tokens around a plan, its `opening` and the `marker` behind it.
+    """
+    of_action = np.isin(tokens, action_ids)
+    if plan is None:
+        return tokens[:0], tokens[of_action]
+    return tokens[len(plan["opening"]) : of_action.argmax() - len(plan["marker"])], tokens[
+        of_action
+    ]
