@@ -150,8 +150,7 @@ def split(
       plan: the tokens around a plan, its `opening` and the `marker` behind it.
     """
     of_action = np.isin(tokens, action_ids)
-    if plan is None:
-        return tokens[:0], tokens[of_action]
-    return tokens[len(plan["opening"]) : of_action.argmax() - len(plan["marker"])], tokens[
-        of_action
-    ]
+    first = last = 0
+    if plan is not None:
+        first, last = len(plan["opening"]), int(of_action.argmax()) - len(plan["marker"])
+    return tokens[first:last], tokens[of_action]
