@@ -65,9 +65,16 @@ def test_a_table_is_made_from_what_is_done_without_running_anything(sweep, tmp_p
     assert "| learning_rate=0.001 | 3 | 0.1 ± 0.25 | 2 ± 0 | 0.5 ± 0 |" in out
     assert (tmp_path / "out/results.csv").read_text().splitlines()[0] == (
         "arm,seed,pretrained.path,loop.steps,optimizer.learning_rate,token accuracy,"
-        '"error in x, y (m)",VQA colour,hours'
+        '"error in x, y (m)",VQA colour,hours,made_from'
     )
     assert (tmp_path / "out/results.png").stat().st_size > 10_000
+    # Elsewhere, with this table at hand, nothing is left to do.
+    found = f"--known={tmp_path / 'out/results.csv'}"
+    code, out, _ = sweep(found, f"--workdir={tmp_path / 'new/example'}", f"--out={tmp_path}")
+    assert code == 0
+    assert "learning_rate=0.003-seed2" in out.splitlines()[0]
+    assert (tmp_path / "results.csv").read_bytes() == (tmp_path / "out/results.csv").read_bytes()
+    assert not (tmp_path / "new").exists()
     # What is on disk is another run now, and is neither shown nor overwritten.
     code, _, err = sweep("--table", "--config.bins.count=64")
     assert code == 1

@@ -91,7 +91,8 @@ def test_the_csv_has_a_row_per_finished_run(finished, tmp_path):
         *(("c", str(seed)) for seed in range(3))]  # fmt: skip
     assert rows[3] == {
         "arm": "b", "seed": "0", "bins.count": "32", "seen": "0.9",
-        "mean": f"{(0.1 + 0.45) / 2:.6g}", "hours": "0.500"}  # fmt: skip
+        "mean": f"{(0.1 + 0.45) / 2:.6g}", "hours": "0.500",
+        "made_from": found.rows[3].run.made_from}  # fmt: skip
 
 
 def test_a_measure_that_does_not_exist_is_told_the_nearest(finished):
@@ -104,7 +105,7 @@ def test_what_one_arm_does_not_measure_stays_empty(finished, tmp_path):
     table.write_markdown(found, tmp_path / "t.md")
     assert "| b | 3 |  | 0.92 ± 0.05 * |" in (tmp_path / "t.md").read_text()
     table.write_csv(found, tmp_path / "t.csv")
-    assert "b,0,32,,0.9,0.500" in (tmp_path / "t.csv").read_text()
+    assert "b,0,32,,0.9,0.500," in (tmp_path / "t.csv").read_text()
     plot.draw(found, tmp_path / "t.png")
 
 

@@ -16,7 +16,7 @@ if typing.TYPE_CHECKING:
     from vla_jax.experiment.config import RunConfig
     from vla_jax.sweep.plan import Run
     from vla_jax.sweep.record import Record
-    from vla_jax.sweep.sweep import Sweep
+    from vla_jax.sweep.table import Table
 
 _LOCAL_ONLY = ("gpus", "budget")
 
@@ -31,23 +31,29 @@ def main(arguments: Sequence[str]) -> None:
     values, (path,) = flags.parse("sweep", others, _define, ("SWEEP.py",))
     _check(values)
     # Imported late, so that a typing error in a flag is told at once.
-    from vla_jax.sweep import plan, stock, sweep
+    from vla_jax.runtime import progress
+    from vla_jax.sweep import known, plan, stock, sweep, table
 
     name, definition = sweep.load(path)
     root = pathlib.Path("runs", *(["smoke"] if values.smoke else []), name)
     root = pathlib.Path(values.workdir) if values.workdir else root
     definition = definition.shortened() if values.smoke else definition
     runs = plan.plan(definition, root, _resolve, extra)
+    rows = known.rows(values.known, definition, runs)
+    names = [row.run.name for row in rows]
+    if values.known:
+        progress.note(f"known from {', '.join(values.known)}: {', '.join(names) or 'none'}")
     if values.dry_run:
-        _print_plan(stock.take(runs))
+        _print_plan(stock.take(runs, names))
         return
     stock.set_aside(runs, values.rerun)
-    records = stock.take(runs)
+    records = stock.take(runs, names)
     stock.refuse_stale(records)
     states: Mapping[str, str] = {}
     if not values.table:
         states = _work(name, root, [record.run for record in records], values)
-    _report(definition, stock.take(runs), pathlib.Path(values.out or root))
+    found = table.gather(definition, stock.take(runs, names), rows)
+    _report(found, pathlib.Path(values.out or root))
     _exit(states, shlex.join(["vla-jax", "sweep", *arguments]))
 
 
@@ -77,18 +83,17 @@ def _work(
     return states
 
 
-def _report(definition: "Sweep", records: "Sequence[Record]", out: pathlib.Path) -> None:
+def _report(found: "Table", out: pathlib.Path) -> None:
     from vla_jax.runtime import progress
     from vla_jax.sweep import plot, table
 
-    found = table.gather(definition, records)
     if not found.rows:
         progress.note("no run is done yet: no table")
         return
     table.write_csv(found, out / "results.csv")
     table.write_markdown(found, out / "results.md")
     plot.draw(found, out / "results.png")
-    if definition.pareto is not None:
+    if found.sweep.pareto is not None:
         plot.pareto(found, out / "pareto.png")
     progress.note((out / "results.md").read_text())
     progress.note(f"{len(found.rows)} runs: {out}/results.csv, results.md, results.png")
@@ -158,6 +163,12 @@ def _define(values: absl_flags.FlagValues) -> None:
     )
     absl_flags.DEFINE_list(
         "rerun", [], "Runs or arms to make anew; wildcards allowed.", flag_values=values
+    )
+    absl_flags.DEFINE_list(
+        "known",
+        [],
+        "Files like results.csv, of this or other sweeps; runs that they have are not run again.",
+        flag_values=values,
     )
     boolean("smoke", False, "The sweep's short form.", flag_values=values)
     boolean("table", False, "Only the tables, from what is done.", flag_values=values)

@@ -1,13 +1,16 @@
 """From a sweep to its runs: the command of each, its place on disk, and what it waits for."""
 
 import dataclasses
+import hashlib
+import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from vla_jax.core import config as config_lib
 from vla_jax.core.errors import UserError
 from vla_jax.experiment.config import RunConfig
+from vla_jax.experiment.workdir import binding
 from vla_jax.sweep.sweep import Arm, Needs, Sweep
 
 # From the arguments of `vla-jax train` to the configuration it would run.
@@ -28,6 +31,8 @@ class Run:
       set: what its arm sets, `Needs` included.
       needs: prerequisites that must be done before it starts.
       measured: False for a prerequisite that is no baseline.
+      made_from: 12 hexadecimal digits, equal for runs of the same configuration from the same
+        prerequisites, whatever the sweep, the machine or the directory.
     """
 
     arm: str
@@ -38,6 +43,7 @@ class Run:
     set: Mapping[str, Any]
     needs: "tuple[Run, ...]"
     measured: bool
+    made_from: str
 
     @property
     def name(self) -> str:
@@ -134,8 +140,19 @@ def _run(
         set=arm.set,
         needs=tuple(needs.values()),
         measured=measured,
+        made_from=_digest(config, needs.values(), values),
     )
     return dataclasses.replace(run, arguments=(*arguments, f"--workdir={run.workdir}"))
+
+
+def _digest(config: Mapping[str, Any], needs: Collection[Run], values: Mapping[str, Any]) -> str:
+    """Digests what binds a run, but for the directories of what it needs."""
+    places = {f"config.{field}" for field, value in values.items() if isinstance(value, Needs)}
+    fields = dict(config_lib.leaves(config))
+    bound = {name: fields[name] for name in binding(list(fields)) if name not in places}
+    made_from = sorted(need.made_from for need in needs)
+    text = json.dumps([bound, made_from], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _find(made: Mapping[tuple[str, int], Run], name: str, seed: int, arm: Arm) -> Run:

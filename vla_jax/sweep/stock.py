@@ -1,7 +1,7 @@
 """What there is of a sweep before anything is started."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from vla_jax.core.errors import UserError, nearest
 from vla_jax.sweep import record
@@ -9,18 +9,19 @@ from vla_jax.sweep.plan import Run
 from vla_jax.sweep.record import Record, State
 
 
-def take(runs: Sequence[Run]) -> list[Record]:
-    """Reads what there is of every run but of the prerequisites that nobody waits for any more."""
+def take(runs: Sequence[Run], known: Collection[str] = ()) -> list[Record]:
+    """Reads what there is of every run that a table shows or that another one waits for.
+
+    Args:
+      runs: of the sweep.
+      known: names of those whose results are known from elsewhere, which need not be run.
+    """
     records = [record.read(run) for run in runs]
-    wanted: set[str] = set()
+    wanted = {run.name for run in runs if run.measured and run.name not in known}
     for found in reversed(records):  # a run stands after those that it needs
-        if found.state is not State.DONE and (found.run.measured or found.run.name in wanted):
+        if found.run.name in wanted and found.state is not State.DONE:
             wanted |= {need.name for need in found.run.needs}
-    return [
-        found
-        for found in records
-        if found.run.measured or found.run.name in wanted or found.state is State.STALE
-    ]
+    return [found for found in records if found.run.name in wanted or found.state is State.STALE]
 
 
 def set_aside(runs: Sequence[Run], patterns: Sequence[str]) -> None:

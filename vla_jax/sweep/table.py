@@ -17,6 +17,9 @@ from vla_jax.sweep.record import Record, State
 from vla_jax.sweep.significance import LEVEL, Mean, holm
 from vla_jax.sweep.sweep import Needs, Sweep
 
+# Columns of results.csv after the measures.
+HOURS, MADE_FROM = "hours", "made_from"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
@@ -78,45 +81,54 @@ class Table:
         return {pairs[key] for key in holm(p_values)}
 
 
-def gather(sweep: Sweep, records: Sequence[Record]) -> Table:
+def gather(sweep: Sweep, records: Sequence[Record], known: Sequence[Row] = ()) -> Table:
     """Reads the results of the runs that are done.
+
+    Args:
+      sweep: what was asked.
+      records: what there is of its runs on disk.
+      known: rows of runs whose results are known from elsewhere; they count before those on disk.
 
     Raises:
       UserError: a measure is not among the results of any run.
     """
     order = [*sweep.baselines, *(arm.name for arm in sweep.arms)]
-    done = [each.run for each in records if each.state is State.DONE and each.run.measured]
+    elsewhere = {row.run.name for row in known}
+    done = [
+        each.run
+        for each in records
+        if each.state is State.DONE and each.run.measured and each.run.name not in elsewhere
+    ]
     found = {run.name: _numbers(run) for run in done}
     for paths in sweep.measures.values():
         _check_known(_several(paths), found)
-    rows = [
-        Row(
-            run=run,
-            values={
-                name: _mean_of(_several(paths), found[run.name])
-                for name, paths in sweep.measures.items()
-                if found[run.name].keys() >= set(_several(paths))
-            },
-            hours=found[run.name]["train/seconds"] / 3600,
-        )
-        for run in done
-    ]
+    rows = [*known, *(_row(sweep, run, found[run.name]) for run in done)]
     rows.sort(key=lambda row: (order.index(row.run.arm), row.run.seed))
     return Table(sweep=sweep, rows=rows)
 
 
+def _row(sweep: Sweep, run: Run, found: Mapping[str, float]) -> Row:
+    values = {
+        name: _mean_of(_several(paths), found)
+        for name, paths in sweep.measures.items()
+        if found.keys() >= set(_several(paths))
+    }
+    return Row(run=run, values=values, hours=found["train/seconds"] / 3600)
+
+
 def write_csv(table: Table, path: str | os.PathLike[str]) -> None:
-    """Writes a row per run: arm, seed, what the arms set, every measure, hours."""
+    """Writes a row per run: arm, seed, what the arms set, every measure, hours, `Run.made_from`."""
     fields = list(dict.fromkeys(name for row in table.rows for name in row.run.set))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["arm", "seed", *fields, *table.sweep.measures, "hours"])
+    writer.writerow(["arm", "seed", *fields, *table.sweep.measures, HOURS, MADE_FROM])
     for row in table.rows:
         settings = [_spell(row.run.set.get(field, "")) for field in fields]
         values = [
             f"{row.values[name]:.6g}" if name in row.values else "" for name in table.sweep.measures
         ]
-        writer.writerow([row.run.arm, row.run.seed, *settings, *values, f"{row.hours:.3f}"])
+        end = [f"{row.hours:.3f}", row.run.made_from]
+        writer.writerow([row.run.arm, row.run.seed, *settings, *values, *end])
     files.write_whole(path, out.getvalue().encode())
 
 
