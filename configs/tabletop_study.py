@@ -1,6 +1,6 @@
 """The embedded tabletop as the studies train it: pre-trained on questions, then on robots as well.
 
-Variants: `tiny`, the model of configs/tabletop.py; `small`, of two and a half times its parameters;
+Variants: `tiny`, the model of configs/tabletop.py; `micro`, of less than half of its parameters;
 `smoke` (seconds, learns nothing, for tests). `mixture.robot_share` decides what a run trains on:
 0.0 is the pre-training on the web's questions that the other runs start from.
 """
@@ -15,7 +15,7 @@ from vla_jax.core.errors import UserError
 from vla_jax.envs.tabletop import world
 from vla_jax.models import variants
 
-VARIANTS = ("tiny", "small", "smoke")
+VARIANTS = ("micro", "tiny", "smoke")
 
 
 def get_config(variant: str = "tiny") -> config_dict.ConfigDict:
@@ -47,6 +47,6 @@ def get_config(variant: str = "tiny") -> config_dict.ConfigDict:
     c.evaluation.questions = 1200
     c.evaluation.episodes = 210
     c.loop.steps = 12_000
-    if variant == "small":
-        c.model = to_config_dict(variants.TABLETOP_SMALL)
+    if variant == "micro":
+        c.model = to_config_dict(variants.TABLETOP_MICRO)
     return c

@@ -8,7 +8,7 @@ compute.
 from vla_jax.sweep import tabletop
 from vla_jax.sweep.sweep import Arm, Needs, Smoke, Sweep
 
-SIZES = ("tiny", "small")
+SIZES = ("micro", "tiny")
 # Half of a batch of 32 are robot examples where both are trained on.
 ROBOT = {"mixture.robot_share": 1.0}
 SAME_EXAMPLES = {**ROBOT, "loader.batch_size": 16}

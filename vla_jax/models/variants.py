@@ -33,16 +33,14 @@ TABLETOP_TINY = VLMConfig(
     unroll=3,
 )
 
-# Two and a half times the parameters; the larger size of the studies.
-TABLETOP_SMALL = dataclasses.replace(
+# Less than half of the parameters; the smaller size of the studies.
+TABLETOP_MICRO = dataclasses.replace(
     TABLETOP_TINY,
-    vision=dataclasses.replace(
-        TABLETOP_TINY.vision, width=192, heads=6, mlp=256, stem_widths=(96,)
-    ),
+    vision=dataclasses.replace(TABLETOP_TINY.vision, width=96, heads=3, mlp=128, stem_widths=(48,)),
     decoder=dataclasses.replace(
-        TABLETOP_TINY.decoder, width=192, depth=4, mlp=256, heads=6, key_heads=6
+        TABLETOP_TINY.decoder, width=96, depth=2, mlp=128, heads=3, key_heads=3
     ),
-    unroll=4,
+    unroll=2,
 )
 
 PALIGEMMA_3B = VLMConfig(vision=siglip.SO400M_14, decoder=gemma.GEMMA_2B)
@@ -65,7 +63,7 @@ _PALI_3B = VLMConfig(
 
 _VARIANTS = {
     "tabletop_tiny": TABLETOP_TINY,
-    "tabletop_small": TABLETOP_SMALL,
+    "tabletop_micro": TABLETOP_MICRO,
     "paligemma2_3b": dataclasses.replace(PALIGEMMA_3B, decoder=gemma.GEMMA2_2B),
     "paligemma2_10b": dataclasses.replace(PALIGEMMA_3B, decoder=gemma.GEMMA2_9B),
     "paligemma2_28b": dataclasses.replace(PALIGEMMA_3B, decoder=gemma.GEMMA2_27B),
