@@ -37,11 +37,16 @@ def test_episodes_are_fixed_and_shared_evenly_by_the_tasks(name):
     split = environment.splits[0]
     tasks = environment.tasks_of(split)
     episodes = environment.episodes(split)
-    assert len(episodes) == environment.trials * len(tasks)
+    assert len(episodes) == max(environment.trials * len(tasks), environment.least)
     assert episodes == environment.episodes(split)
     assert episodes[:7] == environment.episodes(split, 7)
     assert [episode.seed for episode in episodes] == [FIRST_SEED + i for i in range(len(episodes))]
     json.dumps([dict(episode.options) for episode in episodes])  # they are stored in results
+
+
+def test_every_split_of_the_tabletop_has_two_hundred_episodes():
+    environment = table.find("tabletop")
+    assert {len(environment.episodes(split)) for split in environment.splits} == {200, 300}
 
 
 @every

@@ -40,6 +40,7 @@ def encoder_of(chunk, suffix):
         PromptsConfig(robot="plain"),
         SequenceConfig(suffix=suffix),
         chunk=chunk,
+        rows=300,
     )
 
 
@@ -67,15 +68,15 @@ class Policy:
     def score_batch(self, numbers, examples):
         assert [example.episode for example in examples] == list(numbers)
         nll = np.tile(np.arange(10, dtype=np.float32), (len(numbers), 1))  # <eos> and a free slot
-        return nll, np.ones(nll.shape, bool)
+        return nll, np.pad(TOKENS.encode(ACTIONS[numbers]), ((0, 0), (0, 2)))
 
 
 def test_a_perfect_policy_has_no_error():
     found = action_error(Policy(), EXAMPLES)
-    measures = ("error", "token_accuracy", "nll")
+    measures = ("error", "token_accuracy", "nll", "illegal")
     names = {f"{measure}/{name}" for measure in measures for name in TABLETOP.spec.names}
-    assert set(found) == {"token_accuracy", "nll", *names}
-    assert found["token_accuracy"] == 1
+    assert set(found) == {"token_accuracy", "nll", "illegal", *names}
+    assert (found["token_accuracy"], found["illegal"]) == (1, 0)
     assert {v for k, v in found.items() if k.startswith("error/")} == {0.0}
     assert {v for k, v in found.items() if k.startswith("token_accuracy/")} == {1.0}
 
@@ -84,6 +85,21 @@ def test_likelihoods_are_of_the_action_tokens_alone():
     found = action_error(Policy(), EXAMPLES)
     assert [found[f"nll/{name}"] for name in TABLETOP.spec.names] == list(range(8))
     assert found["nll"] == 3.5
+
+
+def test_what_would_be_said_without_the_grammar_is_illegal_per_dimension():
+    class Free(Policy):
+        def score_batch(self, numbers, examples):
+            nll, likeliest = super().score_batch(numbers, examples)
+            likeliest[0, 0] = TOKENS.ids[2]  # `terminate` has two values
+            likeliest[:3, 1] = 3  # no action token
+            likeliest[:, 8:] = 3  # behind the action
+            return nll, likeliest
+
+    found = action_error(Free(), EXAMPLES)
+    illegal = {name.partition("/")[2]: v for name, v in found.items() if "illegal/" in name}
+    assert {name: v for name, v in illegal.items() if v} == {"terminate": 1 / 6, "dx": 3 / 6}
+    assert found["illegal"] == pytest.approx(4 / 48)
 
 
 def test_errors_are_in_robot_units_per_dimension():
@@ -110,11 +126,13 @@ def test_steps_beyond_the_episode_do_not_count():
             return values, TOKENS.encode(values).reshape(len(numbers), -1)
 
         def score_batch(self, numbers, examples):
-            return np.tile(np.arange(17.0), (len(numbers), 1)), None
+            nll = np.tile(np.arange(17.0), (len(numbers), 1))
+            return nll, np.zeros(nll.shape, int)
 
     found = action_error(Chunked(), examples)
     assert (found["token_accuracy"], found["error/dx"]) == (1, 0)
     assert found["nll/terminate"] == pytest.approx((6 * 0 + 3 * 8) / 9)
+    assert found["illegal"] == 1
 
 
 def test_tokens_of_fast_are_compared_as_texts():
@@ -139,7 +157,9 @@ def test_tokens_of_fast_are_compared_as_texts():
             return chunks[numbers], np.stack([np.pad(t, (0, 40 - len(t))) for t in texts])
 
         def score_batch(self, numbers, examples):
-            return np.ones((len(numbers), 40), np.float32), None
+            likeliest = np.full((len(numbers), 40), ids[0])
+            likeliest[:, 1] = 3
+            return np.ones((len(numbers), 40), np.float32), likeliest
 
     examples = [
         dataclasses.replace(e, action=chunks[i], action_mask=np.ones(4, bool))
@@ -149,4 +169,5 @@ def test_tokens_of_fast_are_compared_as_texts():
     total = sum(map(len, Texts.action_tokens.write(chunks[:6])))
     assert found["token_accuracy"] == pytest.approx(1 - 1 / total)
     assert found["nll"] == 1
-    assert not [name for name in found if name.startswith(("nll/", "token_accuracy/"))]
+    assert found["illegal"] == pytest.approx(6 / total)
+    assert not [name for name in found if name.startswith(("nll/", "token_accuracy/", "illegal/"))]

@@ -72,18 +72,20 @@ def by_hand(predicted, targets, mask, source):
             if not mask[row, slot]:
                 continue
             k = slot % tokens.spec.size
-            slots[name] = slots.get(name, 0) + 1
+            which = f"{name}/{tokens.spec.names[k]}"
+            for key in (name, which):
+                slots[key] = slots.get(key, 0) + 1
             token = int(predicted[row, slot])
             if token not in IDS or IDS.index(token) not in tokens.legal_bins()[k]:
-                illegal[name] = illegal.get(name, 0) + 1
+                for key in (name, which):
+                    illegal[key] = illegal.get(key, 0) + 1
                 continue
             value, truth = (
                 tokens.decode(np.full(tokens.spec.size, t))[k] for t in (token, targets[row, slot])
             )
-            key = f"error/{name}/{tokens.spec.names[k]}"
-            errors.setdefault(key, []).append(abs(value - truth))
+            errors.setdefault(f"error/{which}", []).append(abs(value - truth))
     means = {key: np.mean(found) for key, found in errors.items()}
-    return means | {f"illegal/{name}": illegal[name] / slots[name] for name in slots}
+    return means | {f"illegal/{key}": illegal.get(key, 0) / slots[key] for key in slots}
 
 
 def test_errors_are_those_of_a_plain_loop(batch):
@@ -103,7 +105,7 @@ def test_right_predictions_have_no_error(batch):
         jax.device_get(measured.sums(*map(jnp.asarray, (targets, *batch[1:]))))
     )
     assert set(found.values()) == {0.0}
-    assert len(found) == 7
+    assert len(found) == 12
 
 
 def test_sums_of_parts_add_up(batch):

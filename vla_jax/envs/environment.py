@@ -55,6 +55,7 @@ class Environment:
       default_splits: those played unless others are asked for; empty: all.
       default_tasks: those played unless others are asked for; empty: all of the split.
       trials: trials of each task in a published number.
+      least: episodes of a split in such a number, at least; those of few tasks then have more.
       max_steps: most steps of any episode.
       protocol: how the published numbers were taken, in words, and their source.
       apart: whether each environment gets a process of its own: those that take longer to step
@@ -71,6 +72,7 @@ class Environment:
     default_splits: tuple[str, ...] = ()
     default_tasks: tuple[str, ...] = ()
     trials: int
+    least: int = 0
     max_steps: int
     protocol: str
     apart: bool = False
@@ -115,7 +117,8 @@ class Environment:
 
         Args:
           split: which.
-          count: how many; `trials` of each task by default. Fewer are the first of more.
+          count: how many; by default `trials` of each task, or `least`. Fewer are the first of
+            more.
           tasks: which tasks; the usual ones by default.
           seed: 0 for the set that numbers are compared on, others for other sets.
 
@@ -123,7 +126,7 @@ class Environment:
           UserError: see `tasks_of`.
         """
         played = self.tasks_of(split, tasks)
-        count = self.trials * len(played) if count is None else count
+        count = max(self.trials * len(played), self.least) if count is None else count
         return [
             Episode(
                 seed=FIRST_SEED * (1 + seed) + number,

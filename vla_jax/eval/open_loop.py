@@ -23,9 +23,11 @@ def action_error(policy: Policy, examples: Sequence[Example]) -> dict[str, float
       `error/NAME`: mean absolute error, in its robot unit;
       `token_accuracy/NAME`: share of decoded tokens that equal the demonstration's, 0..1;
       `nll/NAME`: mean negative log-likelihood of the demonstration's token in nats, given the true
-      ones before it, over the full vocabulary.
-      `token_accuracy` and `nll` are the means over all action tokens; tokens of FAST are of no one
-      dimension, and have these alone.
+      ones before it, over the full vocabulary;
+      `illegal/NAME`: how often, without the grammar, the likeliest token is none that may stand
+      there, 0..1; of FAST, none of its tokens.
+      `token_accuracy`, `nll` and `illegal` are the means over all action tokens; tokens of FAST are
+      of no one dimension, and have these alone.
     """
     observations = [policy.observer.read(example) for example in examples]
     values, tokens = policy.act_batch(observations, [example.prefix for example in examples])
@@ -34,15 +36,26 @@ def action_error(policy: Policy, examples: Sequence[Example]) -> dict[str, float
     names = policy.action_tokens.spec.names
     error = np.abs(values - truth)[mask].mean(axis=0)
     found = {f"error/{name}": float(e) for name, e in zip(names, error, strict=True)}
-    nll, _ = policy.score_batch(observations, examples)
+    nll, likeliest = policy.score_batch(observations, examples)
     number, same = _compare(policy.encoder, tokens, examples)
-    for measure, every in {"token_accuracy": same, "nll": nll}.items():
+    illegal = ~_legal(policy, number, likeliest)
+    for measure, every in {"token_accuracy": same, "nll": nll, "illegal": illegal}.items():
         found[measure] = float(every[number >= 0].mean())
         if isinstance(policy.action_tokens, ActionTokens):  # each is of one dimension
             for d, name in enumerate(names):
                 chosen = (number >= 0) & (number % len(names) == d)
                 found[f"{measure}/{name}"] = float(every[chosen].mean())
     return found
+
+
+def _legal(
+    policy: Policy, number: Int[np.ndarray, "b n"], tokens: Int[np.ndarray, "b n"]
+) -> Bool[np.ndarray, "b n"]:
+    """Returns which tokens may stand where the action token of this number does."""
+    actions = policy.action_tokens
+    if not isinstance(actions, ActionTokens):
+        return np.isin(tokens, actions.ids)
+    return actions.legal(policy.encoder.vocabulary)[number % actions.spec.size, tokens]
 
 
 def _compare(

@@ -70,7 +70,8 @@ class HeldOut:
             for measure in ("loss", "accuracy")
         ]
         for robot in self._data.robots_held_out:
-            names += [f"held_out/error/{name}" for name in self._errors.measured(robot)]
+            for name in self._errors.measured(robot):
+                names += [f"held_out/error/{name}", f"held_out/illegal/{name}"]
             names.append(f"held_out/illegal/{robot}")
         if sources.TABLETOP in self._data.robots:
             names += [f"success/{split}" for split in self._config.evaluation.splits]

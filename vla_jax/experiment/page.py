@@ -143,8 +143,9 @@ def _pooled(rates: Any) -> Rate:
 
 
 def _demonstrations(results: Mapping[str, Any] | None, workdir: Workdir) -> list[dict[str, Any]]:
-    """Returns a table per robot: dimension, unit, error, token accuracy, likelihood."""
+    """Returns a table per robot: dimension, unit, errors, and what is said of its tokens."""
     values = (results or {}).get("open_loop", {})
+    written = (results or {}).get("quantisation", {})
     encoder = workdir.load_encoder() if values else None
     tables = []
     for robot, tokens in encoder.actions.items() if encoder else ():
@@ -152,15 +153,17 @@ def _demonstrations(results: Mapping[str, Any] | None, workdir: Workdir) -> list
         spec = tokens.spec
 
         def row(title: str, unit: str, name: str, start: str = start) -> list[Any]:
-            error, right, nll = (
+            error, right, illegal, nll = (
                 values.get(f"{start}{measure}{name}")
-                for measure in ("error", "token_accuracy", "nll")
+                for measure in ("error", "token_accuracy", "illegal", "nll")
             )
-            return [title, unit, error, None if right is None else f"{right:.1%}", nll]
+            shares = [None if share is None else f"{share:.1%}" for share in (right, illegal)]
+            return [title, unit, error, written.get(f"{start}{name[1:]}"), *shares, nll]
 
         rows = [row(n, u, f"/{n}") for n, u in zip(spec.names, spec.units, strict=True)]
         if any(cell is not None for line in rows for cell in line[2:]):
-            header = ["Dimension", "Unit", "Mean error", "Tokens right", "Nats per token"]
+            header = ["Dimension", "Unit", "Mean error", "Of writing it as tokens"]
+            header += ["Tokens right", "Illegal without grammar", "Nats per token"]
             rows.append(row("all", "", ""))
             tables.append({"caption": f"Robot {robot}", "header": header, "rows": rows})
     return tables

@@ -1,4 +1,4 @@
-"""How likely a model holds what was demonstrated: teacher-forced, over the full vocabulary."""
+"""What a model holds of what was demonstrated: teacher-forced, over the full vocabulary."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from flax import nnx
 from vla_jax.core.arrays import Array, Float, Int
 
 
-def make_scorer(graph: nnx.GraphDef, prefix: int) -> Callable[..., Array]:
+def make_scorer(graph: nnx.GraphDef, prefix: int) -> Callable[..., tuple[Array, Array]]:
     """Builds the scorer.
 
     Args:
@@ -19,8 +19,9 @@ def make_scorer(graph: nnx.GraphDef, prefix: int) -> Callable[..., Array]:
 
     Returns:
       A jitted function (params, tokens int32 [b, t], prefix length int32 [b], and by name the
-      observations that `VLM.hidden` takes) -> float32 [b, n], negative log-likelihood in nats of
-      the token in every suffix slot, given the true ones before it.
+      observations that `VLM.hidden` takes) -> for every suffix slot, given the true tokens before
+      it: float32 [b, n], the negative log-likelihood in nats of the one that stands there, and
+      int32 [b, n], the likeliest one.
     """
 
     def score(
@@ -28,13 +29,14 @@ def make_scorer(graph: nnx.GraphDef, prefix: int) -> Callable[..., Array]:
         tokens: Int[Array, "b t"],
         prefix_length: Int[Array, " b"],
         **observations: Array,
-    ) -> Float[Array, "b n"]:
+    ) -> tuple[Float[Array, "b n"], Int[Array, "b n"]]:
         model = nnx.merge(graph, params)
         hidden = model.hidden(
             tokens=tokens, prefix_length=prefix_length, prefix=prefix, **observations
         )
         chances = jax.nn.log_softmax(model.decoder.logits(hidden), axis=-1)
         targets = tokens[:, prefix:, None]
-        return -jnp.take_along_axis(chances, targets, axis=-1)[..., 0]
+        nll = -jnp.take_along_axis(chances, targets, axis=-1)[..., 0]
+        return nll, jnp.argmax(chances, axis=-1).astype(jnp.int32)
 
     return jax.jit(score)

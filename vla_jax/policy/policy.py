@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from vla_jax.core.arrays import Bool, Float, Int, UInt8
+from vla_jax.core.arrays import Float, Int, UInt8
 from vla_jax.core.batch import Target
 from vla_jax.policy.decode import Decoder, make_decoder
 from vla_jax.policy.likelihood import make_scorer
@@ -127,18 +127,18 @@ class Policy:
 
     def score_batch(
         self, observations: Sequence[Observation], targets: Sequence[Target]
-    ) -> tuple[Float[np.ndarray, "b n"], Bool[np.ndarray, "b n"]]:
-        """Returns how unlikely the b demonstrated suffixes are, and which tokens count.
+    ) -> tuple[Float[np.ndarray, "b n"], Int[np.ndarray, "b n"]]:
+        """Returns how unlikely the b demonstrated suffixes are, and what is likeliest instead.
 
-        The first is the negative log-likelihood of every suffix slot in nats, over the full
-        vocabulary and without the grammar; the second is the loss mask.
+        Of every suffix slot, over the full vocabulary and without the grammar: the negative
+        log-likelihood of its token in nats, and the likeliest token.
 
         Raises:
           UserError: see `Encoder.encode_all`.
         """
-        tokens, lengths, mask = self.encoder.encode_all(targets)
-        nll = self._score(self.params, tokens, lengths, **stack(observations))
-        return np.asarray(nll), mask[:, self.encoder.layout.prefix :]
+        tokens, lengths, _ = self.encoder.encode_all(targets)
+        nll, likeliest = self._score(self.params, tokens, lengths, **stack(observations))
+        return np.asarray(nll), np.asarray(likeliest)
 
     def answer_batch(
         self,

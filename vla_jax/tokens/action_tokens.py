@@ -228,12 +228,17 @@ class ActionTokens:
         Raises:
           UserError: there is no `room` for so many tokens.
         """
-        mask = np.zeros((self.spec.size, vocabulary), bool)
-        for row, legal in zip(mask, self.legal_bins(), strict=True):
-            row[self._ids[legal.start : legal.stop]] = True
+        mask = self.legal(vocabulary)
         if chunk * len(mask) > room:
             raise no_room(chunk * len(mask), room)
         return automaton.positions(np.tile(mask, (chunk, 1)))
+
+    def legal(self, vocabulary: int) -> Bool[np.ndarray, "a v"]:
+        """Returns which ids may stand for each dimension."""
+        mask = np.zeros((self.spec.size, vocabulary), bool)
+        for row, legal in zip(mask, self.legal_bins(), strict=True):
+            row[self._ids[legal.start : legal.stop]] = True
+        return mask
 
     def legal_bins(self) -> list[range]:
         """Returns the bins a decoder may choose, one range per dimension."""

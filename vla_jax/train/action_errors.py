@@ -106,7 +106,7 @@ class ActionErrors:
         }
 
     def measured(self, name: str) -> list[str]:
-        """Returns `SOURCE/DIMENSION` of those errors that `metrics` has of a robot."""
+        """Returns `SOURCE/DIMENSION` of what `metrics` has of a robot's dimensions."""
         if name not in self._binned:
             return []
         return [f"{name}/{dimension}" for dimension in self._actions[name].spec.names]
@@ -115,8 +115,9 @@ class ActionErrors:
         """Turns sums into means over the steps and the chunk they cover.
 
         Returns:
-          `error/SOURCE/DIMENSION`, mean absolute error in the robot's unit, and `illegal/SOURCE`,
-          share of action slots, 0..1. What has no example is left out.
+          `error/SOURCE/DIMENSION`, mean absolute error in the robot's unit, and the share of action
+          slots whose likeliest token is illegal, 0..1: `illegal/SOURCE/DIMENSION`, and of all
+          `illegal/SOURCE`. What has no example is left out.
         """
         out: dict[str, float] = {}
         for i, name in enumerate(self._names):
@@ -130,6 +131,8 @@ class ActionErrors:
             for k, which in enumerate(self.measured(name)):
                 if legal[k]:
                     out[f"error/{which}"] = float(error[k] / legal[k])
+                if slots[k]:
+                    out[f"illegal/{which}"] = float(1 - legal[k] / slots[k])
             if slots.sum():
                 out[f"illegal/{name}"] = float(1 - legal.sum() / slots.sum())
         return out
