@@ -38,6 +38,15 @@ def test_values_come_back_within_half_a_bin(count):
     assert np.abs(decode(index, count) - X).max() <= 1 / count + 1e-6
 
 
+def test_every_count_there_may_be_comes_back_within_half_a_bin():
+    x = X[::20]
+    for count in range(2, 4097):
+        index = encode(x, count)
+        assert np.abs(decode(index, count) - x).max() <= 1 / count + 1e-6, count
+        every = np.arange(count)
+        np.testing.assert_array_equal(encode(decode(every, count), count), every)
+
+
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("kind", ["quantile", "mu_law"])
 def test_values_of_other_kinds_come_back_as_the_nearest_centre(kind, count):

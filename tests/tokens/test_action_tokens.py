@@ -44,6 +44,42 @@ def test_last_takes_the_end_of_the_vocabulary_and_no_special_token(tokenizer, co
     assert ids[-1] - ids[0] == count - 1 + (count > 32)
 
 
+SCHEMES = {
+    "integers": ActionTokensConfig(scheme="integers"),
+    "loc": ActionTokensConfig(rows="loc"),
+    "last": ActionTokensConfig(rows="last"),
+    "least_used": ActionTokensConfig(rows="least_used"),
+    "openvla": ActionTokensConfig(rows="openvla"),
+    "extend": ActionTokensConfig(scheme="extend"),
+}
+
+
+@pytest.fixture(scope="module")
+def roomy():
+    """A tokenizer that has every integer below 4096 as one token, and as many places."""
+    return Tokenizer.train(map(str, range(4096)), 10_000, 4096)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("count", COUNTS)
+def test_actions_come_back_within_half_a_bin_in_every_scheme(
+    roomy, spec, statistics, actions, scheme, count
+):
+    used = {i: 1 + i % 3 for i in range(0, roomy.size, 2)}
+    tokenizer, ids = choose_ids(SCHEMES[scheme], roomy, count, used)
+    assert len(set(ids)) == count
+    assert not set(ids) & tokenizer.special.ids
+    tokens = ActionTokens(spec, statistics, ids)
+    written = tokens.encode(actions)
+    assert set(written.ravel().tolist()) <= set(ids)
+    found = tokens.decode(written)
+    low, high = tokens.bounds
+    inside = np.clip(actions, low, high)  # what lies beyond the quantiles is clipped
+    np.testing.assert_array_equal(found[:, 0], actions[:, 0])
+    half = (high - low)[1:] / count / 2
+    assert (np.abs(found - inside)[:, 1:] <= half + 1e-6).all()
+
+
 def test_extend_adds_one_row_per_bin(tokenizer):
     longer, ids = choose_ids(ActionTokensConfig(scheme="extend"), tokenizer, 300)
     assert list(ids) == list(range(tokenizer.size, tokenizer.size + 300))

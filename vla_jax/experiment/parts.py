@@ -1,6 +1,7 @@
 """The parts of a run, built from its configuration: encoder, loader, policies."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -93,7 +94,7 @@ def _make_actions(
 ) -> tuple[Tokenizer, dict[str, ActionTokens | FastTokens]]:
     """Chooses the ids of actions, says whose they were, and returns each robot's actions."""
     used = {name: collisions.usage(tokenizer, each) for name, each in texts.items()}
-    everything = frozenset[int]().union(*(usage.count for usage in used.values()))
+    everything = sum((Counter(usage.count) for usage in used.values()), Counter[int]())
     fast = _make_fast(config, data) if config.action_tokens.scheme == "fast" else None
     count = config.bins.largest if fast is None else len(fast.pieces)
     tokenizer, ids = action_tokens.choose_ids(config.action_tokens, tokenizer, count, everything)

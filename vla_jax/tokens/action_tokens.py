@@ -7,7 +7,7 @@ with the checkpoint.
 """
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -33,7 +33,8 @@ class ActionTokensConfig:
         or `extend` the vocabulary by one row per bin.
       rows: which rows `overwrite` takes: the first `<locNNNN>` tokens, whose web meaning
         (a place in the image) is a number line too; the `last` ids of the vocabulary; the
-        `least_used`, which no text of the run has a use for (of these the last, which byte-pair
+        `least_used` by the texts that the run looks through, which are all of its own distinct
+        ones and a sample of very large web sets (of equally rare ones the last, which byte-pair
         encoding found last); or those of `openvla`, which are the last ones before added tokens,
         counted downwards.
       on_collision: what it does where the rows that are overwritten are ones that the data uses:
@@ -61,7 +62,10 @@ class ActionTokensConfig:
 
 
 def choose_ids(
-    config: ActionTokensConfig, tokenizer: Tokenizer, count: int, used: Collection[int] = ()
+    config: ActionTokensConfig,
+    tokenizer: Tokenizer,
+    count: int,
+    used: Mapping[int, int] | None = None,
 ) -> tuple[Tokenizer, tuple[int, ...]]:
     """Picks the id of every bin.
 
@@ -69,7 +73,7 @@ def choose_ids(
       config: the scheme.
       tokenizer: the vocabulary.
       count: number of bins, or of tokens that FAST has.
-      used: ids that the texts of the run use, which `least_used` leaves alone.
+      used: id -> how often the texts of the run use it, for `least_used`.
 
     Returns:
       The tokenizer (with new tokens under `extend`) and `count` ids, bin 0 first.
@@ -84,21 +88,22 @@ def choose_ids(
         names = [f"<act{k:04d}>" for k in range(count)]
         tokenizer = tokenizer.extended(names)
         return tokenizer, tuple(i for i in map(tokenizer.id, names) if i is not None)
-    held = _existing(rows, tokenizer, count, frozenset(used))
+    held = _existing(rows, tokenizer, count, used or {})
     if len(held) < count:
-        is_fast = config.scheme == "fast"
-        name, field = ("tokens", "action_tokens.fast.size") if is_fast else ("bins", "bins.count")
-        again = "fast.rows=new" if is_fast else "scheme=extend"
+        name, field, holder, again = "bins", "bins.count", "rows", "scheme=extend"
+        if config.scheme == "fast":
+            name, field = "tokens", "action_tokens.fast.size"
+            holder, again = "fast.rows", "fast.rows=new"
         raise UserError(
             f"config.{field}: more {name} than rows to overwrite",
-            expected=f"at most {len(held)} (config.action_tokens.rows={rows})",
+            expected=f"at most {len(held)} (config.action_tokens.{holder}={rows})",
             found=count,
             fix=f"Lower config.{field} or set --config.action_tokens.{again}",
         )
     return tokenizer, tuple(held)
 
 
-def _existing(rows: Rows, tokenizer: Tokenizer, count: int, used: frozenset[int]) -> list[int]:
+def _existing(rows: Rows, tokenizer: Tokenizer, count: int, used: Mapping[int, int]) -> list[int]:
     """Returns the first `count` of the rows to overwrite, or all there are."""
     if rows == "loc":
         ids = (tokenizer.id(f"<loc{k:04d}>") for k in range(count))
@@ -106,9 +111,10 @@ def _existing(rows: Rows, tokenizer: Tokenizer, count: int, used: frozenset[int]
     barred = tokenizer.special.ids
     if rows == "openvla":
         return [i for i in range(tokenizer.base_size - 1, -1, -1) if i not in barred][:count]
+    free = [i for i in range(tokenizer.size) if i not in barred]
     if rows == "least_used":
-        barred = barred | used
-    return [i for i in range(tokenizer.size) if i not in barred][-count:]
+        return sorted(sorted(free, key=lambda i: (used.get(i, 0), -i))[:count])
+    return free[-count:]
 
 
 def _integers(tokenizer: Tokenizer, count: int) -> tuple[int, ...]:

@@ -94,7 +94,10 @@ def report(config: ActionTokensConfig, collisions: Sequence[Collision]) -> str |
             "line for both, as meant"
         )
     what = f"{len(collisions)} action tokens overwrite tokens that the data uses: {named}"
-    fix = "Set --config.action_tokens.rows=least_used, or scheme=extend"
+    if config.scheme == "fast":
+        fix = "Set --config.action_tokens.fast.rows=least_used, or fast.rows=new"
+    else:
+        fix = "Set --config.action_tokens.rows=least_used, or scheme=extend"
     if config.on_collision == "error":
         raise UserError(what, fix=fix)
     return f"warning: {what}. {fix}"

@@ -33,7 +33,8 @@ ENVIRONMENT = Environment(
     max_steps=TabletopConfig().max_steps * max(world.STAGES.values()),
     protocol="Splits differ in which blocks and words an episode uses; the tasks take turns, 100"
     " episodes of each, and 200 where there is but one. Success: the goal holds when the policy"
-    " terminates, within 30 steps per stage of the task. Source: this repository, experiments/tabletop.",
+    " terminates, within 30 steps per stage of the task. Source: this repository,"
+    " experiments/tabletop.",
     packages=("numpy", "opencv-python-headless"),
     options=_options,
     make=_make,
