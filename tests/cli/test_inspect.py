@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from vla_jax.data import show
+from vla_jax.data.robots.tabletop import MAX_STEP, TABLETOP
 
 CONFIG = "configs/tabletop.py:smoke"
 
@@ -38,6 +39,25 @@ def test_a_picture_is_written_whole_into_a_new_folder(tmp_path):
     show.save(picture, tmp_path / "new" / "batch.png")
     assert (np.asarray(Image.open(tmp_path / "new" / "batch.png")) == picture).all()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["batch.png"]
+
+
+def test_what_writing_actions_as_tokens_costs_is_printed_per_dimension(
+    vla_jax, monkeypatch, request, tmp_path
+):
+    monkeypatch.chdir(request.config.rootpath)
+    flags = (f"--config.data_dir={tmp_path}", "--config.bins.count=8")
+    code, out, err = vla_jax("inspect", "tests/tiny_run.py", "--tokens", *flags)
+    assert code == 0, err
+    rows = [line.split("│")[1:-1] for line in out.splitlines() if line.startswith("│")]
+    table = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows if len(row) == 8}
+    assert list(table) == list(TABLETOP.spec.names)
+    unit, mean, worst, _, bins, dead, fullest = table["dx"]
+    assert (unit, bins) == ("metres per step", "8")
+    assert 0 < float(mean) <= float(worst) < MAX_STEP / 8 * 1.01
+    assert 0 <= int(dead) < 8
+    assert 1 / 8 <= float(fullest.rstrip("%")) / 100 < 1
+    assert table["terminate"][1:3] == ["0", "0"]
+    assert "8.0 tokens an example, at most 8; they are of 8 ids" in out
 
 
 TINY = pathlib.Path(__file__).parents[1] / "models" / "data"

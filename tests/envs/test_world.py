@@ -55,8 +55,11 @@ def every_instruction(split):
     if split == "symbol":
         return sides
     picks = {f"pick up the {target}" for target in targets}
-    nears = {f"move the {t} near the {block.name}" for t in targets for block in world.SEEN}
-    return sides | picks | nears
+    pairs = [(target, block.name) for target in targets for block in world.SEEN]
+    nears = {f"move the {one} near the {other}" for one, other in pairs}
+    stacks = {f"stack the {one} on the {other}" for one, other in pairs}
+    twice = {f"{side} then pick up the {block.name}" for side in sides for block in world.SEEN}
+    return sides | picks | nears | stacks | twice
 
 
 def test_no_instruction_of_a_split_is_one_of_training_and_all_that_is_said_is_enumerated():
@@ -65,8 +68,12 @@ def test_no_instruction_of_a_split_is_one_of_training_and_all_that_is_said_is_en
         said = every_instruction(split)
         assert split == "seen" or not said & training
         rng = np.random.default_rng(number)
-        drawn = {scene.sample(rng, split=split, blocks=(2, 3)).instruction for _ in range(300)}
-        assert drawn <= said
+        drawn = [
+            scene.sample(rng, split=split, blocks=(2, 3), tasks=world.tasks_of(split, world.TASKS))
+            for _ in range(500)
+        ]
+        assert {one.task for one in drawn} == set(world.tasks_of(split, world.TASKS))
+        assert {one.instruction for one in drawn} <= said
 
 
 def test_training_never_says_the_words_that_only_the_web_explains():
