@@ -5,6 +5,7 @@ import getpass
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +21,9 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 os.environ["MPLBACKEND"] = "agg"
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compiled programs outlive the run, which makes the second run much shorter.
@@ -52,6 +55,27 @@ def no_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refusing(_connect))
     monkeypatch.setattr(socket.socket, "connect_ex", refusing(_connect_ex))
+
+
+@pytest.fixture
+def screenshot(tmp_path):
+    """Shows a page in Chromium and returns what a person would see, uint8 [y, x, 3]."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    browser = next((found for name in names if (found := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("needs Chromium on the path, e.g. apt-get install chromium")
+
+    def take(path, *, width, height, dark=False):
+        picture = tmp_path / "screenshot.png"
+        command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},{height}"]
+        command += [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
+        command += [f"--screenshot={picture}", f"file://{path}"]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        with Image.open(picture) as opened:
+            return np.asarray(opened.convert("RGB"))
+
+    return take
 
 
 class Job:

@@ -140,7 +140,8 @@ def test_a_resumed_run_has_the_same_metrics(straight, in_pieces):
     assert found == expected
     sources = ("tabletop", "tabletop_questions")
     names = {f"{m}/{name}" for m in ("loss", "accuracy", "share") for name in sources}
-    names |= {"error/tabletop/dx", "error/tabletop/gripper", "illegal/tabletop"}
+    names |= {"error/tabletop/dx", "error/tabletop/gripper"}
+    names |= {"illegal/tabletop", "illegal/tabletop/terminate"}
     assert names | {"loss", "gradient_norm", "learning_rate"} <= set(expected[0])
     held_out = {"held_out/loss/tabletop", "held_out/accuracy/tabletop_questions"}
     held_out |= {"held_out/error/tabletop/dy", "held_out/illegal/tabletop"}
@@ -200,8 +201,8 @@ def test_the_results_have_the_documented_form(config, straight):
     assert results["train"]["samples_per_s"] > 0
     names = TABLETOP.spec.names
     assert set(results["open_loop"]) == {
-        *("token_accuracy", "nll"),
-        *(f"{m}/{n}" for m in ("error", "token_accuracy", "nll") for n in names),
+        *("token_accuracy", "nll", "illegal"),
+        *(f"{m}/{n}" for m in ("error", "token_accuracy", "nll", "illegal") for n in names),
     }
 
 
@@ -223,6 +224,17 @@ def test_a_run_leaves_a_report_that_needs_nothing_else(straight):
     assert "config.loop.steps" in page
     assert "new_colour" in page
     assert "<svg" in page
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_whole_report(straight, screenshot):
+    pixels = screenshot(straight.report, width=1200, height=6000)
+    background = pixels[-1, 2]
+    rows = (pixels != background).any(axis=(1, 2))
+    assert 2500 < np.flatnonzero(rows).max() < 5900  # all sections, and the end of the page
+    empty = np.diff(np.flatnonzero(rows))
+    assert empty.max() < 250  # no hole where a chart or the film did not load
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1000  # the film is there, in colour
 
 
 def test_a_run_leaves_its_pictures_and_its_configuration(config, straight):
