@@ -1,7 +1,7 @@
 """Does a policy that says its plan first do better where an instruction has two stages?
 
-Both arms see the same demonstrations, in the same order, and are evaluated on the same episodes;
-one also writes what the expert was about to do, at every step, before it acts.
+Robot data alone. Both arms see the same demonstrations, in the same order, and are evaluated on the
+same episodes; one also writes what the expert was about to do, at every step, before it acts.
 """
 
 from vla_jax.sweep.sweep import Arm, Smoke, Sweep
@@ -9,11 +9,19 @@ from vla_jax.sweep.sweep import Arm, Smoke, Sweep
 SWEEP = Sweep(
     config="configs/tabletop_planning.py:planned",
     arms=(
+        # The variant `direct`, in fields: the smoke form takes another config for both arms.
         Arm(name="direct", set={"prompts.plan": "none", "sequence.suffix": 9}),
         Arm(name="planned"),
     ),
     seeds=(0, 1, 2),
-    set={"evaluation.film": 0, "loop.eval_every": 1_000_000, "mesh.cpu_devices": 1},
+    set={
+        "mixture.robot_share": 1.0,
+        "loader.batch_size": 16,
+        "loop.steps": 12_000,
+        "loop.eval_every": 1_000_000,
+        "evaluation.film": 0,
+        "mesh.cpu_devices": 1,
+    },
     measures={
         "two_stage": "success/seen/two_stage",
         "pick": "success/seen/pick",
