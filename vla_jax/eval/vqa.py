@@ -1,4 +1,4 @@
-"""Does the model still answer questions? Exact match per kind of question."""
+"""Does the model still answer questions? Exact match per kind; places a tenth of a side apart."""
 
 import re
 from collections.abc import Sequence
