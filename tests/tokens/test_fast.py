@@ -104,16 +104,28 @@ def test_a_folder_comes_back(fast, tmp_path):
     assert values["min_token"] == fast.lowest
 
 
-def test_the_published_layout_decodes_by_the_published_formula(published):
-    codec = Fast.load(published)
-    inner = tokenizers.Tokenizer.from_file(str(published / "tokenizer.json"))
+def assert_is_the_published_formula(codec, folder):
+    """Chunks are written and read as the published code does, with the folder's own files."""
+    inner = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    values = json.loads((folder / "processor_config.json").read_text())
+    scale, lowest = values["scale"], values["min_token"]
     for chunk, tokens in zip(CHUNKS[:100], codec.encode(CHUNKS[:100]), strict=True):
-        rows = np.around(scipy.fft.dct(chunk, axis=0, norm="ortho") * 60).astype(int)
-        text = "".join(map(chr, np.maximum(rows.ravel() - codec.lowest, 0)))
+        rows = np.around(scipy.fft.dct(chunk, axis=0, norm="ortho") * scale).astype(int)
+        text = "".join(map(chr, np.maximum(rows.ravel() - lowest, 0)))
         assert inner.encode(text).ids == tokens
         codes = np.array(list(map(ord, inner.decode(tokens)))).reshape(-1, SIZE)
-        wanted = scipy.fft.idct((codes + codec.lowest) / 60, axis=0, norm="ortho")
+        wanted = scipy.fft.idct((codes + lowest) / scale, axis=0, norm="ortho")
         np.testing.assert_allclose(codec.decode(tokens, SIZE), wanted, atol=1e-6)
+
+
+def test_what_was_trained_here_is_read_by_the_published_formula(fast, tmp_path):
+    fast.save(tmp_path, (STEPS, SIZE))
+    assert_is_the_published_formula(fast, tmp_path)
+
+
+def test_the_published_layout_decodes_by_the_published_formula(published):
+    codec = Fast.load(published)
+    assert_is_the_published_formula(codec, published)
     # Its tokens may begin or end inside a character.
     behaviours = codec.behaviours()
     assert {(0, 0, 1), (1, 1, 0)} <= set(map(tuple, behaviours.tolist()))
