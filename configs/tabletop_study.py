@@ -15,7 +15,7 @@ from vla_jax.core.errors import UserError
 from vla_jax.envs.tabletop import world
 from vla_jax.models import variants
 
-VARIANTS = ("micro", "tiny", "smoke")
+VARIANTS = ("tiny", "micro", "smoke")
 
 
 def get_config(variant: str = "tiny") -> config_dict.ConfigDict:

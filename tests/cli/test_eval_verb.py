@@ -43,7 +43,7 @@ def test_an_environment_is_driven_and_the_result_lies_in_a_folder(vla_jax, copy)
     results = json.loads((folder / "results.json").read_text())
     assert {name for name in results["success"] if "/" not in name} == {"seen", "new_shape"}
     assert results["success"]["seen"]["episodes"] == 3
-    about = {"checkpoint": str(copy), "step": 7, "robot": "tabletop", "seed": 0}
+    about = {"checkpoint": str(copy), "step": 7, "robot": "tabletop", "seed": 0, "execute": 1}
     assert results["evaluated"] == about
     assert results["environment"]["name"] == "tabletop"
     assert results["code"]["versions"]["jax"]

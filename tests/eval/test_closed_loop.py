@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vla_jax.core.episode import Episode
+from vla_jax.core.errors import UserError
 from vla_jax.data import images as images_lib
 from vla_jax.envs.tabletop.env import TabletopConfig, TabletopEnv
 from vla_jax.envs.tabletop.expert import expert_action
@@ -108,6 +109,66 @@ def test_progress_counts_up():
     seen = []
     play(2, on_progress=lambda done, total: seen.append((done, total)))
     assert seen == [(n, 5) for n in range(1, 6)]
+
+
+class Scripted:
+    """Decides three actions at once, and notes when it was asked about which step of which slot."""
+
+    history, views = 1, ("primary",)
+
+    def __init__(self):
+        self.envs, self.asked = [], []
+
+    @property
+    def observer(self):
+        return self
+
+    make_env = Expert.make_env
+
+    def look(self, views, state):
+        return views["primary"][0]
+
+    def act_batch(self, images, instructions):
+        self.asked.append([env.steps for env in self.envs])
+        return np.stack([[(k + 1) * 0.001 * ONE for k in range(3)] for _ in images]), None
+
+
+ONE = np.array([0, 1, 0, 0, 0, 0, 0, 0], np.float32)  # along x
+
+
+class Counting(TabletopEnv):
+    """Counts its steps and keeps what it was told to do."""
+
+    def reset(self, **options):
+        self.steps, self.told = 0, []
+        return super().reset(**options)
+
+    def step(self, action):
+        self.steps += 1
+        self.told.append(round(float(action[1]) * 1000))
+        return super().step(action)
+
+
+@pytest.mark.parametrize("execute", [1, 2, 3])
+def test_so_many_actions_of_a_decision_are_executed_before_the_next(execute):
+    policy = Scripted()
+
+    def make_env():
+        limit = 4 + 3 * len(policy.envs)  # the second episode is longer
+        policy.envs.append(Counting(TabletopConfig(image_size=16, max_steps=limit)))
+        return policy.envs[-1]
+
+    outcomes = closed_loop.play(policy, make_env, EPISODES[:2], slots=2, execute=execute)
+    assert [outcome.steps for outcome in outcomes] == [4, 7]
+    for env, steps in zip(policy.envs, (4, 7), strict=True):
+        assert env.told == [k % execute + 1 for k in range(steps)]
+    assert len(policy.asked) == -(-7 // execute)
+    assert policy.asked[1] == [execute, execute]
+
+
+def test_more_actions_than_a_decision_has_are_refused():
+    with pytest.raises(UserError, match=r"actions to execute.*expected at most 1, .*found 2"):
+        play(2, execute=2)
 
 
 def test_no_episodes_are_no_outcomes():

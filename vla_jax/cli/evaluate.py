@@ -16,7 +16,7 @@ if typing.TYPE_CHECKING:
     from vla_jax.experiment.trials import Trials
 
 _SLOTS = 50
-_OF_AN_ENVIRONMENT = ("splits", "tasks", "seed", "robot")
+_OF_AN_ENVIRONMENT = ("splits", "tasks", "seed", "robot", "execute")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -70,7 +70,8 @@ def _drive(values: absl_flags.FlagValues, path: str) -> None:
         results = evaluation.drive(wanted, opened.policy, values.film, phases)
     default = pathlib.Path(path) / "evaluation" / environment.name
     out = pathlib.Path(values.out) if values.out else default
-    finish.leave(results, out, {**opened.about, "seed": values.seed or 0})
+    settings = {"seed": values.seed or 0, "execute": wanted.execute}
+    finish.leave(results, out, {**opened.about, **settings})
 
 
 def _trials(values: absl_flags.FlagValues, image_size: int | None) -> "Trials":
@@ -85,6 +86,7 @@ def _trials(values: absl_flags.FlagValues, image_size: int | None) -> "Trials":
             for split in values.splits or environment.usual_splits
         },
         image_size=image_size,
+        execute=values.execute or 1,
         slots=values.slots or (os.cpu_count() or 1 if environment.apart else _SLOTS),
     )
 
@@ -130,6 +132,13 @@ def _define(values: absl_flags.FlagValues) -> None:
         "slots",
         None,
         f"Environments stepped together; {_SLOTS} by default, one per core of slow simulators.",
+        1,
+        flag_values=values,
+    )
+    integer(
+        "execute",
+        None,
+        "Actions of a decision that are executed before the next; 1 by default.",
         1,
         flag_values=values,
     )

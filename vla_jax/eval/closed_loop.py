@@ -18,6 +18,7 @@ import numpy as np
 
 from vla_jax.core.arrays import Float, UInt8
 from vla_jax.core.episode import Episode
+from vla_jax.core.errors import UserError
 from vla_jax.eval.apart import Apart
 
 
@@ -79,10 +80,12 @@ class _Slot:
         self.observation: dict[str, Any] = {}
         self.seen: dict[str, collections.deque[np.ndarray]] = {}
         self.start, self.steps = "", 0
+        self.planned: collections.deque[np.ndarray] = collections.deque()
         self.images: list[np.ndarray] = []
 
     def begin(self, number: int, episode: Episode, *, film: bool) -> None:
         self.number, self.steps = number, 0
+        self.planned.clear()
         self.observation, _ = self.env.reset(seed=episode.seed, options=dict(episode.options))
         self.start = digest(self.observation)
         self.seen = {view: collections.deque(maxlen=self._history) for view in self._views}
@@ -133,6 +136,7 @@ def play(
     *,
     views: Mapping[str, str] | None = None,
     slots: int = 50,
+    execute: int = 1,
     film: int = 0,
     apart: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -146,12 +150,16 @@ def play(
       episodes: what to play.
       views: the policy's name of a view -> the observation's; its only view is `image` by default.
       slots: environments stepped together.
+      execute: actions of a decision that are executed before the next one is asked for.
       film: how many of the first episodes to render, every step.
       apart: whether each environment gets a process of its own; `make_env` must pickle then.
       on_progress: told how many episodes are done, of how many.
 
     Returns:
       One outcome per episode, in the given order.
+
+    Raises:
+      UserError: a decision has fewer actions than are to be executed.
     """
     names = views or {policy.observer.views[0]: "image"}
     named = {view: names[view] for view in policy.observer.views}
@@ -176,7 +184,7 @@ def play(
         begin(active)
         while len(outcomes) < len(episodes):
             moving = [slot.number not in outcomes for slot in active]
-            ended = _step(policy, active, moving, run)
+            ended = _step(policy, active, moving, execute, run)
             for slot, info in ended:
                 outcomes[slot.number] = slot.outcome(episodes[slot.number], info)
                 on_progress(len(outcomes), len(episodes))
@@ -185,21 +193,39 @@ def play(
 
 
 def _step(
-    policy: Actor, slots: Sequence[_Slot], moving: Sequence[bool], run: Callable[..., Iterable[Any]]
+    policy: Actor,
+    slots: Sequence[_Slot],
+    moving: Sequence[bool],
+    execute: int,
+    run: Callable[..., Iterable[Any]],
 ) -> list[tuple[_Slot, dict[str, Any]]]:
-    """Decides for all slots, and moves those that are in an episode.
+    """Decides where nothing is planned any more, and moves the slots that are in an episode.
 
     Returns:
       The slots whose episode ended, with its last info.
     """
-    observations = [policy.observer.look(slot.seen, slot.state) for slot in slots]
-    instructions = [slot.observation["instruction"] for slot in slots]
-    # A slot without an episode repeats its last observation to keep the batch size.
-    actions, _ = policy.act_batch(observations, instructions)
-    rows = zip(slots, actions, moving, strict=True)
-    moves = [(slot, action[0]) for slot, action, is_moving in rows if is_moving]
+    active = [slot for slot, is_moving in zip(slots, moving, strict=True) if is_moving]
+    if not all(slot.planned for slot in active):
+        _decide(policy, slots, execute)
+    moves = [(slot, slot.planned.popleft()) for slot in active]
     ends = run(lambda move: move[0].step(move[1]), moves)
     return [(slot, info) for (slot, _), (is_over, info) in zip(moves, ends, strict=True) if is_over]
+
+
+def _decide(policy: Actor, slots: Sequence[_Slot], execute: int) -> None:
+    """Plans for the slots that have nothing planned; the others keep the size of the batch."""
+    observations = [policy.observer.look(slot.seen, slot.state) for slot in slots]
+    instructions = [slot.observation["instruction"] for slot in slots]
+    chunks, _ = policy.act_batch(observations, instructions)
+    if execute > chunks.shape[1]:
+        raise UserError(
+            "actions to execute per decision",
+            expected=f"at most {chunks.shape[1]}, as many as the policy decides at once",
+            found=execute,
+        )
+    for slot, chunk in zip(slots, chunks, strict=True):
+        if not slot.planned:
+            slot.planned.extend(chunk[:execute])
 
 
 def digest(observation: Mapping[str, Any]) -> str:

@@ -44,6 +44,7 @@ class EvaluationConfig:
       frames: held-out examples of the losses on the way and of the open-loop error.
       film: episodes in the picture grid.
       slots: environments stepped together.
+      execute: actions of a decision (of `loader.chunk`) that are executed before the next one.
 
     Raises:
       UserError: a count is not positive, or the split `seen` is missing.
@@ -57,9 +58,10 @@ class EvaluationConfig:
     frames: int = 200
     film: int = 12
     slots: int = 50
+    execute: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "quick_episodes", "questions", "frames", "slots"):
+        for name in ("episodes", "quick_episodes", "questions", "frames", "slots", "execute"):
             if getattr(self, name) < 1:
                 raise UserError(
                     f"config.evaluation.{name}", expected=">= 1", found=getattr(self, name)

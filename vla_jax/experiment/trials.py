@@ -37,12 +37,14 @@ class Trials:
       episodes: split -> its episodes.
       image_size: see `Environment.make`.
       slots: environments stepped together.
+      execute: actions of a decision that are executed before the next one.
     """
 
     environment: Environment
     episodes: Mapping[str, Sequence[Episode]]
     image_size: int | None = None
     slots: int = 50
+    execute: int = 1
 
     @classmethod
     def of_run(cls, config: RunConfig, count: int, splits: Sequence[str] = ()) -> "Trials":
@@ -60,6 +62,7 @@ class Trials:
             },
             image_size=config.tabletop.image_size,
             slots=config.evaluation.slots,
+            execute=config.evaluation.execute,
         )
 
     def play(self, policy: Actor, on_progress: OnProgress = silent) -> dict[str, list[Outcome]]:
@@ -96,6 +99,7 @@ class Trials:
             [outcome.episode for _, outcome in chosen],
             views=self.environment.views,
             slots=self.slots,
+            execute=self.execute,
             film=len(chosen),
             apart=self.environment.apart,
         )
@@ -145,6 +149,7 @@ class Trials:
             episodes,
             views=self.environment.views,
             slots=self.slots,
+            execute=self.execute,
             apart=self.environment.apart,
             on_progress=lambda done, total: on_progress(f"evaluate {split}", done, total),
         )
