@@ -49,12 +49,13 @@ def test_what_writing_actions_as_tokens_costs_is_printed_per_dimension(
     code, out, err = vla_jax("inspect", "tests/tiny_run.py", "--tokens", *flags)
     assert code == 0, err
     rows = [line.split("│")[1:-1] for line in out.splitlines() if line.startswith("│")]
-    table = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows if len(row) == 8}
+    table = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows if len(row) == 9}
     assert list(table) == list(TABLETOP.spec.names)
-    unit, mean, worst, _, bins, dead, fullest = table["dx"]
+    unit, mean, worst, _, bins, dead, in_use, fullest = table["dx"]
     assert (unit, bins) == ("metres per step", "8")
     assert 0 < float(mean) <= float(worst) < MAX_STEP / 8 * 1.01
     assert 0 <= int(dead) < 8
+    assert 1 < float(in_use) <= 8 - int(dead)
     assert 1 / 8 <= float(fullest.rstrip("%")) / 100 < 1
     assert table["terminate"][1:3] == ["0", "0"]
     assert "8.0 tokens an example, at most 8; they are of 8 ids" in out

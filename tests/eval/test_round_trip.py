@@ -34,11 +34,14 @@ def test_errors_of_equal_bins_are_what_arithmetic_says():
     assert found["dx"].clipped == pytest.approx(0.02, abs=0.002)
     assert (found["dx"].bins, found["dx"].dead) == (16, 0)
     assert found["dx"].fullest == pytest.approx(1 / 16, rel=0.3)
+    assert 14 < found["dx"].in_use <= 16
     assert (found["terminate"].bins, found["terminate"].worst) == (2, 0)
     gripper = found["gripper"]
     assert (gripper.bins, gripper.dead) == (16, 14)
     assert gripper.mean == pytest.approx(1 / 32, rel=1e-4)
     assert gripper.fullest == pytest.approx(0.8, abs=0.03)
+    p = gripper.fullest  # and 1 - p in another one
+    assert gripper.in_use == pytest.approx(p**-p * (1 - p) ** -(1 - p), rel=1e-6)
     assert len(found["dx"].row()) == len(round_trip.HEADER)
 
 
@@ -56,6 +59,6 @@ def test_fast_has_errors_and_no_bins():
     width = (STATISTICS.q99[1] - STATISTICS.q01[1]) / 2
     assert 0 < dimensions["dx"].mean < 0.05 * width
     assert dimensions["terminate"].worst == 0
-    assert dimensions["dx"].row()[-3:] == ("", "", "")
+    assert dimensions["dx"].row()[-4:] == ("", "", "", "")
     mean, most = round_trip.lengths(tokens, CHUNKS)
     assert 4 <= mean <= most <= 32

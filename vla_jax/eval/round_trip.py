@@ -4,12 +4,16 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 from vla_jax.core.arrays import Float
 from vla_jax.tokens.action_tokens import ActionTokens
 from vla_jax.tokens.fast_tokens import FastTokens
 
-HEADER = ("dimension", "unit", "mean error", "worst", "clipped", "bins", "dead", "fullest bin")
+HEADER = (
+    *("dimension", "unit", "mean error", "worst", "clipped"),
+    *("bins", "dead", "in use", "fullest bin"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,8 @@ class Dimension:
       clipped: share of actions that lie outside the range that is cut, 0..1.
       bins: how many tokens may stand for it; 0 where it has none of its own (FAST).
       dead: of these, how many stand for no action at all.
+      in_use: how many equally used bins would be used as unevenly: the perplexity of their
+        occupancy, from 1 to `bins`.
       fullest: share of actions in the bin that has most of them, 0..1.
     """
 
@@ -34,13 +40,15 @@ class Dimension:
     clipped: float
     bins: int = 0
     dead: int = 0
+    in_use: float = 0.0
     fullest: float = 0.0
 
     def row(self) -> tuple[str, ...]:
         """Returns the cells under `HEADER`."""
-        used = (
-            (f"{self.bins:,}", f"{self.dead:,}", f"{self.fullest:.1%}") if self.bins else ("",) * 3
-        )
+        used = ("",) * 4
+        if self.bins:
+            shares = (f"{self.in_use:.1f}", f"{self.fullest:.1%}")
+            used = (f"{self.bins:,}", f"{self.dead:,}", *shares)
         errors = (f"{self.mean:.3g}", f"{self.worst:.3g}", f"{self.clipped:.2%}")
         return (self.name, self.unit, *errors, *used)
 
@@ -69,6 +77,7 @@ def measure(
             clipped=float(clipped[d]),
             bins=len(count),
             dead=int((count == 0).sum()),
+            in_use=float(np.exp(stats.entropy(count))) if len(count) else 0.0,
             fullest=float(count.max(initial=0) / len(flat)),
         )
         for d, (name, count) in enumerate(zip(spec.names, _occupancy(tokens, flat), strict=True))
