@@ -36,6 +36,7 @@ SWEEP = Sweep(
     arms=tuple(arm for size in SIZES for arm in arms_of(size)),
     seeds=(0, 1, 2),
     measures=tabletop.measures(),
+    drawn=tabletop.DRAWN,
     reference="tiny_cofinetune",
     smoke=Smoke(
         config="configs/tabletop_study.py:smoke",

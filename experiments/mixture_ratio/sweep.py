@@ -23,6 +23,7 @@ SWEEP = Sweep(
     ),
     seeds=(0, 1, 2),
     measures=tabletop.measures(),
+    drawn=tabletop.DRAWN,
     reference="share_0.5",
     axis="mixture.robot_share",
     pareto=("VQA", "unseen"),

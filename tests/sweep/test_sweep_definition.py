@@ -56,6 +56,7 @@ def test_random_arms_are_the_same_for_the_same_seed_and_more_begin_with_the_fewe
         ({"reference": "aa"}, "The nearest is 'a'"),
         ({"smoke": Smoke(arms=("c",))}, "expected a, b, found c"),
         ({"arms": (Arm(name="a", set={"data_dir": Needs("x")}),)}, "prerequisite of a"),
+        ({"drawn": ("sene",)}, "drawn in the sweep: measure: expected seen.*nearest is 'seen'"),
         (
             {"prerequisites": (Arm(name="x", set={"data_dir": Needs("x")}),)},
             "prerequisite of x: expected none",

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -117,6 +118,18 @@ def test_a_picture_is_drawn(finished, tmp_path, axis):
     pixels = np.asarray(Image.open(tmp_path / "p.png").convert("L"))
     assert pixels.shape[1] > pixels.shape[0] > 300
     assert (pixels < 128).mean() > 0.01
+
+
+def test_only_what_is_to_be_drawn_has_a_panel(finished, tmp_path):
+    measures = {"seen": "success/seen", "VQA": "vqa/colour", "pick": "success/seen/pick"}
+    whole = finished(measures=measures)
+    less = dataclasses.replace(whole, sweep=dataclasses.replace(whole.sweep, drawn=("seen",)))
+    widths = []
+    for found in (whole, less):
+        plot.draw(found, tmp_path / "p.png")
+        with Image.open(tmp_path / "p.png") as picture:
+            widths.append(picture.width)
+    assert widths[0] == pytest.approx(3 * widths[1], abs=3)
 
 
 def test_what_has_no_value_on_the_axis_is_a_level_line(finished, tmp_path):

@@ -29,7 +29,7 @@ def draw(table: Table, path: str | os.PathLike[str]) -> None:
       table: at least one row.
       path: the file.
     """
-    measures = list(table.sweep.measures)
+    measures = table.sweep.drawn or tuple(table.sweep.measures)
     columns = min(_COLUMNS, len(measures))
     rows = math.ceil(len(measures) / columns)
     by_arm = table.sweep.axis is None

@@ -73,6 +73,7 @@ class Sweep:
       baselines: prerequisites whose results get a row as well, such as what the arms started from.
       reference: the arm that the others are tested against.
       axis: field of the configuration along which pictures are drawn; None draws arm by arm.
+      drawn: measures that get a panel in the picture; none draws all.
       pareto: two measures that are drawn against each other; None draws no such picture.
       smoke: the short form.
 
@@ -89,6 +90,7 @@ class Sweep:
     baselines: tuple[str, ...] = ()
     reference: str | None = None
     axis: str | None = None
+    drawn: tuple[str, ...] = ()
     pareto: tuple[str, str] | None = None
     smoke: Smoke = Smoke()
 
@@ -105,6 +107,7 @@ class Sweep:
             _check_axis(self.axis, self.arms)
         names = [arm.name for arm in self.prerequisites]
         arms = [arm.name for arm in self.arms]
+        _check_known("drawn in the sweep: measure", self.drawn, self.measures)
         _check_known("pareto of the sweep: measure", self.pareto, self.measures)
         _check_known("arm of the smoke form", self.smoke.arms, arms)
         _check_known("reference: arm", self.reference and [self.reference], arms)

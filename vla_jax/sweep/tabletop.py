@@ -3,6 +3,9 @@
 from vla_jax.envs.tabletop import world
 from vla_jax.sweep.sweep import Arm
 
+# What pictures show of `measures`.
+DRAWN = ("seen", "unseen", "VQA", *world.SPLITS[1:])
+
 _KINDS = ("locate", "extreme", "colour", "shape", "relation", "symbol")
 
 
