@@ -163,8 +163,8 @@ def _legend(table: Table) -> str:
         return legend
     return (
         f"{legend} `*`: differs from {reference} (Welch's t test over seeds, two-sided, "
-        f"{LEVEL:.0%} for all comparisons of this table together, after Holm; no test where neither "
-        "arm's seeds differ among themselves)."
+        f"{LEVEL:.0%} for all comparisons of this table together, after Holm; no test where "
+        "the seeds of neither arm differ)."
     )
 
 
