@@ -292,6 +292,37 @@ def test_an_index_that_another_process_made_meanwhile_is_kept(toy):
     assert [path.name for path in index.folder.parent.iterdir()] == ["train"]
 
 
+def test_an_index_with_more_features_that_another_process_made_meanwhile_is_kept(toy):
+    program = "import sys; from vla_jax.data import indexing; indexing.ensure(sys.argv[1])"
+    made = []
+
+    def overtake(*_):
+        if not made:
+            subprocess.run([sys.executable, "-c", program, str(toy)], check=True)
+            made.append(everything(toy / ".vla_index" / "train"))
+
+    index = indexing.ensure(toy, wanted=Wanted(images=(), texts=()), on_progress=overtake)
+    assert everything(index.folder) == made[0]
+    assert {column.role for column in index.columns} == {"image", "array", "text"}
+    assert [path.name for path in index.folder.parent.iterdir()] == ["train"]
+
+
+def test_an_index_with_other_features_that_was_made_meanwhile_is_made_part_of(toy):
+    program = (
+        "import sys; from vla_jax.data import indexing as i;"
+        "i.ensure(sys.argv[1], wanted=i.Wanted(images=(), arrays=()))"
+    )
+    made = []
+
+    def overtake(*_):
+        if not made:
+            subprocess.run([sys.executable, "-c", program, str(toy)], check=True)
+            made.append(True)
+
+    index = indexing.ensure(toy, wanted=Wanted(images=(), texts=()), on_progress=overtake)
+    assert {column.role for column in index.columns} == {"array", "text"}
+
+
 def test_an_open_index_goes_on_when_it_is_replaced(toy):
     index = indexing.ensure(toy, wanted=Wanted(arrays=(), texts=()))
     indexing.ensure(toy)

@@ -1,5 +1,6 @@
 """Makes the frame index of a dataset: one pass over its shards that decodes nothing."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -87,13 +88,19 @@ def ensure(
     Raises:
       UserError: a missing feature; a damaged, changed or missing shard; no permission to write.
     """
-    index = frame_index.find(directory, split, cache_dir=cache_dir)
     columns = wanted.columns(directory)
-    if index is not None:
-        if all(index.has(column.name, column.role) for column in columns):
-            return index
-        columns = _union(columns, index)
-    return _build(directory, split, columns, cache_dir, verify, on_progress)
+    while True:  # until no other process has made another one meanwhile
+        index = frame_index.find(directory, split, cache_dir=cache_dir)
+        if index is not None:
+            if all(index.has(column.name, column.role) for column in columns):
+                return index
+            columns = _union(columns, index)
+        with contextlib.suppress(_OvertakenError):
+            return _build(directory, split, columns, cache_dir, verify, on_progress, keep=True)
+
+
+class _OvertakenError(Exception):
+    """Another process has made an index with features that this one lacks."""
 
 
 def build(
@@ -117,7 +124,9 @@ def _build(
     cache_dir: str | os.PathLike[str] | None,
     verify: bool,
     on_progress: OnProgress | None,
+    keep: bool = False,
 ) -> FrameIndex:
+    """Makes an index; with `keep` not in the place of one that has more features."""
     found = schema.read_split(directory, split)
     name, version = schema.title(directory)
     files = storage.Files([storage.join(directory, shard) for shard in found.shards])
@@ -139,6 +148,9 @@ def _build(
             **writer.finish(f"dataset {directory}, split {split!r}"),
         }
         (fresh / index_files.MANIFEST).write_text(json.dumps(manifest, indent=1))
+        now = frame_index.find(directory, split, cache_dir=cache_dir) if keep else None
+        if now is not None and len(_union(columns, now)) > len(columns):
+            raise _OvertakenError
     return FrameIndex.open(directory, split, cache_dir=cache_dir)
 
 
