@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 from vla_jax.core.arrays import Float
 from vla_jax.tokens.action_tokens import ActionTokens
@@ -77,7 +76,7 @@ def measure(
             clipped=float(clipped[d]),
             bins=len(count),
             dead=int((count == 0).sum()),
-            in_use=float(np.exp(stats.entropy(count))) if len(count) else 0.0,
+            in_use=_perplexity(count),
             fullest=float(count.max(initial=0) / len(flat)),
         )
         for d, (name, count) in enumerate(zip(spec.names, _occupancy(tokens, flat), strict=True))
@@ -90,6 +89,12 @@ def lengths(
     """Returns the mean and the largest number of tokens of an example's actions."""
     counts = list(map(len, tokens.write(chunks)))
     return float(np.mean(counts)), max(counts)
+
+
+def _perplexity(count: np.ndarray) -> float:
+    """Returns how many equally frequent things would be as uneven; 0 of nothing."""
+    shares = count[count > 0] / max(count.sum(), 1)
+    return float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0
 
 
 def _occupancy(
