@@ -75,6 +75,12 @@ def test_a_table_is_made_from_what_is_done_without_running_anything(sweep, tmp_p
     assert "learning_rate=0.003-seed2" in out.splitlines()[0]
     assert (tmp_path / "results.csv").read_bytes() == (tmp_path / "out/results.csv").read_bytes()
     assert not (tmp_path / "new").exists()
+    # What is to be made anew is not taken from it.
+    rerun = ("--table", "--rerun=learning_rate=0.003", f"--workdir={tmp_path / 'new/example'}")
+    sweep(found, *rerun, f"--out={tmp_path / 'less'}")
+    rows = (tmp_path / "less/results.csv").read_text().splitlines()
+    assert len(rows) == 1 + 6
+    assert not [row for row in rows if row.startswith("learning_rate=0.003")]
     # What is on disk is another run now, and is neither shown nor overwritten.
     code, _, err = sweep("--table", "--config.bins.count=64")
     assert code == 1

@@ -46,7 +46,9 @@ def main(arguments: Sequence[str]) -> None:
     if values.dry_run:
         _print_plan(stock.take(runs, names))
         return
-    stock.set_aside(runs, values.rerun)
+    again = stock.set_aside(runs, values.rerun)
+    rows = [row for row in rows if row.run.name not in again]
+    names = [row.run.name for row in rows]
     records = stock.take(runs, names)
     stock.refuse_stale(records)
     states: Mapping[str, str] = {}

@@ -24,16 +24,20 @@ def take(runs: Sequence[Run], known: Collection[str] = ()) -> list[Record]:
     return [found for found in records if found.run.name in wanted or found.state is State.STALE]
 
 
-def set_aside(runs: Sequence[Run], patterns: Sequence[str]) -> None:
+def set_aside(runs: Sequence[Run], patterns: Sequence[str]) -> set[str]:
     """Moves the runs away that are to be made anew.
 
     Args:
       runs: of the sweep.
       patterns: names of runs or arms, with shell wildcards.
 
+    Returns:
+      The names of these runs.
+
     Raises:
       UserError: a pattern names nothing, or a run that is being trained.
     """
+    again: set[str] = set()
     for pattern in patterns:
         named = [run for run in runs if _matches(run, pattern)]
         if not named:
@@ -45,8 +49,10 @@ def set_aside(runs: Sequence[Run], patterns: Sequence[str]) -> None:
                 fix=nearest(pattern, names) or f"There are {', '.join(names)}",
             )
         for run in named:
+            again.add(run.name)
             if run.directory.exists():
                 record.set_aside(run)
+    return again
 
 
 def refuse_stale(records: Sequence[Record]) -> None:
