@@ -9,6 +9,8 @@ from vla_jax.sweep import tabletop
 from vla_jax.sweep.sweep import Arm, Needs, Smoke, Sweep
 
 SIZES = ("micro", "tiny")
+# With three seeds the intervals of these overlapped; five more were then run.
+SEEDS = dict.fromkeys(("tiny_scratch", "tiny_finetune", "tiny_cofinetune"), tuple(range(8)))
 # Half of a batch of 32 are robot examples where both are trained on.
 ROBOT = {"mixture.robot_share": 1.0}
 SAME_EXAMPLES = {**ROBOT, "loader.batch_size": 16}
@@ -19,14 +21,17 @@ def arms_of(size: str) -> tuple[Arm, ...]:
     """Returns the five arms of one size."""
     web = {"pretrained.path": Needs(f"web_{size}")}
     arms = {
-        "scratch": SAME_EXAMPLES,
-        "scratch_2x": ROBOT,
-        "finetune": SAME_EXAMPLES | web,
-        "finetune_2x": ROBOT | web,
-        "cofinetune": BOTH | web,
+        f"{size}_scratch": SAME_EXAMPLES,
+        f"{size}_scratch_2x": ROBOT,
+        f"{size}_finetune": SAME_EXAMPLES | web,
+        f"{size}_finetune_2x": ROBOT | web,
+        f"{size}_cofinetune": BOTH | web,
     }
     config = tabletop.config(size)
-    return tuple(Arm(name=f"{size}_{name}", set=set_, config=config) for name, set_ in arms.items())
+    return tuple(
+        Arm(name=name, set=set_, config=config, seeds=SEEDS.get(name))
+        for name, set_ in arms.items()
+    )
 
 
 SWEEP = Sweep(
