@@ -149,6 +149,12 @@ def test_the_front_is_of_the_arms_that_none_beats_in_both():
     assert front == [(0.1, 0.9), (0.5, 0.5), (0.9, 0.1)]
 
 
+@pytest.mark.parametrize("values", [[0.2, 0.4], [0.5], [0.0, 0.0]])
+def test_there_is_room_around_values_that_may_all_be_one(values):
+    low, high = plot._around(values)
+    assert low < min(values) <= max(values) < high
+
+
 def test_one_measure_is_drawn_against_another(finished, tmp_path):
     measures = {"seen": "success/seen", "pick": "success/seen/pick"}
     plot.pareto(finished(measures=measures, pareto=("seen", "pick")), tmp_path / "p.png")

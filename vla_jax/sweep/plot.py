@@ -15,6 +15,7 @@ _COLUMNS = 3
 _PANEL = (4.2, 3.2)  # inches
 _PER_ARM = 0.28  # inches of a panel's height
 _DOTS = {"marker": "o", "s": 9, "alpha": 0.45, "linewidths": 0, "zorder": 3}
+_MARKERS = "sDv^"  # one more for every ten arms
 _BARS = {"capsize": 3, "markersize": 5, "linewidth": 1.4}
 
 
@@ -43,13 +44,16 @@ def draw(table: Table, path: str | os.PathLike[str]) -> None:
             _along(panel, table, measure, table.sweep.axis)
         panel.set_title(measure, fontsize=10)
         panel.grid(alpha=0.3)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if labels:
+        figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=9)
     for panel in list(figure.axes)[len(measures) :]:
         panel.set_visible(False)
     figure.savefig(path, dpi=110)
 
 
 def pareto(table: Table, path: str | os.PathLike[str]) -> None:
-    """Writes a PNG of one measure against another, with the arms that none beats in both.
+    """Writes a PNG of one measure against another: all arms, and near those that none beats.
 
     Args:
       table: of a sweep with `pareto`.
@@ -57,27 +61,36 @@ def pareto(table: Table, path: str | os.PathLike[str]) -> None:
     """
     assert table.sweep.pareto is not None
     across, up = table.sweep.pareto
-    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
-    panel = figure.subplots()
-    points: dict[str, tuple[float, float]] = {}
-    for arm in table.arms:
-        means = [table.mean(arm, measure) for measure in (across, up)]
-        if None in means:
-            continue
-        x, y = (mean for mean in means if mean is not None)
-        points[arm] = (x.value, y.value)
-        colour = "0.5" if arm in table.sweep.baselines else "C0"
-        halves = [0.0 if math.isnan(mean.half) else mean.half for mean in (x, y)]
-        panel.errorbar(x.value, y.value, halves[1], halves[0], fmt="s", color=colour, **_BARS)
-        panel.annotate(arm, points[arm], (6, 6), textcoords="offset points", fontsize=8)
-    front = sorted(point for point in points.values() if not _is_beaten(point, points.values()))
-    panel.plot(*zip(*front, strict=True), "--", color="C1", zorder=1, label="beaten by no arm")
-    panel.set_xlabel(across)
-    panel.set_ylabel(up)
-    panel.margins(0.12)
-    panel.grid(alpha=0.3)
-    panel.legend(fontsize=8)
+    points = {
+        arm: (x, y)
+        for arm in table.arms
+        if (x := table.mean(arm, across)) is not None and (y := table.mean(arm, up)) is not None
+    }
+    values = [(x.value, y.value) for x, y in points.values()]
+    front = sorted(point for point in values if not _is_beaten(point, values))
+    figure = Figure(figsize=(10.4, 4.8), layout="constrained")
+    everything, near = figure.subplots(1, 2)
+    for panel, title in ((everything, "all"), (near, "near those that no arm beats in both")):
+        for number, (arm, (x, y)) in enumerate(points.items()):
+            halves = [0.0 if math.isnan(mean.half) else mean.half for mean in (x, y)]
+            style = {"color": f"C{number % 10}", "fmt": _MARKERS[number // 10 % len(_MARKERS)]}
+            panel.errorbar(x.value, y.value, halves[1], halves[0], label=arm, **style, **_BARS)
+        panel.plot(*zip(*front, strict=True), "--", color="0.4", zorder=1, label="beaten by none")
+        panel.set_title(title, fontsize=10)
+        panel.set_xlabel(across)
+        panel.set_ylabel(up)
+        panel.grid(alpha=0.3)
+    for limit, axis in ((near.set_xlim, 0), (near.set_ylim, 1)):
+        limit(*_around([point[axis] for point in front]))
+    figure.legend(*near.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=110)
+
+
+def _around(values: Sequence[float]) -> tuple[float, float]:
+    """Returns limits that leave room beside values, which may all be one."""
+    low, high = min(values), max(values)
+    room = 0.35 * (high - low) or 0.05 * abs(high) or 0.05
+    return low - room, high + room
 
 
 def _is_beaten(point: tuple[float, float], others: Iterable[tuple[float, float]]) -> bool:
@@ -132,8 +145,6 @@ def _along(panel: Axes, table: Table, measure: str, axis: str) -> None:
         panel.minorticks_off()
     panel.set_xticks(every, [str(x) for x in every], fontsize=8)
     panel.set_xlabel(axis.rpartition(".")[2])
-    if any(lines) or level:
-        panel.legend(fontsize=8)
 
 
 def _line(arm: str, settings: Mapping[str, Any], axis: str) -> str:
