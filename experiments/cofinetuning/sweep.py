@@ -10,7 +10,7 @@ from vla_jax.sweep.sweep import Arm, Needs, Smoke, Sweep
 
 SIZES = ("micro", "tiny")
 # With three seeds the intervals of these overlapped; three more were then run.
-SEEDS = dict.fromkeys(("tiny_scratch", "tiny_finetune", "tiny_cofinetune"), tuple(range(6)))
+MORE = ("tiny_scratch", "tiny_finetune", "tiny_cofinetune")
 # Half of a batch of 32 are robot examples where both are trained on.
 ROBOT = {"mixture.robot_share": 1.0}
 SAME_EXAMPLES = {**ROBOT, "loader.batch_size": 16}
@@ -29,7 +29,7 @@ def arms_of(size: str) -> tuple[Arm, ...]:
     }
     config = tabletop.config(size)
     return tuple(
-        Arm(name=name, set=set_, config=config, seeds=SEEDS.get(name))
+        Arm(name=name, set=set_, config=config, seeds=tuple(range(6)) if name in MORE else None)
         for name, set_ in arms.items()
     )
 
