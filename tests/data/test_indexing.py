@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import zlib
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -278,48 +279,43 @@ def test_what_others_are_writing_is_left_alone(toy):
     assert theirs.exists()
 
 
-def test_an_index_that_another_process_made_meanwhile_is_kept(toy):
-    program = "import sys; from vla_jax.data import indexing; indexing.ensure(sys.argv[1])"
-    numbers = []
+def overtaken(toy, look, wanted="Wanted()"):
+    """Returns an `on_progress` in which another process makes an index first, and what it then saw.
 
-    def overtake(*_):
-        if not numbers:
+    `look` is called once with the folder of that index.
+    """
+    program = (
+        "import sys; from vla_jax.data.indexing import Wanted, ensure;"
+        f"ensure(sys.argv[1], wanted={wanted})"
+    )
+    seen: list[Any] = []
+
+    def on_progress(*_):
+        if not seen:
             subprocess.run([sys.executable, "-c", program, str(toy)], check=True)
-            numbers.append((toy / ".vla_index" / "train" / "index.json").stat().st_ino)
+            seen.append(look(toy / ".vla_index" / "train"))
 
-    index = indexing.build(toy, on_progress=overtake)
-    assert [(index.folder / "index.json").stat().st_ino] == numbers
+    return on_progress, seen
+
+
+def test_an_index_that_another_process_made_meanwhile_is_kept(toy):
+    on_progress, seen = overtaken(toy, lambda folder: (folder / "index.json").stat().st_ino)
+    index = indexing.build(toy, on_progress=on_progress)
+    assert [(index.folder / "index.json").stat().st_ino] == seen
     assert [path.name for path in index.folder.parent.iterdir()] == ["train"]
 
 
 def test_an_index_with_more_features_that_another_process_made_meanwhile_is_kept(toy):
-    program = "import sys; from vla_jax.data import indexing; indexing.ensure(sys.argv[1])"
-    made = []
-
-    def overtake(*_):
-        if not made:
-            subprocess.run([sys.executable, "-c", program, str(toy)], check=True)
-            made.append(everything(toy / ".vla_index" / "train"))
-
-    index = indexing.ensure(toy, wanted=Wanted(images=(), texts=()), on_progress=overtake)
-    assert everything(index.folder) == made[0]
+    on_progress, seen = overtaken(toy, everything)
+    index = indexing.ensure(toy, wanted=Wanted(images=(), texts=()), on_progress=on_progress)
+    assert [everything(index.folder)] == seen
     assert {column.role for column in index.columns} == {"image", "array", "text"}
     assert [path.name for path in index.folder.parent.iterdir()] == ["train"]
 
 
 def test_an_index_with_other_features_that_was_made_meanwhile_is_made_part_of(toy):
-    program = (
-        "import sys; from vla_jax.data import indexing as i;"
-        "i.ensure(sys.argv[1], wanted=i.Wanted(images=(), arrays=()))"
-    )
-    made = []
-
-    def overtake(*_):
-        if not made:
-            subprocess.run([sys.executable, "-c", program, str(toy)], check=True)
-            made.append(True)
-
-    index = indexing.ensure(toy, wanted=Wanted(images=(), texts=()), on_progress=overtake)
+    on_progress, _ = overtaken(toy, everything, wanted="Wanted(images=(), arrays=())")
+    index = indexing.ensure(toy, wanted=Wanted(images=(), texts=()), on_progress=on_progress)
     assert {column.role for column in index.columns} == {"array", "text"}
 
 

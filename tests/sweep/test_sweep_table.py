@@ -143,6 +143,23 @@ def test_what_has_no_value_on_the_axis_is_a_level_line(finished, tmp_path):
     assert [line.get_label() for line in panel.lines if line.get_linestyle() == ":"] == ["c"]
 
 
+def test_an_arm_has_one_colour_in_all_panels(finished):
+    arms = (
+        Arm(name="a", set={"bins.count": 16}),
+        Arm(name="b", set={"loop.steps": 3}),
+        Arm(name="c", set={"loop.steps": 4}),
+    )
+    measures = {"VQA": "vqa/colour", "seen": "success/seen"}
+    found = finished(arms=arms, measures=measures, without="b")
+    colours = []
+    for measure in measures:
+        panel = plot.Figure().subplots()
+        plot._along(panel, found, measure, "bins.count")
+        colours.append({line.get_label(): line.get_color() for line in panel.lines})
+    assert "b" not in colours[0]
+    assert colours[0]["c"] == colours[1]["c"] != colours[1]["b"]
+
+
 def test_the_front_is_of_the_arms_that_none_beats_in_both():
     points = [(0.1, 0.9), (0.5, 0.5), (0.4, 0.4), (0.9, 0.1)]
     front = [point for point in points if not plot._is_beaten(point, points)]

@@ -44,9 +44,12 @@ def draw(table: Table, path: str | os.PathLike[str]) -> None:
             _along(panel, table, measure, table.sweep.axis)
         panel.set_title(measure, fontsize=10)
         panel.grid(alpha=0.3)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    if labels:
-        figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=9)
+    handles: dict[str, Any] = {}
+    for panel in figure.axes:
+        handles |= zip(*reversed(panel.get_legend_handles_labels()), strict=True)
+    if handles:
+        labels = list(handles)
+        figure.legend(handles.values(), labels, loc="outside upper center", ncols=4, fontsize=9)
     for panel in list(figure.axes)[len(measures) :]:
         panel.set_visible(False)
     figure.savefig(path, dpi=110)
@@ -68,6 +71,7 @@ def pareto(table: Table, path: str | os.PathLike[str]) -> None:
     }
     values = [(x.value, y.value) for x, y in points.values()]
     front = sorted(point for point in values if not _is_beaten(point, values))
+    xs, ys = [x for x, _ in front], [y for _, y in front]
     figure = Figure(figsize=(10.4, 4.8), layout="constrained")
     everything, near = figure.subplots(1, 2)
     for panel, title in ((everything, "all"), (near, "near those that no arm beats in both")):
@@ -75,13 +79,14 @@ def pareto(table: Table, path: str | os.PathLike[str]) -> None:
             halves = [0.0 if math.isnan(mean.half) else mean.half for mean in (x, y)]
             style = {"color": f"C{number % 10}", "fmt": _MARKERS[number // 10 % len(_MARKERS)]}
             panel.errorbar(x.value, y.value, halves[1], halves[0], label=arm, **style, **_BARS)
-        panel.plot(*zip(*front, strict=True), "--", color="0.4", zorder=1, label="beaten by none")
+        panel.plot(xs, ys, "--", color="0.4", zorder=1, label="beaten by none")
         panel.set_title(title, fontsize=10)
         panel.set_xlabel(across)
         panel.set_ylabel(up)
         panel.grid(alpha=0.3)
-    for limit, axis in ((near.set_xlim, 0), (near.set_ylim, 1)):
-        limit(*_around([point[axis] for point in front]))
+    if front:
+        near.set_xlim(*_around(xs))
+        near.set_ylim(*_around(ys))
     figure.legend(*near.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=110)
 
@@ -120,23 +125,24 @@ def _along(panel: Axes, table: Table, measure: str, axis: str) -> None:
     lines: dict[str, list[str]] = {}
     level: list[str] = []
     for arm in table.arms:
-        mean = table.mean(arm, measure)
-        if mean is None:
-            continue
         if axis not in settings[arm] or arm in table.sweep.baselines:  # has no place on the axis
-            panel.axhline(mean.value, linestyle=":", label=arm, color=f"C{9 - len(level)}")
             level.append(arm)
         else:
             lines.setdefault(_line(arm, settings[arm], axis), []).append(arm)
+    # Colours are counted over all arms, measured or not: the panels share one legend.
+    for number, arm in enumerate(level):
+        if (mean := table.mean(arm, measure)) is not None:
+            panel.axhline(mean.value, linestyle=":", label=arm, color=f"C{9 - number}")
     for number, (name, arms) in enumerate(lines.items()):
-        arms.sort(key=lambda arm: settings[arm][axis])
-        means = [Mean.of(table.values(arm, measure)) for arm in arms]
-        xs = [settings[arm][axis] for arm in arms]
+        measured = [arm for arm in arms if table.values(arm, measure)]
+        measured.sort(key=lambda arm: settings[arm][axis])
+        means = [Mean.of(table.values(arm, measure)) for arm in measured]
+        xs = [settings[arm][axis] for arm in measured]
         ys = [mean.value for mean in means]
         halves = [0.0 if math.isnan(mean.half) else mean.half for mean in means]
         style = {"color": f"C{number}", **_BARS}
         panel.errorbar(xs, ys, halves, fmt="o-", label=name or None, **style)
-        for x, arm in zip(xs, arms, strict=True):
+        for x, arm in zip(xs, measured, strict=True):
             values = table.values(arm, measure)
             panel.scatter([x] * len(values), values, color=f"C{number}", **_DOTS)
     every = sorted({settings[arm][axis] for arms in lines.values() for arm in arms})
