@@ -29,6 +29,7 @@ SWEEP = Sweep(
         "seen": "success/seen",
         "new_combination": "success/new_combination",
         "token accuracy": "open_loop/token_accuracy",
+        "decoding (ms)": "latency/decode_ms",
     },
     reference="direct",
     smoke=Smoke(
