@@ -30,6 +30,7 @@ INSTALL = [
     "matplotlib>=3.9",
     "ml-collections>=1.0,<2",
     "ml-dtypes>=0.5",
+    "msgspec>=0.20",
     "numpy>=2.0",
     "opencv-python-headless>=4.10",
     "packaging>=23",
@@ -64,6 +65,7 @@ TEST = [
     *INGEST,
     *HUB,
     "aiohttp>=3.9",  # fsspec reads from a web server with it
+    "hypothesis>=6.130",
     "pytest>=8.3",
     "pytest-xdist>=3.6",
     # The export tests compare with PyTorch. Pinned, so that a CPU machine can be given the wheel

@@ -18,3 +18,12 @@ from vla_jax.core import errors
 )
 def test_the_message_is_one_line_of_what_is_given(parts, text):
     assert str(errors.UserError("mesh 3x1", **parts)) == text
+
+
+def test_one_line_whatever_a_library_wrote():
+    assert str(errors.UserError("a:\n  b", found="c\nd")) == "a: b: found c d."
+
+
+def test_long_lists_are_cut():
+    assert errors.listed("abc") == "a, b, c"
+    assert errors.listed(range(10), most=3) == "0, 1, 2 and 7 more"

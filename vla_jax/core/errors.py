@@ -1,7 +1,7 @@
 """The exception for a mistake the user can mend, printed as one line, and that for an eviction."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -28,7 +28,9 @@ class UserError(Exception):
         if found is not None:
             facts.append(f"found {found}")
         message = f"{what}: {', '.join(facts)}" if facts else what
-        super().__init__(f"{message}. {fix}." if fix else f"{message}.")
+        message = f"{message}. {fix}." if fix else f"{message}."
+        # Texts of other libraries have several lines.
+        super().__init__(" ".join(message.split()))
 
 
 class Preempted(KeyboardInterrupt):
@@ -36,6 +38,13 @@ class Preempted(KeyboardInterrupt):
 
     The command line ends with code 75 (EX_TEMPFAIL), by which launchers know to run it again.
     """
+
+
+def listed(names: Iterable[object], most: int = 8) -> str:
+    """Returns names with commas between them; of a long list the first and how many follow."""
+    texts = [str(name) for name in names]
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
 
 
 def nearest(word: str, choices: Sequence[str]) -> str | None:
