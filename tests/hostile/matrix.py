@@ -93,11 +93,17 @@ class Bench:
         kinds = {re.sub(r"[0-9a-f]{8,}|\d+", "N", name): name for name in self.files()}
         return sorted(kinds.values())
 
-    def matrix(self, rng: np.random.Generator, most: int) -> Iterator[Case]:
-        """Tries every kind of damage on every kind of file."""
-        for file in self.kinds():
-            for each in damage_lib.of(self._sound / file, rng, most):
-                yield self.try_one(file, each)
+    def matrix(
+        self, rng: np.random.Generator, most: int, limit: int | None = None
+    ) -> Iterator[Case]:
+        """Tries every kind of damage on every kind of file, or `limit` of these cases."""
+        cases = [
+            (file, each)
+            for file in self.kinds()
+            for each in damage_lib.of(self._sound / file, rng, most)
+        ]
+        for number in sorted(rng.permutation(len(cases))[:limit]):
+            yield self.try_one(*cases[number])
 
     def flips(self, rng: np.random.Generator, count: int) -> Iterator[Case]:
         """Flips single bits, half of them in files by their size, half in any file alike."""
