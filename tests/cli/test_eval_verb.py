@@ -73,6 +73,7 @@ def test_seeds_and_tasks_choose_other_episodes(evaluated):
 
 
 def test_an_exported_folder_drives_as_its_run_does(vla_jax, copy, evaluated, tmp_path):
+    pytest.importorskip("torch")
     code, _, err = vla_jax("export", copy, tmp_path / "export", "--skip-parity")
     assert code == 0, err
     few = ("--splits=seen", "--episodes=1")  # PyTorch decides one by one

@@ -127,7 +127,7 @@ def test_a_directory_without_a_policy_is_refused(refused, run, picture, tmp_path
         (workdir / "config.json").write_text("{")
     rest = {
         "act": [f"--image={picture}", "--instruction=pick"],
-        "export": [out],
+        "export": [out, "--format=jax"],
         "eval": [],
     }
     line = refused(verb, workdir, *rest[verb])
@@ -141,6 +141,7 @@ def test_a_directory_without_a_policy_is_refused(refused, run, picture, tmp_path
 
 
 def test_export_runs_in_pytorch(vla_jax, run, tmp_path):
+    pytest.importorskip("torch")
     code, out, err = vla_jax("export", run, tmp_path / "out", "--dtype=bfloat16")
     assert code == 0, err
     assert "parity in float32 on random images: prompts 64, tokens 512, wrong_tokens 0" in out
@@ -162,6 +163,8 @@ def test_export_runs_in_its_own_runtime(vla_jax, run, tmp_path, form):
 
 
 def test_export_refuses_what_does_not_compute_the_same(refused, run, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+
     def lie(tensor, dtype):
         value = tensor.read().astype(np.float32)
         if tensor.name == "decoder/blocks/down":

@@ -45,7 +45,8 @@ def compare(arrays, valid, everyone, wrap=lambda f: f, **options):
 
     found, expected = measure("splash"), measure("xla")
     assert np.abs(expected[0][1]).max() > 0.1
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-5)
+    jax.tree.map(close, found, expected)
 
 
 @pytest.mark.parametrize(

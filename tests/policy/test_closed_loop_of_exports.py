@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
-import torch_policy
 from small_policies import CONFIGS, build_policy, export, look_around
 
 from vla_jax.core.episode import Episode
 from vla_jax.envs.tabletop.env import TabletopConfig, TabletopEnv
 from vla_jax.eval import closed_loop
+
+pytest.importorskip("torch")
+import torch_policy
 
 EPISODES = [
     Episode(seed=1_000_000 + n, options={"split": "seen", "task": "pick", "blocks": (2, 3)})

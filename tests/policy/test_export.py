@@ -9,7 +9,6 @@ import jax_policy
 import numpy as np
 import pytest
 import selftest
-import torch_policy
 from safetensors.numpy import load_file, save_file
 from small_policies import CONFIGS, OTHERS, as_observations, build_policy, export, look_around
 
@@ -21,6 +20,9 @@ from vla_jax.core.errors import UserError
 from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.export import folder
 from vla_jax.policy.export.format import Options
+
+pytest.importorskip("torch")
+import torch_policy
 
 
 @pytest.fixture(scope="module")

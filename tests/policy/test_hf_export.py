@@ -11,8 +11,6 @@ import sys
 import numpy as np
 import pytest
 import selftest
-import torch_policy
-import transformers
 from PIL import Image
 from safetensors.numpy import load_file
 from small_policies import (
@@ -31,6 +29,11 @@ from vla_jax.core.errors import UserError
 from vla_jax.models import pretrained
 from vla_jax.policy.export import openvla, paligemma
 from vla_jax.policy.export.format import Options, Wanted
+
+pytest.importorskip("torch")
+import torch_policy
+
+transformers = pytest.importorskip("transformers")
 
 TRANSFORMERS_4 = ("torch==2.13.0", "transformers==4.57.6", "opencv-python-headless", "pillow")
 RELEASED = pathlib.Path(__file__).parents[1] / "models" / "data"

@@ -7,10 +7,7 @@ import runpy
 
 import jax
 import numpy as np
-import peft
 import pytest
-import torch
-import transformers
 from small_policies import BINS, CONFIGS, build_policy, export, look_around
 
 from vla_jax.core import config as config_lib
@@ -21,6 +18,10 @@ from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.workdir import Workdir
 from vla_jax.policy.export.format import Options
 from vla_jax.runtime.checkpoint import Checkpoints
+
+peft = pytest.importorskip("peft")
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 
 TABLETOP = pathlib.Path(__file__).parents[2] / "configs" / "tabletop.py"
 

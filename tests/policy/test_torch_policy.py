@@ -11,10 +11,12 @@ import exported_policy
 import numpy as np
 import pytest
 import selftest
-import torch_policy
 from small_policies import CHUNK, INSTRUCTIONS, OTHERS, export, look_around
 
 from vla_jax.data import augment, images
+
+pytest.importorskip("torch")
+import torch_policy
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 60, 3), np.uint8)
 

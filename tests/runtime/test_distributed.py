@@ -135,6 +135,8 @@ def test_open_mpi_says_where_to_meet(no_launcher, monkeypatch):
         find()
     assert find(coordinator="a:1", processes=4, process=3) == ("a:1", 4, 3, None)
     assert find(cluster="none") is None
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
+    assert find() is None  # `mpirun -n 1`
 
 
 def test_half_an_address_is_refused(no_launcher):

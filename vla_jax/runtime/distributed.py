@@ -29,6 +29,7 @@ from vla_jax.runtime import lifeline, peers, progress
 
 PREFIX = "VLA_JAX_"  # of the environment variables
 _CLUSTERS = ("auto", "none", "slurm", "ompi", "mpi4py", "gcetpu", "gketpu", "k8s")
+_OPEN_MPI_SIZE = "OMPI_COMM_WORLD_SIZE"
 _GRACE = 30  # seconds that JAX waits longer than we do, so that it is us who say what is wrong
 
 
@@ -164,8 +165,11 @@ def _find(config: DistributedConfig) -> _Place | None:
                 *known, None, method, config.start_timeout
             )
         except (KeyError, ValueError, RuntimeError, OSError) as error:
-            fix = "Give --coordinator, --processes and --process"
-            raise UserError(f"cluster {config.cluster}: {error}", fix=fix) from error
+            # From 0.11 on JAX knows Open MPI 5, and stops where mpi4py is missing; of processes
+            # that it has started `_check_alone` says what to do, and one alone needs nothing.
+            if config.cluster != "auto" or _OPEN_MPI_SIZE not in os.environ:
+                fix = "Give --coordinator, --processes and --process"
+                raise UserError(f"cluster {config.cluster}: {error}", fix=fix) from error
     if coordinator is None or processes is None or process is None:
         _check_alone((coordinator, processes, process), config)
         return None
@@ -181,8 +185,8 @@ def _check_alone(known: Any, config: DistributedConfig) -> None:
     if len(missing) < len(names) or config.cluster not in ("auto", "none"):
         wanted = "all three of the job's address, its size and this process's number"
         raise UserError("processes", expected=wanted, found=f"no {', '.join(missing)}", fix=fix)
-    # Newer Open MPI is not detected by JAX: its processes would overwrite each other's run.
-    started = os.environ.get("OMPI_COMM_WORLD_SIZE", "1")
+    # Newer Open MPI without mpi4py is not found: its processes would overwrite each other's run.
+    started = os.environ.get(_OPEN_MPI_SIZE, "1")
     if config.cluster == "auto" and started != "1":
         raise UserError(
             "processes",

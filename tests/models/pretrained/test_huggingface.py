@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-import transformers
 from flax import nnx
 
 from vla_jax.core import trees
@@ -17,6 +15,9 @@ from vla_jax.models.vit import ViTConfig
 from vla_jax.models.vlm import VLM
 from vla_jax.policy.decode import make_decoder
 from vla_jax.tokens import automaton
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 
 TOLERANCE = 1e-5
 IMAGE = 200  # the id of the placeholder of an image token
