@@ -188,5 +188,7 @@ class Films:
             raise UserError(f"{path}: no such film", fix="Fetch the whole dataset")
         try:
             yield
-        except (self._av.FFmpegError, OSError, ValueError, MemoryError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # of damaged headers PyAV raises nearly anything
             raise UserError(f"{path} cannot be decoded ({error})", fix=_AGAIN) from error
