@@ -233,7 +233,8 @@ def _ingested(reader):
     from vla_jax.data.ingest.episode import Checks
 
     checks = Checks()
-    return [checks(reader.episode(i)) for i in range(len(reader))]
+    found = [checks(reader.episode(i)) for i in range(len(reader))]
+    return [[each.arrays, each.images, each.instructions, each.terminal] for each in found]
 
 
 def _make_lerobot(folder):
@@ -248,11 +249,17 @@ def _make_filmed(folder):
     source_files.lerobot(folder / "set", filmed=True)
 
 
+def _make_lerobot_v2(folder):
+    import source_files
+
+    source_files.lerobot_v2(folder / "set")
+
+
 def _use_lerobot(folder):
     from vla_jax.data.ingest.lerobot import LeRobot
     from vla_jax.data.ingest.options import Options
 
-    return [episode.arrays for episode in _ingested(LeRobot(folder / "set", Options()))]
+    return _ingested(LeRobot(folder / "set", Options()))
 
 
 def _make_libero(folder):
@@ -265,7 +272,7 @@ def _use_libero(folder):
     from vla_jax.data.ingest.libero import Libero
     from vla_jax.data.ingest.options import Options
 
-    return [episode.arrays for episode in _ingested(Libero(folder, Options()))]
+    return _ingested(Libero(folder, Options()))
 
 
 def _make_evaluations(folder):
@@ -318,6 +325,7 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
     "lerobot": Subject(make=_make_lerobot, use=_use_lerobot, uncovered={"flip": _FOREIGN}),
     "lerobot film": Subject(make=_make_filmed, use=_use_lerobot, uncovered={"flip": _FOREIGN}),
+    "lerobot v2": Subject(make=_make_lerobot_v2, use=_use_lerobot, uncovered={"flip": _FOREIGN}),
     "libero": Subject(make=_make_libero, use=_use_libero, uncovered={"flip": _FOREIGN}),
     "evaluations": Subject(
         make=_make_evaluations, use=_use_evaluations, uncovered={"flip": _FOREIGN}

@@ -30,6 +30,8 @@ def main(arguments: Sequence[str]) -> None:
             encoder=Encoder(lossless=values.lossless),
             orientation=values.orientation,
             instruction=values.instruction,
+            tolerance_s=values.tolerance_s,
+            check_statistics=values.check_statistics,
         ),
     )
     for note in reader.notes:
@@ -44,6 +46,7 @@ def main(arguments: Sequence[str]) -> None:
             name=values.name,
             description=f"{source}, read as {values.format}. {' '.join(reader.notes)}",
             on_corrupt=values.on_corrupt,
+            max_skipped=values.max_skipped,
             on_progress=lambda episode: bar.update(),
         )
     _report(written)
@@ -123,6 +126,26 @@ def _define(values: absl_flags.FlagValues) -> None:
         "on_corrupt",
         "error",
         ["error", "skip"],
-        "Stop at a damaged episode, or leave it out and list it (at most one in twenty).",
+        "Stop at a damaged episode or file, or leave it out, count and list it.",
+        flag_values=values,
+    )
+    absl_flags.DEFINE_integer(
+        "max_skipped",
+        formats.MAX_SKIPPED,
+        "With --on_corrupt=skip: how many episodes may be left out.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    absl_flags.DEFINE_float(
+        "tolerance_s",
+        options.Options.tolerance_s,
+        "LeRobot: how far from its time stamp a frame of a film may be, seconds, where a film has "
+        "not as many frames as its episodes have steps.",
+        flag_values=values,
+    )
+    absl_flags.DEFINE_boolean(
+        "check_statistics",
+        True,
+        "LeRobot: hold the numbers against the statistics that the metadata have of them.",
         flag_values=values,
     )

@@ -14,7 +14,7 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -70,7 +70,7 @@ def write_dataset(
     splits: Mapping[str, tuple[Iterable[dict[str, Any]], int | None]],
     examples_per_shard: int | None = None,
     version: str,
-    description: str,
+    description: str | Callable[[], str],
 ) -> None:
     """Writes every split's shards, then `features.json` and `dataset_info.json`.
 
@@ -82,7 +82,8 @@ def write_dataset(
       examples_per_shard: examples in every shard but the last; by default a shard ends with the
         example that fills 200 MB.
       version: the dataset's version, e.g. `1.0.0`.
-      description: one paragraph, stored in the metadata.
+      description: one paragraph, stored in the metadata; or what gives it, asked when all
+        examples are written.
 
     Raises:
       OSError: the file system refuses; a full disk says how many bytes are needed.
@@ -106,7 +107,7 @@ def write_dataset(
             split_infos=infos,
             version=version,
             check_data=False,
-            description=description,
+            description=description if isinstance(description, str) else description(),
         )
 
 

@@ -78,7 +78,7 @@ def robomimic(path, *, episodes=3, lang=None, change=None):
 
 def film(path, images):
     """Writes an MP4 as LeRobot does: a key frame every second frame, many episodes in a file."""
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         options = {"g": "2", "crf": "10"}
         stream = container.add_stream("libx264", rate=FPS, options=options)
@@ -142,6 +142,11 @@ def lerobot(root, *, filmed=True, episodes=4, info=None, columns=None, images=No
             "data/chunk_index": 0,
             "data/file_index": e // 2,
         }
+        row |= {
+            f"stats/{key}/{name}": value
+            for key, each in statistics(e, steps).items()
+            for name, value in each.items()
+        }
         if filmed:
             place = {"chunk_index": 0, "file_index": 0, "from_timestamp": float(starts[e]) / FPS}
             row |= {f"videos/{camera}/{name}": value for name, value in place.items()}
@@ -155,6 +160,60 @@ def lerobot(root, *, filmed=True, episodes=4, info=None, columns=None, images=No
     return root
 
 
+def vectors(e, steps):
+    """State and action of an episode."""
+    values = numbers(e, steps, 6)
+    return {"observation.state": values.astype("f4"), "action": np.tanh(values).astype("f4")}
+
+
+def statistics(e, steps):
+    """What LeRobot writes about an episode."""
+    return {
+        key: {
+            name: [float(value) for value in getattr(np, name)(values, axis=0)]
+            for name in ("min", "max", "mean", "std")
+        }
+        | {"count": [steps]}
+        for key, values in vectors(e, steps).items()
+    }
+
+
+def lerobot_v2(root, *, version="v2.1", episodes=3, info=None):
+    """Writes a LeRobot v2 dataset: a data file and a film per episode, metadata in JSON."""
+    camera = "observation.images.top"
+    features = {
+        camera: {"dtype": "video", "shape": [3, SIZE, SIZE], "names": ["channels", "h", "w"]},
+        "observation.state": {"dtype": "float32", "shape": [6], "names": None},
+        "action": {"dtype": "float32", "shape": [6], "names": None},
+    }
+    lengths = [5 + e for e in range(episodes)]
+    entries = {"codebase_version": version, "fps": FPS, "features": features, "robot_type": "koch"}
+    entries |= {"total_episodes": episodes, "total_frames": sum(lengths), "chunks_size": 2}
+    (root / "meta").mkdir(parents=True)
+    (root / "meta/info.json").write_text(json.dumps(entries | (info or {})))
+    lines = {"tasks": [{"task_index": k, "task": task} for k, task in enumerate(TASKS)]}
+    lines["episodes"] = [
+        {"episode_index": e, "tasks": [TASKS[e % 2]], "length": steps}
+        for e, steps in enumerate(lengths)
+    ]
+    if version == "v2.1":
+        lines["episodes_stats"] = [
+            {"episode_index": e, "stats": statistics(e, steps)} for e, steps in enumerate(lengths)
+        ]
+    for name, rows in lines.items():
+        text = "".join(f"{json.dumps(row)}\n" for row in rows)
+        (root / f"meta/{name}.jsonl").write_text(text)
+    for e, steps in enumerate(lengths):
+        columns = {name: values.tolist() for name, values in vectors(e, steps).items()}
+        columns |= {"timestamp": (np.arange(steps) / FPS).tolist(), "frame_index": range(steps)}
+        columns |= {"episode_index": [e] * steps, "task_index": [e % 2] * steps}
+        path = root / f"data/chunk-{e // 2:03d}/episode_{e:06d}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), path)
+        film(root / f"videos/chunk-{e // 2:03d}/{camera}/episode_{e:06d}.mp4", pictures(e, steps))
+    return root
+
+
 def _tables(root, lengths, starts, camera, change):
     folder = root / "data/chunk-000"
     folder.mkdir(parents=True)
@@ -163,8 +222,7 @@ def _tables(root, lengths, starts, camera, change):
         for e in range(first, min(first + 2, len(lengths))):
             steps = lengths[e]
             columns = {
-                "observation.state": numbers(e, steps, 6).astype(np.float32).tolist(),
-                "action": np.tanh(numbers(e, steps, 6)).astype(np.float32).tolist(),
+                **{name: values.tolist() for name, values in vectors(e, steps).items()},
                 "next.reward": [0.0] * (steps - 1) + [1.0],
                 "next.done": [False] * (steps - 1) + [e % 2 == 0],
                 "note": ["x"] * steps,

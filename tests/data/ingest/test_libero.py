@@ -138,7 +138,12 @@ def test_a_file_without_instruction_is_named_after_it(tmp_path, name, given, exp
 
 def test_an_empty_episode_is_named_and_nothing_is_left(tmp_path):
     def emptied(file):
-        for name in (*(f"obs/{key}" for key in file["data/demo_1/obs"]), "actions", "dones"):
+        for name in (
+            *(f"obs/{key}" for key in file["data/demo_1/obs"]),
+            "actions",
+            "dones",
+            "rewards",
+        ):
             values = file[f"data/demo_1/{name}"][:0]
             del file[f"data/demo_1/{name}"]
             file[f"data/demo_1/{name}"] = values
@@ -178,7 +183,7 @@ def test_instructions_that_are_not_utf8_are_refused(tmp_path):
     def garble(file):
         file["data"].attrs["problem_info"] = np.bytes_(b'{"language_instruction": "\xff"}')
 
-    assert "problem_info: expected JSON in UTF-8" in refused(tmp_path / "a.hdf5", garble)
+    assert "problem_info: expected text in UTF-8" in refused(tmp_path / "a.hdf5", garble)
 
 
 def test_state_parts_of_different_lengths_are_refused(tmp_path):

@@ -4,18 +4,18 @@ import re
 
 import numpy as np
 
-from vla_jax.actions.normalize import DEAD
 from vla_jax.core.arrays import Bool, Int
 from vla_jax.data.doctor.finding import Finding, Symptom, conclude, listed, percent
 from vla_jax.data.doctor.recording import Recording
 
 _FAR, _VERY_FAR = 3.0, 10.0  # spans (q99 - q01) beyond the quantile: a note, a warning
+_LARGEST = 65504.0  # of float16; no pose, angle or speed is larger, in any unit in use
 _STILL = 0.01  # of a dimension's usual reach: less is no motion
 _OPEN = re.compile(r"\b([01])(?:\.0)?\s*(?:=|is|:)?\s*(?:fully )?open", re.IGNORECASE)
 
 
 def finite(recording: Recording) -> Finding:
-    """Looks for NaN and infinities in every number; in the action or the state they are errors."""
+    """Looks for NaN, infinities and impossible sizes; errors in the action or the state."""
     symptoms: list[Symptom] = []
     standard = {"action": recording.action, "state": recording.state}
     sound = np.ones(len(recording), bool)
@@ -26,6 +26,11 @@ def finite(recording: Recording) -> Finding:
         if bad.any():
             sound &= ~bad
             symptoms.append(("error", _not_finite(name, bad, recording)))
+        huge = (np.isfinite(values) & (np.abs(values) > _LARGEST)).any(1) & recording.keep
+        if huge.any():
+            at = recording.place(int(np.flatnonzero(huge)[0]))
+            text = f"{name} is beyond {_LARGEST:g} at {int(huge.sum())} steps, first at {at}"
+            symptoms.append(("warning", text))
     for name, values in recording.columns.arrays.items():
         bad = ~np.isfinite(values.reshape(len(recording), -1)).all(1) & recording.keep & sound
         if bad.any():
@@ -40,25 +45,31 @@ def _not_finite(name: str, bad: Bool[np.ndarray, " i"], recording: Recording) ->
 
 def dimensions(recording: Recording) -> Finding:
     """Looks for dimensions that never move, or so rarely that the quantiles do not see it."""
-    values = recording.action[recording.rows]
+    values = recording.values
     if not values.size:
         return conclude("dimensions", [("error", "there is no action to look at")], "", score=0)
     low, high = recording.quantiles
-    constant, pinned = [], []
+    constant, noise, pinned = [], [], []
     for k in recording.ranged:
         name = recording.names[k]
         if np.ptp(values[:, k]) == 0:
             constant.append(f"{name} = {values[0, k]:.4g}")
-        elif high[k] - low[k] <= DEAD:
+        elif recording.dead[k] and np.ptp(values[:, k]) <= 10 * max(high[k] - low[k], 1e-8):
+            noise.append(f"{name} = {low[k]:.4g} +- {np.ptp(values[:, k]) / 2:.1g}")
+        elif recording.dead[k]:
             pinned.append(f"{name} = {low[k]:.4g}")
     symptoms: list[Symptom] = []
     if constant:
         severity = "error" if len(constant) == len(recording.ranged) else "warning"
         symptoms.append((severity, f"constant over the whole split: {listed(constant, 8)}"))
+    if noise:
+        text = "nothing moves but what float32 rounds, which normalising would blow up"
+        text = f"{text}: {listed(noise, 8)}"
+        symptoms.append(("warning", text))
     if pinned:
         text = f"q01 = q99, so that normalising loses the rare other values: {listed(pinned, 8)}"
         symptoms.append(("warning", text))
-    dead = len(constant) + len(pinned)
+    dead = len(constant) + len(noise) + len(pinned)
     return conclude(
         "dimensions",
         symptoms,
@@ -69,12 +80,12 @@ def dimensions(recording: Recording) -> Finding:
 
 def outliers(recording: Recording) -> Finding:
     """Compares the extremes with the quantiles and with the adapter's bounds."""
-    values, symptoms, numbers = recording.action[recording.rows], [], {}
+    values, symptoms, numbers = recording.values, [], {}
     beyond = np.zeros(len(values), bool)
     low, high = recording.quantiles
     for k in recording.ranged if len(values) else []:
         span = high[k] - low[k]
-        if span <= DEAD:
+        if recording.dead[k]:
             continue
         distance = np.maximum(values[:, k] - high[k], low[k] - values[:, k]) / span
         worst = int(np.argmax(distance))
@@ -97,7 +108,7 @@ def outliers(recording: Recording) -> Finding:
 def _out_of_bounds(recording: Recording) -> list[Symptom]:
     if recording.spec is None:
         return []
-    values = recording.action[recording.rows]
+    values = recording.values
     # Bounds are decimals, the values float32.
     slack = 1e-4 * (np.subtract(recording.spec.high, recording.spec.low))
     out = (values < recording.spec.low - slack) | (values > recording.spec.high + slack)
@@ -121,7 +132,7 @@ def gripper(recording: Recording) -> Finding:
         return conclude("gripper", [], "no action dimension is called gripper")
     sound = 1.0
     for k in recording.grippers:
-        name, values = recording.names[k], recording.action[recording.rows, k]
+        name, values = recording.names[k], recording.values[:, k]
         low, high = _gripper_bounds(recording, k)
         outside = (values < low - 0.01 * (high - low)) | (values > high + 0.01 * (high - low))
         if outside.any():
@@ -146,7 +157,7 @@ def _gripper_bounds(recording: Recording, k: int) -> tuple[float, float]:
     """The adapter's bounds; without an adapter the extremes, which nothing leaves."""
     if recording.spec is not None:
         return recording.spec.low[k], recording.spec.high[k]
-    values = recording.action[recording.rows, k]
+    values = recording.values[:, k]
     return float(values.min()), float(values.max())
 
 
@@ -213,7 +224,7 @@ def idle(recording: Recording) -> Finding:
 
 def _still(recording: Recording) -> Bool[np.ndarray, " k"]:
     """Steps where no dimension does more than 1% of what it usually does, grippers included."""
-    values = recording.action[recording.rows]
+    values = recording.values
     episode = recording.columns.episode[recording.rows]
     change = np.abs(np.diff(values, axis=0, prepend=values[:1]))
     change[np.diff(episode, prepend=-1) != 0] = 0
@@ -222,7 +233,7 @@ def _still(recording: Recording) -> Bool[np.ndarray, " k"]:
     for k in (*recording.ranged, *recording.grippers):
         if k in recording.grippers:
             still &= change[:, k] <= _STILL * np.ptp(values[:, k])
-        elif high[k] - low[k] <= DEAD:
+        elif recording.dead[k]:
             continue
         elif recording.spec is None or " per " in recording.spec.units[k]:
             still &= np.abs(values[:, k]) <= _STILL * max(abs(low[k]), abs(high[k]))

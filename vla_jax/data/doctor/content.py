@@ -6,6 +6,7 @@ import numpy as np
 
 from vla_jax.core.arrays import Int
 from vla_jax.core.errors import UserError
+from vla_jax.core.words import is_blank
 from vla_jax.data import images
 from vla_jax.data.doctor.finding import Finding, Symptom, conclude, listed, percent
 from vla_jax.data.doctor.recording import Recording
@@ -21,9 +22,9 @@ def language(recording: Recording) -> Finding:
         return conclude("language", [("error", text)], "", score=0)
     empty = np.ones(len(recording), bool)
     for ids, texts in recording.texts.values():
-        empty &= np.array([not text.strip() for text in texts], bool)[ids]
+        empty &= np.array([is_blank(text) for text in texts], bool)[ids]
     share = float(empty.mean())
-    said = {text for _, texts in recording.texts.values() for text in texts if text.strip()}
+    said = {text for _, texts in recording.texts.values() for text in texts if not is_blank(text)}
     symptoms: list[Symptom] = []
     if share:
         at = recording.place(int(np.flatnonzero(empty)[0]))

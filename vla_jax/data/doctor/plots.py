@@ -45,12 +45,13 @@ def _actions(recording: Recording) -> bytes:
 
 
 def _histogram(axis: Axes, recording: Recording, k: int) -> None:
-    values = recording.action[recording.rows, k]
+    values = recording.values[:, k]
     low, high = recording.quantiles[:, k]
-    span = max(high - low, 1e-3 * max(1.0, abs(low)))
+    size = max(1.0, abs(low), abs(high))
+    span = max(high - low, 1e-3 * size)
     # The axis keeps its scale whatever the outliers are; how many there are is said.
     left, right = max(values.min(), low - span / 2), min(values.max(), high + span / 2)
-    if right - left < 1e-9:
+    if right - left < 1e-5 * size:  # noise: bars of one value, not of its last digits
         left, right = left - span, right + span
     weights = np.full(len(values), 1 / len(values))
     axis.hist(values, bins=50, range=(left, right), weights=weights, color=_COLOUR)
@@ -86,8 +87,8 @@ def _episodes(recording: Recording) -> bytes:
 
 def _traces(axis: Axes, recording: Recording, k: int) -> None:
     """The gripper of evenly spaced episodes, one above the other."""
-    values = recording.action[:, k]
-    low, high = np.nanmin(values[recording.rows]), np.nanmax(values[recording.rows])
+    values = recording.action[:, k].astype(np.float64)
+    low, high = recording.values[:, k].min(), recording.values[:, k].max()
     height = max(high - low, 1e-6)
     chosen = _spread(len(recording.lengths), _TRACES)
     for line, episode in enumerate(chosen):

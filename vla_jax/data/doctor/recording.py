@@ -11,12 +11,16 @@ import numpy as np
 from vla_jax.actions.spec import ActionSpec
 from vla_jax.core.arrays import Bool, Float, Int
 from vla_jax.core.errors import UserError
+from vla_jax.core.words import is_blank
 from vla_jax.data import standard
 from vla_jax.data.doctor.finding import Finding, conclude
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.robots.robot import Columns, Robot
 
 _ACTION = re.compile(r"^(steps/)?actions?(/|$)")
+# What spreads less than this, relative to its size or to 1, does not move: float32 rounds by a
+# thirtieth of it, and no motion in metres or radians is so small.
+_NOISE = 4e-6
 _LANGUAGE = re.compile(r"language|instruction", re.IGNORECASE)
 
 
@@ -59,11 +63,22 @@ class Recording:
         return np.flatnonzero(self.keep & np.isfinite(self.action).all(1))
 
     @functools.cached_property
+    def values(self) -> Float[np.ndarray, "k a"]:
+        """The action at `rows`, as float64, in which nothing that float32 holds overflows."""
+        return self.action[self.rows].astype(np.float64)
+
+    @functools.cached_property
     def quantiles(self) -> Float[np.ndarray, "2 a"]:
         """q01 and q99 of the action over `rows`; zeros where there are none."""
         if not len(self.rows):
             return np.zeros((2, self.action.shape[1]))
-        return np.quantile(self.action[self.rows], [0.01, 0.99], axis=0)
+        return np.quantile(self.values, [0.01, 0.99], axis=0)
+
+    @functools.cached_property
+    def dead(self) -> Bool[np.ndarray, " a"]:
+        """The dimensions whose quantiles are the same but for what float32 rounds."""
+        low, high = self.quantiles
+        return high - low <= _NOISE * np.maximum(1, np.maximum(np.abs(low), np.abs(high)))
 
     @functools.cached_property
     def lengths(self) -> Int[np.ndarray, " e"]:
@@ -88,9 +103,9 @@ class Recording:
         return [k for k in range(len(self.names)) if k not in grippers and not discrete[k]]
 
     def instruction(self, i: int) -> str:
-        """Returns the first text at step `i` that is not empty; "" if there is none."""
+        """Returns the first text at step `i` that is not blank; "" if there is none."""
         found = (texts[ids[i]].strip() for ids, texts in self.texts.values())
-        return next((text for text in found if text), "")
+        return next((text for text in found if not is_blank(text)), "")
 
 
 def read(index: FrameIndex, robot: Robot | None) -> tuple[Recording, Finding]:

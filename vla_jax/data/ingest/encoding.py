@@ -1,18 +1,21 @@
 """Pixels to encoded images, and what an encoded image says about itself."""
 
 import dataclasses
+import io
 import struct
 from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 import simplejpeg
+from PIL import Image
 
 from vla_jax.core.arrays import UInt8
 from vla_jax.core.errors import UserError
 from vla_jax.data import images
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+MOST_PIXELS = 1 << 26  # of an image, by its header; twice those of an 8K film
 
 
 class ImageFormat(NamedTuple):
@@ -57,8 +60,25 @@ def image_format(data: bytes) -> ImageFormat:
     """Reads the header of an encoded image.
 
     Raises:
-      ValueError: it is neither JPEG nor PNG of 8 bits per channel, or is damaged.
+      ValueError: it is neither JPEG nor PNG of 8 bits per channel, is damaged, or says that it is
+        so large that nobody should decode it.
     """
+    found = _header(data)
+    check_size(found.height, found.width)
+    return found
+
+
+def check_size(height: int, width: int) -> None:
+    """Refuses pictures without pixels, and those that would fill the memory.
+
+    Raises:
+      ValueError: it is one.
+    """
+    if not 0 < height * width <= MOST_PIXELS:
+        raise ValueError(f"{height}x{width} pixels, expected 1 to {MOST_PIXELS:,}")
+
+
+def _header(data: bytes) -> ImageFormat:
     if data.startswith(_PNG):
         if len(data) < 33:
             raise ValueError(f"PNG of {len(data)} bytes is cut off")
@@ -89,4 +109,15 @@ def intact(data: bytes | None, place: str) -> bytes:
     except ValueError as error:
         raise UserError(f"image {place}: {error}") from error
     images.decode(data, place)
+    if data.startswith(_PNG):
+        _check_sums(data, place)
     return data
+
+
+def _check_sums(data: bytes, place: str) -> None:
+    """Verifies the checksums of a PNG, which OpenCV does not."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.verify()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"image {place}: damaged ({error})", fix="Fetch the file again") from error

@@ -6,7 +6,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from vla_jax.core import paths
 from vla_jax.core.errors import UserError
+from vla_jax.core.words import is_blank
 from vla_jax.data.ingest.encoding import ImageFormat, image_format
 
 
@@ -24,6 +26,7 @@ class Episode:
       arrays: feature -> [t, ...].
       instructions: the instruction at each step.
       terminal: whether the last step ended the task, rather than cut it short.
+      sizes: image feature -> rows and columns that the metadata say, where they do.
     """
 
     place: str
@@ -32,6 +35,7 @@ class Episode:
     arrays: Mapping[str, np.ndarray]
     instructions: Sequence[str]
     terminal: bool = True
+    sizes: Mapping[str, tuple[int, int] | None] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of steps."""
@@ -98,21 +102,24 @@ class Checks:
 
         Raises:
           UserError: no steps, features of different lengths, other features, shapes or dtypes
-            than the first episode's, a missing or damaged image, a number that is not finite, no
-            instruction.
+            than the first episode's, a missing or damaged image or one of another size than the
+            metadata say, a number that is not finite, a blank instruction, the name of a feature
+            that leads out of the dataset.
         """
         _check_lengths(episode)
         schema = schema_of(episode)
         if self.schema is not None:
             _check_schema(episode, schema, self.schema)
+        for name in schema:
+            paths.below(".", name, f"{episode.place}: the name of a feature")
         for name in episode.images:
             _check_images(episode, name, schema[name])
         for name, values in episode.arrays.items():
             _check_finite(episode, name, values)
         for t, text in enumerate(episode.instructions):
-            if not text.strip():
+            if is_blank(text):
                 raise UserError(
-                    f"{episode.place} step {t}: no instruction",
+                    f"{episode.place} step {t}: no instruction, found {text[:40]!r}",
                     fix="Give the episodes that have none an instruction (--instruction=...)",
                 )
         self.schema = self.schema or schema
@@ -151,6 +158,13 @@ def _check_schema(episode: Episode, found: Schema, expected: Schema) -> None:
 
 
 def _check_images(episode: Episode, name: str, expected: object) -> None:
+    size = episode.sizes.get(name)
+    if size is not None and isinstance(expected, ImageFormat) and expected[1:] != size:
+        raise UserError(
+            f"{episode.place}: image {name}",
+            expected=f"{size[0]}x{size[1]}, as the metadata say",
+            found=expected,
+        )
     for t in range(len(episode)):
         found = _image_format(episode, name, t)
         if found != expected:

@@ -1,30 +1,41 @@
 """HDF5 demonstrations: groups `data/demo_0`, `data/demo_1`, ... in one file or many.
 
-LIBERO, robomimic and their relatives share this layout; what is in a group differs.
+LIBERO, robomimic and their relatives share this layout; what is in a group differs. Checksums
+(the filter fletcher32) are verified by the library where the writer wrote them, and so is what is
+compressed; LIBERO's own files have neither, and a number that changes in them is not noticed.
 
 Source: ARISE-Initiative/robomimic, docs/datasets/overview.md.
 """
 
 import contextlib
-import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vla_jax.core import packages
-from vla_jax.core.errors import UserError, nearest
+from vla_jax.core import json_file, packages
+from vla_jax.core.errors import UserError, listed, nearest
+from vla_jax.data.ingest.encoding import check_size
 from vla_jax.data.ingest.options import Options, Orientation, orient
 
 _SUFFIXES = (".hdf5", ".h5")
 _FRAMES_PER_READ = 64  # the pixels of a whole episode may be gigabytes
+_AGAIN = "Fetch or write the file again"
+_PER_STEP = ("actions", "rewards", "dones", "states")  # have one row per step, read or not
 
 
 class Demonstrations:
-    """The demonstrations of a file, or of all files below a folder, in natural order."""
+    """The demonstrations of a file, or of all files below a folder, in natural order.
+
+    A file that cannot be read counts as one demonstration, which cannot be read either. Such come
+    first, so that they are told before anything is written.
+
+    Attributes:
+      counts: what attributes of files say that is not so: worth knowing, no damage.
+    """
 
     def __init__(self, source: Path, options: Options, purpose: str):
         """Lists them.
@@ -35,42 +46,153 @@ class Demonstrations:
           purpose: who reads, for the message that h5py is missing.
 
         Raises:
-          UserError: h5py is missing, a file is damaged, there are no demonstrations.
+          UserError: h5py is missing, no file can be read, there are no demonstrations.
         """
         self._h5py = packages.load("h5py", purpose)
         self._options = options
-        self._places = [(path, name) for path in _files(source) for name in self._names(path)]
+        self.counts: list[str] = []
+        self._damaged: list[UserError] = []
+        self._places: list[tuple[Path, str]] = []
+        for path in _files(source):
+            try:
+                self._places += [(path, name) for name in self._names(path)]
+            except UserError as error:
+                self._damaged.append(error)
+        if not self._places and self._damaged:
+            raise self._damaged[0]
         if not self._places:
             raise UserError(
                 f"{source}: no demonstrations", expected="groups data/demo_0, ...", found="none"
             )
 
     def __len__(self) -> int:
-        """Number of demonstrations."""
-        return len(self._places)
+        """Number of demonstrations, and of files that cannot be read."""
+        return len(self._damaged) + len(self._places)
 
     @contextlib.contextmanager
     def open(self, i: int) -> Iterator["Demonstration"]:
-        """Opens demonstration `i`; what HDF5 finds damaged inside the block names the file."""
-        path, name = self._places[i]
-        with self._opened(path, f"{path} {name}") as file:
-            yield Demonstration(file["data"], name, path, self._options)
+        """Opens demonstration `i`.
+
+        Raises:
+          UserError: it, or its file, is damaged.
+        """
+        if i < len(self._damaged):
+            raise self._damaged[i]
+        path, name = self._places[i - len(self._damaged)]
+        with self._opened(path) as file:
+            yield Demonstration(file, name, path, self._options)
+
+    def first(self) -> contextlib.AbstractContextManager["Demonstration"]:
+        """Opens the first demonstration whose file can be read."""
+        return self.open(len(self._damaged))
 
     def _names(self, path: Path) -> list[str]:
-        with self._opened(path, str(path)) as file:
-            names = file["data"].keys() if "data" in file else ()
-            return sorted((name for name in names if name.startswith("demo")), key=_natural)
+        with self._opened(path) as file:
+            data = _Node(file, str(path))
+            if not data.has("data"):
+                return []
+            group = data.group("data")
+            names = [name for name in group.names() if name.startswith("demo")]
+            if others := [name for name in group.names() if name not in names]:
+                self.counts.append(f"{path}: left out, not called demo_N: {listed(others)}.")
+            said = group.attribute("num_demos")
+            if isinstance(said, int) and said != len(names):
+                self.counts.append(f"{path} says num_demos={said} and has {len(names)}.")
+            return sorted(names, key=_natural)
 
     @contextlib.contextmanager
-    def _opened(self, path: Path, place: str) -> Iterator[Any]:
+    def _opened(self, path: Path) -> Iterator[Any]:
+        with _refusals(str(path)):
+            file = self._h5py.File(path, "r")
         try:
-            with self._h5py.File(path, "r") as file:
-                yield file
-        # HDF5's own errors come as either, a missing object as KeyError.
-        except (OSError, RuntimeError, KeyError) as error:
+            yield file
+        finally:
+            with contextlib.suppress(Exception):  # of a damaged file; what counts is told already
+                file.close()
+
+
+class _Node:
+    """A group of a file: every look into it is one that may fail, and names the place."""
+
+    def __init__(self, group: Any, place: str):
+        self._group, self.place = group, place
+
+    def names(self) -> list[str]:
+        """Returns the names of what is in it, sorted."""
+        with _refusals(self.place):
+            return sorted(self._group)
+
+    def has(self, name: str) -> bool:
+        """Whether there is something of that name in it."""
+        with _refusals(f"{self.place}: {name}"):
+            return self._group.get(name, getlink=True) is not None
+
+    def group(self, name: str) -> "_Node":
+        """Returns a group in it.
+
+        Raises:
+          UserError: there is none of that name, or it is something else.
+        """
+        found = self._member(name)
+        if not hasattr(found, "keys"):
+            raise UserError(f"{self.place}: {name}", expected="a group", found="a dataset")
+        return _Node(found, self.place)
+
+    def dataset(self, name: str) -> Any:
+        """Returns a dataset with at least one axis, the pieces of which lie in this file.
+
+        Raises:
+          UserError: there is none of that name, or it is something else.
+        """
+        group, _, leaf = name.rpartition("/")
+        if group:
+            return self._checked(self.group(group)._member(leaf, name), name)
+        return self._checked(self._member(leaf), name)
+
+    def attribute(self, name: str) -> Any:
+        """Returns an attribute as a plain value; None without."""
+        with _refusals(f"{self.place}: attribute {name}"):
+            value = self._group.attrs.get(name)
+            return value.item() if isinstance(value, np.generic) else value
+
+    def _checked(self, found: Any, name: str) -> Any:
+        if not hasattr(found, "dtype"):
+            raise UserError(f"{self.place}: {name}", expected="a dataset", found="a group")
+        with _refusals(f"{self.place}: {name}"):
+            shape, outside = found.shape, found.external or found.is_virtual
+        if not shape:
             raise UserError(
-                f"{place}: HDF5 cannot read it ({error})", fix="Fetch or write the file again"
-            ) from error
+                f"{self.place}: {name}",
+                expected="one row per step",
+                found="nothing" if shape is None else "one value",
+            )
+        if outside:
+            raise UserError(
+                f"{self.place}: {name}: its values lie in other files",
+                fix="Copy them into this one with h5repack",
+            )
+        return found
+
+    def _member(self, name: str, full: str | None = None) -> Any:
+        what = f"{self.place}: {full or name}"
+        with _refusals(what):
+            link = self._group.get(name, getlink=True)
+            kind = type(link).__name__
+            names = sorted(self._group) if link is None else []
+        if kind == "ExternalLink":
+            raise UserError(
+                f"{what}: a link to another file", expected="data in this file", found=link.filename
+            )
+        if link is None:
+            folder = (full or "").rpartition("/")[0]
+            beside = [f"{folder}/{key}" if folder else key for key in names]
+            raise UserError(
+                f"{self.place}: no {full or name}",
+                expected=f"one of {listed(beside)}" if beside else None,
+                fix=nearest(full or name, beside),
+            )
+        with _refusals(what):
+            return self._group[name]
 
 
 class Demonstration:
@@ -79,34 +201,52 @@ class Demonstration:
     Attributes:
       place: file and group, for messages.
       path: the file.
-      holders: the group, `data` and the file: where attributes may lie, nearest first.
     """
 
-    def __init__(self, data: Any, name: str, path: Path, options: Options):
-        """Wraps the open group `name` of the group `data`."""
-        self.place = f"{path} {name}"
-        self.path = path
-        self.holders = (data[name], data, data.parent)
-        self._options = options
+    def __init__(self, file: Any, name: str, path: Path, options: Options):
+        """Looks into the group `name` of the group `data`, and compares its lengths.
+
+        Raises:
+          UserError: they differ, or it is no group.
+        """
+        self.path, self._options = path, options
+        whole = _Node(file, str(path))
+        data = whole.group("data")
+        self._group = _Node(data.group(name)._group, f"{path} {name}")
+        self._holders = (self._group, data, whole)  # where attributes may lie, nearest first
+        self.place = self._group.place
+        self._check_lengths()
 
     def members(self, group: str) -> dict[str, Any]:
-        """Returns the datasets of a group in it, by name, sorted."""
-        found = self._member(group)
-        return {name: found[name] for name in sorted(found)}
+        """Returns the datasets of a group in it, by name, sorted; groups in it are left out."""
+        node = self._group.group(group)
+        found = {name: node._member(name) for name in node.names()}
+        return {
+            name: self._group.dataset(f"{group}/{name}")
+            for name, member in found.items()
+            if hasattr(member, "dtype")
+        }
+
+    def groups(self, group: str) -> list[str]:
+        """Returns the names of the groups in a group in it, sorted."""
+        node = self._group.group(group)
+        return [name for name in node.names() if not hasattr(node._member(name), "dtype")]
 
     def has(self, name: str) -> bool:
         """Whether it has a dataset."""
-        return name in self.holders[0]
+        return self._group.has(name)
 
     def read(self, name: str) -> np.ndarray:
         """Reads numbers, [t, ...]; floats as float32.
 
         Raises:
-          UserError: no such dataset, or not numbers.
+          UserError: no such dataset, not numbers, or damaged.
         """
-        values = self._member(name)[()]
-        if values.dtype.kind not in "fiub":
-            raise UserError(f"{self.place}: {name}", expected="numbers", found=values.dtype)
+        dataset = self._group.dataset(name)
+        if dataset.dtype.kind not in "fiub":
+            raise UserError(f"{self.place}: {name}", expected="numbers", found=dataset.dtype)
+        with _refusals(f"{self.place}: {name}"):
+            values = dataset[()]
         with np.errstate(over="ignore"):  # what is too large becomes inf, which the checks name
             return values.astype(np.float32) if values.dtype.kind == "f" else values
 
@@ -126,20 +266,25 @@ class Demonstration:
         """Reads pixels, uint8 [t, y, x, 3], turns them upright and encodes them.
 
         Raises:
-          UserError: no such dataset, or not RGB.
+          UserError: no such dataset, not RGB, or damaged.
         """
-        pixels = self._member(name)
+        pixels = self._group.dataset(name)
         if not is_image(pixels):
             raise UserError(
                 f"{self.place}: {name}",
                 expected="RGB uint8 [steps, rows, columns, 3]",
                 found=f"{pixels.dtype} {list(pixels.shape)}",
             )
-        return [
-            self._options.encoder(orient(frame, orientation))
-            for start in range(0, len(pixels), _FRAMES_PER_READ)
-            for frame in pixels[start : start + _FRAMES_PER_READ]
-        ]
+        try:
+            check_size(*pixels.shape[1:3])
+        except ValueError as error:
+            raise UserError(f"{self.place}: {name}: {error}") from error
+        out = []
+        for start in range(0, len(pixels), _FRAMES_PER_READ):
+            with _refusals(f"{self.place}: {name}"):
+                frames = pixels[start : start + _FRAMES_PER_READ]
+            out += [self._options.encoder(orient(frame, orientation)) for frame in frames]
+        return out
 
     def reward(self) -> dict[str, np.ndarray]:
         """Reads `rewards` as the feature `reward`, where there are any."""
@@ -147,37 +292,73 @@ class Demonstration:
 
     def terminal(self) -> bool:
         """Whether the task ended; without `dones` it did, as demonstrations do."""
-        done = self.read("dones") if self.has("dones") else np.ones(1)
-        return bool(done[-1]) if len(done) else True
+        if not self.has("dones"):
+            return True
+        done = self.read("dones")
+        if not np.isin(done, (0, 1)).all():
+            raise UserError(
+                f"{self.place}: dones", expected="0 or 1", found=listed(np.unique(done))
+            )
+        return bool(done[-1].any()) if len(done) else True
 
-    def attribute(self, name: str) -> Any:
-        """Returns the nearest attribute of that name, parsed as JSON; None without.
+    def text(self, name: str) -> str | None:
+        """Returns the nearest attribute of that name, if it is text; None without.
 
         Raises:
-          UserError: it is not JSON in UTF-8.
+          UserError: it is not UTF-8.
         """
-        for holder in self.holders:
-            if name in holder.attrs:
-                value = holder.attrs[name]
-                try:
-                    return json.loads(value)
-                except ValueError as error:  # also UnicodeDecodeError
-                    raise UserError(
-                        f"{self.place}: attribute {name}", expected="JSON in UTF-8", found=error
-                    ) from error
-        return None
-
-    def _member(self, name: str) -> Any:
-        group = self.holders[0]
-        if name not in group:
-            folder, _, _ = name.rpartition("/")
-            beside = [f"{folder}/{key}" if folder else key for key in group.get(folder or "/", {})]
+        found = (holder.attribute(name) for holder in self._holders)
+        value = next((value for value in found if value is not None), None)
+        if isinstance(value, bytes):
+            try:
+                return value.decode()
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{self.place}: attribute {name}", expected="text in UTF-8", found=error
+                ) from error
+        if value is not None and not isinstance(value, str):
             raise UserError(
-                f"{self.place}: no {name}",
-                expected=f"one of {', '.join(beside)}" if beside else None,
-                fix=nearest(name, beside),
+                f"{self.place}: attribute {name}", expected="text", found=type(value).__name__
             )
-        return group[name]
+        return value
+
+    def attribute(self, name: str) -> Mapping[str, Any]:
+        """Returns the nearest attribute of that name, parsed as JSON; empty without.
+
+        Raises:
+          UserError: it is not an object of JSON in UTF-8.
+        """
+        text = self.text(name)
+        if text is None:
+            return {}
+        return json_file.decode(text, dict[str, Any], f"{self.place}: attribute {name}")
+
+    def _check_lengths(self) -> None:
+        steps = len(self._group.dataset("actions"))
+        found = {name: len(self._group.dataset(name)) for name in _PER_STEP if self.has(name)}
+        said = self._group.attribute("num_samples")
+        if said is not None:
+            found["attribute num_samples"] = said
+        for name, length in found.items():
+            if length != steps:
+                raise UserError(
+                    f"{self.place}: {name} and actions differ in length",
+                    expected=f"{steps} steps, as actions",
+                    found=length,
+                    fix=_AGAIN,
+                )
+
+
+@contextlib.contextmanager
+def _refusals(place: str) -> Iterator[None]:
+    """Turns what HDF5 raises of damaged files, nearly anything, into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{place}: HDF5 cannot read it ({said})", fix=_AGAIN) from error
 
 
 def is_image(dataset: Any) -> bool:
@@ -192,7 +373,12 @@ def is_vector(dataset: Any) -> bool:
 
 def _files(source: Path) -> list[Path]:
     if source.is_dir():
-        found = [path for path in source.rglob("*") if path.suffix in _SUFFIXES]
+        # Files that systems put beside, such as `._a.hdf5` of macOS, are hidden.
+        found = [
+            path
+            for path in source.rglob("*")
+            if path.suffix in _SUFFIXES and not path.name.startswith("._")
+        ]
         return sorted(found, key=lambda path: _natural(str(path)))
     if not source.exists():
         raise UserError(f"{source}: no such file or folder")
@@ -202,4 +388,4 @@ def _files(source: Path) -> list[Path]:
 def _natural(name: str) -> list[tuple[bool, int, str]]:
     """Sorts `demo_2` before `demo_10`."""
     parts = re.split(r"(\d+)", name)
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]

@@ -1,4 +1,4 @@
-"""Reads LeRobot datasets of format v3: tables of steps, and videos or images of many episodes.
+"""Reads LeRobot datasets, format v2 and v3: tables of steps, and films or images.
 
 Source: huggingface/lerobot, docs/source/lerobot-dataset-v3.mdx and
 src/lerobot/datasets/dataset_reader.py.
@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from vla_jax.core import packages
-from vla_jax.core.errors import UserError
-from vla_jax.data.ingest import video
+from vla_jax.core import paths
+from vla_jax.core.errors import UserError, listed
+from vla_jax.core.words import is_blank
+from vla_jax.data.ingest import lerobot_episodes, lerobot_info, lerobot_statistics
 from vla_jax.data.ingest.encoding import intact
 from vla_jax.data.ingest.episode import Episode
-from vla_jax.data.ingest.lerobot_metadata import DONE, REWARD, Metadata
+from vla_jax.data.ingest.film import Films
+from vla_jax.data.ingest.lerobot_episodes import Entry
+from vla_jax.data.ingest.lerobot_info import DONE, REWARD
 from vla_jax.data.ingest.options import ORIENTATION_NOTES, Options, Orientation, orient
 from vla_jax.data.ingest.parquet import Tables
 
@@ -38,109 +41,168 @@ class LeRobot:
           options: how to read.
 
         Raises:
-          UserError: a package is missing, the folder is no LeRobot dataset of format v3, or its
-            metadata are damaged.
+          UserError: a package is missing, the folder is no LeRobot dataset of format v2 or v3, or
+            its metadata are damaged or contradict each other.
         """
         self._tables = Tables(_PURPOSE)
-        self._meta = Metadata(source, self._tables)
-        self._videos = self._meta.keys("video")
-        self._images = self._meta.keys("image")
-        self._av = packages.load("av", _PURPOSE) if self._videos else None
-        self._options = options
+        self._root, self._options = source, options
+        self._info = info = lerobot_info.read(source)
+        self._features = {
+            key: form for key, form in info.features.items() if lerobot_info.is_read(key, form)
+        }
+        self._names = lerobot_info.names(
+            self._features, lerobot_info.action_key(info), source / "meta/info.json"
+        )
+        self._videos, self._images = (
+            [key for key, form in self._features.items() if form.dtype == dtype]
+            for dtype in ("video", "image")
+        )
+        self._numeric = [key for key in self._features if key not in (*self._videos, *self._images)]
+        self._films = (
+            Films(_PURPOSE, fps=info.fps, tolerance=options.tolerance_s) if self._videos else None
+        )
+        self._tasks = lerobot_episodes.read_tasks(source, info, self._tables)
+        self._episodes = lerobot_episodes.read(source, info, self._videos, self._tables)
         self._orientation: Orientation = options.orientation_or("as_stored")
         self.docs = {
-            self._meta.names[key]: _dimensions(form.get("names"))
-            for key, form in self._meta.features.items()
-            if key not in (*self._videos, *self._images)
+            self._names[key]: _dimensions(self._features[key].names) for key in self._numeric
         }
         self.notes = self._describe()
 
     def __len__(self) -> int:
         """Number of episodes."""
-        return len(self._meta.episodes)
+        return len(self._episodes)
 
     def episode(self, i: int) -> Episode:
         """Reads episode `i`; see `Reader`."""
-        row, names = self._meta.episodes[i], self._meta.names
-        path = self._meta.data_path(row)
-        place = f"{path} episode {row['episode_index']}"
-        table = self._table(row, path, place)
-        arrays = {
-            name: self._tables.numbers(table, key, self._shape(key), place)
-            for key, name in names.items()
-            if key not in self._videos and key not in self._images
-        }
+        entry, names = self._episodes[i], self._names
+        place = f"{entry.data} episode {entry.number}"
+        table = self._tables.rows(entry.data, entry.first, entry.length, entry.rows, place)
+        self._check_rows(entry, table, place)
+        arrays = {names[key]: self._numbers(entry, table, key, place) for key in self._numeric}
         stored = {names[key]: self._stored(table, key, place) for key in self._images}
-        filmed = {names[key]: self._filmed(row, key, table, place) for key in self._videos}
+        filmed = {names[key]: self._filmed(entry, key, table, place) for key in self._videos}
         return Episode(
             place=place,
-            file_path=str(path),
+            file_path=str(entry.data),
             images=stored | filmed,
             arrays=arrays,
-            instructions=self._instructions(table, place),
-            terminal=not self._meta.ends or self._ended(table, place),
+            instructions=self._instructions(entry, table, place),
+            terminal=DONE not in self._info.features or self._ended(table, place),
+            sizes={names[key]: self._features[key].size for key in (*self._images, *self._videos)},
         )
 
     def _describe(self) -> list[str]:
-        notes = [f"{self._meta.robot or 'robot'} at {self._meta.fps:g} steps per second."]
+        info = self._info
+        notes = [f"{info.robot_type or 'robot'} at {info.fps:g} steps per second."]
         if self._videos:
             turned = ORIENTATION_NOTES[self._orientation]
             notes.append(f"Video frames are {turned}, and encoded anew.")
         if self._images:
             notes.append("Images keep their bytes.")
-        if self._meta.left_out:
-            left_out = ", ".join(self._meta.left_out)
-            notes.append(f"Left out, neither RGB nor numbers: {left_out}.")
+        if (key := lerobot_info.action_key(info)) != "action":
+            notes.append(f"Feature {key} is the action.")
+        if left_out := lerobot_info.left_out(info):
+            notes.append(f"Left out, neither RGB nor numbers: {listed(left_out)}.")
         return notes
 
-    def _shape(self, key: str) -> tuple[int, ...]:
-        return () if key == REWARD else tuple(self._meta.features[key]["shape"])
-
-    def _table(self, row: Mapping[str, Any], path: Path, place: str) -> Any:
-        """Reads an episode's rows, having checked that they are its own."""
-        first = row["dataset_from_index"] - row["first_of_file"]
-        table = self._tables.rows(path, first, row["length"], place)
+    def _check_rows(self, entry: Entry, table: Any, place: str) -> None:
+        """Checks that the rows are the episode's own, all of them and in order."""
+        rows = f"{place}: rows {entry.first} to {entry.first + entry.length - 1}"
         owners = self._tables.numbers(table, "episode_index", (), place)
-        if (owners != row["episode_index"]).any():
+        if (owners != entry.number).any():
             raise UserError(
-                f"{place}: rows {first} to {first + row['length'] - 1}",
-                expected=f"steps of episode {row['episode_index']}",
-                found=f"steps of episodes {sorted(set(owners.tolist()))}",
+                rows,
+                expected=f"steps of episode {entry.number}",
+                found=f"steps of episodes [{listed(sorted(set(owners.tolist())))}]",
                 fix="meta/episodes and data contradict each other: fetch the dataset again",
             )
-        return table
+        counts = {"frame_index": 0}
+        if entry.start is not None:
+            counts["index"] = entry.start
+        for key, start in counts.items():
+            if key not in table.column_names:
+                continue
+            found = self._tables.numbers(table, key, (), place)
+            wrong = found != start + np.arange(entry.length)
+            if wrong.any():
+                t = int(np.argmax(wrong))
+                raise UserError(
+                    f"{place} step {t}: {key}",
+                    expected=start + t,
+                    found=found[t],
+                    fix="Steps are missing, doubled or out of order: fetch the file again",
+                )
+
+    def _numbers(self, entry: Entry, table: Any, key: str, place: str) -> np.ndarray:
+        form = self._features[key]
+        shape = () if key == REWARD else tuple(form.shape)
+        values = self._tables.numbers(table, key, shape, place, form.dtype)
+        if self._options.check_statistics and (said := entry.statistics.get(key)):
+            lerobot_statistics.check(values, said, f"{place}: {key}")
+        return values
 
     def _stored(self, table: Any, key: str, place: str) -> list[bytes]:
         """Returns images as they are in the table, or in the files that it names."""
         found = []
-        for t, cell in enumerate(table.column(key).to_pylist()):
-            data, name = (cell or {}).get("bytes"), (cell or {}).get("path")
-            if data is None and name and (self._meta.root / name).is_file():
-                data = (self._meta.root / name).read_bytes()
-            found.append(intact(data, f"{key} of {place} step {t}"))
+        for t, cell in enumerate(self._tables.column(table, key, place).to_pylist()):
+            what = f"{key} of {place} step {t}"
+            if not isinstance(cell, Mapping | bytes):
+                raise UserError(f"image {what}", expected="bytes and path", found=repr(cell)[:80])
+            data = cell if isinstance(cell, bytes) else self._image(cell, what)
+            found.append(intact(data, what))
         return found
 
-    def _filmed(self, row: Mapping[str, Any], key: str, table: Any, place: str) -> list[bytes]:
+    def _image(self, cell: Mapping[str, Any], what: str) -> bytes | None:
+        data, name = cell.get("bytes"), cell.get("path")
+        if isinstance(data, bytes) or not name:
+            return data
+        path = paths.below(self._root, str(name), f"image {what}: its path")
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UserError(f"image {what}: {path}: {error.strerror}") from error
+
+    def _filmed(self, entry: Entry, key: str, table: Any, place: str) -> list[bytes]:
         """Decodes an episode's frames and encodes each as it comes."""
+        assert self._films is not None
         times = self._tables.numbers(table, "timestamp", (), place).astype(np.float64)
-        frames = video.frames(
-            self._av,
-            self._meta.video_path(row, key),
-            times + row[f"videos/{key}/from_timestamp"],
-            tolerance=0.5 / self._meta.fps,
-            place=f"{key} of {place}",
-        )
+        self._check_times(times, place)
+        frames = self._films.frames(entry.films[key], times, f"{key} of {place}")
         return [self._options.encoder(orient(frame, self._orientation)) for frame in frames]
 
-    def _instructions(self, table: Any, place: str) -> list[str]:
+    def _check_times(self, times: np.ndarray, place: str) -> None:
+        """Checks that the steps of an episode are as far apart as the rate says."""
+        expected = np.arange(len(times)) / self._info.fps
+        # Not >: a NaN is off, too.
+        off = ~(np.abs(times - expected) < 0.5 / self._info.fps)
+        if off.any():
+            t = int(np.argmax(off))
+            raise UserError(
+                f"{place} step {t}: timestamp",
+                expected=f"{expected[t]:.4f} s, at {self._info.fps:g} steps per second",
+                found=f"{times[t]:.4f} s",
+                fix="meta/info.json and data contradict each other: fetch the dataset again",
+            )
+
+    def _instructions(self, entry: Entry, table: Any, place: str) -> list[str]:
         found = []
         for t, task in enumerate(self._tables.numbers(table, "task_index", (), place).tolist()):
-            if task not in self._meta.tasks:
+            if task not in self._tasks:
                 raise UserError(
-                    f"{place} step {t}: task {task} is not in meta/tasks.parquet",
-                    expected=f"one of {sorted(self._meta.tasks)}",
+                    f"{place} step {t}: task {task} is not in the table of tasks of meta",
+                    expected=f"one of [{listed(sorted(self._tasks))}]",
                 )
-            found.append(self._meta.tasks[task] or self._options.instruction)
+            text = self._tasks[task]
+            if entry.tasks is not None and text not in entry.tasks:
+                raise UserError(
+                    f"{place} step {t}: task {task} is {text!r}",
+                    expected=f"one of those that meta/episodes names: {listed(entry.tasks, 3)}",
+                    fix="meta and data contradict each other: fetch the dataset again",
+                )
+            found.append(self._options.instruction or text if is_blank(text) else text)
         return found
 
     def _ended(self, table: Any, place: str) -> bool:

@@ -7,6 +7,8 @@ moojink/rlds_dataset_builder, LIBERO_Spatial (feature names, the turn of the ima
 import re
 from pathlib import Path
 
+from vla_jax.core.errors import UserError
+from vla_jax.core.words import is_blank
 from vla_jax.data.ingest import hdf5
 from vla_jax.data.ingest.episode import Episode
 from vla_jax.data.ingest.options import ORIENTATION_NOTES, Options, Orientation
@@ -40,21 +42,30 @@ class Libero(hdf5.Demonstrations):
           UserError: h5py is missing, there are no demonstrations, a file is damaged.
         """
         super().__init__(source, options, "--format=libero_hdf5")
-        with self.open(0) as demo:
-            convention = demo.holders[1].attrs.get("macros_image_convention")
-        upright = convention in ("opencv", b"opencv")
+        with self.first() as demo:
+            self._convention = demo.text("macros_image_convention")
         self._orientation: Orientation = options.orientation_or(
-            "as_stored" if upright else "rotated"
+            "as_stored" if self._convention == "opencv" else "rotated"
         )
+        self._fixed = options.orientation != "auto"
         self.notes = (
             f"Images are {ORIENTATION_NOTES[self._orientation]}. LIBERO's simulator stores them "
             "upside down, and the published RLDS sets turn them by 180 degrees: a policy has to "
             "see the simulator's images turned the same way.",
+            *self.counts,
         )
 
     def episode(self, i: int) -> Episode:
         """Reads demonstration `i`; see `Reader`."""
         with self.open(i) as demo:
+            convention = demo.text("macros_image_convention")
+            if not self._fixed and convention != self._convention:
+                raise UserError(
+                    f"{demo.place}: macros_image_convention",
+                    expected=f"{self._convention}, as in the first file",
+                    found=convention,
+                    fix="Ingest the two kinds as two datasets, or say --orientation",
+                )
             action = demo.read("actions")
             return Episode(
                 place=demo.place,
@@ -72,8 +83,15 @@ class Libero(hdf5.Demonstrations):
 
     def _instruction(self, demo: hdf5.Demonstration) -> str:
         """Returns what the file says, else the option, else the words of the file's name."""
-        said = (demo.attribute("problem_info") or {}).get("language_instruction", "")
-        text = " ".join(said) if isinstance(said, list) else str(said)
+        said = demo.attribute("problem_info").get("language_instruction", "")
+        if not isinstance(said, str | list):
+            raise UserError(
+                f"{demo.place}: attribute problem_info, field language_instruction",
+                expected="text, or a list of words",
+                found=type(said).__name__,
+            )
+        text = " ".join(map(str, said)) if isinstance(said, list) else said
         name = demo.path.stem.removesuffix("_demo")
         words = re.sub(r"^.*SCENE\d+_", "", name).replace("_", " ")
-        return text.strip(' "') or self._options.instruction or words
+        text = text.strip(' "')
+        return text if not is_blank(text) else self._options.instruction or words

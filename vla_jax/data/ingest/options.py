@@ -26,11 +26,16 @@ class Options:
         (`flipped`), turned by 180 degrees (`rotated`), or what the format's convention is
         (`auto`).
       instruction: for episodes that have none.
+      tolerance_s: how far from its time stamp a frame of a film may be, seconds, where frames
+        cannot be counted; LeRobot's own default.
+      check_statistics: whether numbers are held against the statistics that the metadata have.
     """
 
     encoder: Encoder = dataclasses.field(default_factory=Encoder)
     orientation: Orientation = "auto"
     instruction: str = ""
+    tolerance_s: float = 1e-4
+    check_statistics: bool = True
 
     def orientation_or(self, convention: Orientation) -> Orientation:
         """Returns the orientation, `convention` where it is `auto`."""

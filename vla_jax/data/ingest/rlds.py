@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ def write(
     directory: Path,
     *,
     name: str,
-    description: str,
+    description: str | Callable[[], str],
     docs: Mapping[str, str] | None = None,
 ) -> Written:
     """Writes a version directory; on any failure there is none.
@@ -52,7 +52,7 @@ def write(
       episodes: as they come, having passed the checks; the first is the schema.
       directory: must not exist.
       name: the dataset's name: lower-case letters, digits and _.
-      description: one paragraph, stored in the metadata.
+      description: one paragraph, stored in the metadata; or what gives it, asked at the end.
       docs: feature -> what its numbers are, stored in the schema.
 
     Raises:
@@ -60,9 +60,11 @@ def write(
         writable, there are no episodes.
       Exception: whatever the episodes raise, as it is.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    if not re.fullmatch(r"[a-z][a-z0-9_]{,99}", name):
         raise UserError(
-            "name of the dataset", expected="lower-case letters, digits and _", found=name
+            "name of the dataset",
+            expected="up to 100 lower-case letters, digits and _, a letter first",
+            found=repr(name[:120]),
         )
     if directory.exists():
         raise UserError(

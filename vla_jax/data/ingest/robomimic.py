@@ -6,6 +6,8 @@ its default configurations; RoboCasa keeps the instruction in the attribute `ep_
 
 from pathlib import Path
 
+from vla_jax.core.errors import UserError, listed
+from vla_jax.core.words import is_blank
 from vla_jax.data.ingest import hdf5
 from vla_jax.data.ingest.episode import Episode
 from vla_jax.data.ingest.options import ORIENTATION_NOTES, Options, Orientation
@@ -37,15 +39,16 @@ class Robomimic(hdf5.Demonstrations):
         """
         super().__init__(source, options, "--format=robomimic_hdf5")
         self._orientation: Orientation = options.orientation_or("as_stored")
-        with self.open(0) as demo:
-            left_out = [
+        with self.first() as demo:
+            left_out = demo.groups("obs") + [
                 name
                 for name, dataset in demo.members("obs").items()
                 if not (hdf5.is_image(dataset) or hdf5.is_vector(dataset))
             ]
         self.notes = [f"Images are {ORIENTATION_NOTES[self._orientation]}."]
         if left_out:
-            self.notes.append(f"Left out, neither RGB nor a vector: {', '.join(left_out)}.")
+            self.notes.append(f"Left out, neither RGB nor a vector: {listed(left_out)}.")
+        self.notes += self.counts
 
     def episode(self, i: int) -> Episode:
         """Reads demonstration `i`; see `Reader`."""
@@ -75,5 +78,11 @@ class Robomimic(hdf5.Demonstrations):
             )
 
     def _instruction(self, demo: hdf5.Demonstration) -> str:
-        said = (demo.attribute("ep_meta") or {}).get("lang")
-        return str(said or self._options.instruction)
+        said = demo.attribute("ep_meta").get("lang")
+        if not isinstance(said, str | None):
+            raise UserError(
+                f"{demo.place}: attribute ep_meta, field lang",
+                expected="text",
+                found=type(said).__name__,
+            )
+        return self._options.instruction if said is None or is_blank(said) else said
