@@ -14,7 +14,7 @@ import json
 import math
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import scipy.fft
@@ -23,6 +23,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from vla_jax.core.arrays import Float, Int
 from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, PathText, Positive, Range
 
 Rows = Literal["loc", "last", "least_used", "openvla"]
 _CODES = 0x800  # characters that UTF-8 writes in one or two bytes
@@ -30,7 +31,7 @@ _LONGEST = 10_000  # characters of a token, as published: no limit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FastConfig:
+class FastConfig(Checked):
     """How chunks of actions become tokens under `scheme=fast`.
 
     Attributes:
@@ -44,17 +45,10 @@ class FastConfig:
       UserError: a number is not positive.
     """
 
-    path: str | None = None
-    size: int = 1024
-    scale: float = 10.0
+    path: PathText | None = None
+    size: Annotated[int, Range(1, 2**22)] = 1024
+    scale: Positive = 10.0
     rows: Literal[Rows, "new"] = "new"
-
-    def __post_init__(self) -> None:
-        for name in ("size", "scale"):
-            if getattr(self, name) <= 0:
-                raise UserError(
-                    f"config.action_tokens.fast.{name}", expected="> 0", found=getattr(self, name)
-                )
 
 
 class Fast:

@@ -15,9 +15,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, Range, Seed
 from vla_jax.data import records
 from vla_jax.envs import workers
 from vla_jax.envs.tabletop import demonstrations, questions
@@ -35,7 +36,7 @@ OnProgress = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DatasetsConfig:
+class DatasetsConfig(Checked):
     """Everything that changes the content of the two datasets.
 
     Attributes:
@@ -45,16 +46,10 @@ class DatasetsConfig:
       questions: the question dataset.
     """
 
-    image_size: int = 64
-    seed: int = 0
+    image_size: Annotated[int, Range(16, 4096)] = 64
+    seed: Seed = 0
     demonstrations: DemonstrationsConfig = dataclasses.field(default_factory=DemonstrationsConfig)
     questions: QuestionsConfig = dataclasses.field(default_factory=QuestionsConfig)
-
-    def __post_init__(self) -> None:
-        if self.image_size < 16:
-            raise UserError("datasets image_size", expected="16 or more", found=self.image_size)
-        if self.seed < 0:
-            raise UserError("datasets seed", expected="0 or more", found=self.seed)
 
 
 class DatasetPaths(NamedTuple):
