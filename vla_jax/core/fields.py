@@ -10,6 +10,8 @@ path in the whole configuration, before the class sees the value.
 import dataclasses
 import functools
 import math
+import os
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
@@ -121,13 +123,27 @@ def settle(hint: Any, value: Any, path: str) -> Any:
         parts = enumerate(zip(kinds, value, strict=True))
         return _same(tuple(settle(k, v, f"{path}[{i}]") for i, (k, v) in parts), value)
     for mark in marks(hint):
-        if isinstance(mark, _Expanded) and value is not None:
+        if isinstance(mark, _Expanded) and isinstance(value, str | os.PathLike):
             value = paths.expand(value)
         if isinstance(mark, Range) and isinstance(value, int | float) and value not in mark:
             raise UserError(path, expected=mark, found=_spell(value), fix=mark.fix)
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(path, expected="a finite number", found=value)
     return value
+
+
+def without_none(hint: Any) -> Any:
+    """Returns the type of a field that may be None without the None; of another, its type.
+
+    Raises:
+      TypeError: it may be of several types.
+    """
+    if typing.get_origin(hint) not in (types.UnionType, typing.Union):
+        return hint
+    kept = [part for part in typing.get_args(hint) if part is not type(None)]
+    if len(kept) != 1:
+        raise TypeError(f"a config field that may be None has one other type, got {hint!r}")
+    return kept[0]
 
 
 def marks(hint: Any) -> Iterator[Any]:
