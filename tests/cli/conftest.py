@@ -1,7 +1,6 @@
 """A run that was never trained: its directory, with random parameters, as training leaves it."""
 
 import dataclasses
-import sys
 
 import jax
 import numpy as np
@@ -80,7 +79,6 @@ def run(tmp_path_factory):
 @pytest.fixture
 def vla_jax(capsys, monkeypatch):
     """Runs a command line in this process; returns exit code, standard output and error."""
-    monkeypatch.setattr(sys, "argv", ["pytest"])  # `flags.parse` changes it.
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # The tests have their own.
 
     def call(*arguments):

@@ -200,5 +200,5 @@ def test_a_vocabulary_without_room_is_refused(options, message):
 
 @pytest.mark.parametrize("field", ["size", "scale"])
 def test_numbers_are_positive(field):
-    with pytest.raises(UserError, match=rf"config\.action_tokens\.fast\.{field}: expected > 0"):
+    with pytest.raises(UserError, match=rf"FastConfig\.{field}: expected"):
         FastConfig(**{field: 0})

@@ -120,7 +120,7 @@ def _read(hint: Any, path: str, text: str) -> Any:
         if origin is tuple:
             return _tuple(found, text)
         if origin is dict:
-            return config_dict.ConfigDict(ast.literal_eval(text))
+            return config_dict.ConfigDict(dict(ast.literal_eval(text)))
         return _scalar(found, text)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         spelled = found.__name__ if isinstance(found, type) and origin is None else str(found)
