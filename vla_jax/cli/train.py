@@ -66,14 +66,11 @@ def parse(arguments: Sequence[str]) -> tuple[RunConfig, absl_flags.FlagValues]:
 
 
 def _define(values: absl_flags.FlagValues) -> None:
-    absl_flags.DEFINE_string(
+    flags.define_path(
         "from",
-        None,
         "What to start from: the workdir of another run, or a released checkpoint; the same as "
         "--config.pretrained.path.",
-        flag_values=values,
+        values,
     )
-    absl_flags.DEFINE_string(
-        "workdir", None, "Directory of the run; the same again resumes.", flag_values=values
-    )
+    flags.define_path("workdir", "Directory of the run; the same again resumes.", values)
     flags.define_processes(values)

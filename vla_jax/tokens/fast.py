@@ -14,13 +14,15 @@ import json
 import math
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
+import msgspec
 import numpy as np
 import scipy.fft
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from vla_jax.core import json_file, paths
 from vla_jax.core.arrays import Float, Int
 from vla_jax.core.errors import UserError
 from vla_jax.core.fields import Checked, PathText, Positive, Range
@@ -49,6 +51,16 @@ class FastConfig(Checked):
     size: Annotated[int, Range(1, 2**22)] = 1024
     scale: Positive = 10.0
     rows: Literal[Rows, "new"] = "new"
+
+
+_WANTED = "A FAST tokenizer is a folder with processor_config.json and tokenizer.json"
+
+
+class _Processor(TypedDict):
+    """What is read of processor_config.json."""
+
+    scale: Annotated[float, msgspec.Meta(gt=0)]
+    min_token: int
 
 
 class Fast:
@@ -125,11 +137,14 @@ class Fast:
         Raises:
           UserError: a file is missing or says something else than numbers.
         """
-        folder = pathlib.Path(folder)
+        folder = pathlib.Path(paths.expand(folder))
         try:
-            values = json.loads((folder / "processor_config.json").read_text())
+            values = json_file.read(folder / "processor_config.json", _Processor, fix=_WANTED)
+            json_file.check_finite(values, f"{folder / 'processor_config.json'}")
             inner = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-            return cls(inner, float(values["scale"]), int(values["min_token"]))
+            return cls(inner, values["scale"], values["min_token"])
+        except UserError:
+            raise
         except Exception as error:  # the library raises bare Exception on malformed files
             raise UserError(
                 f"FAST tokenizer {folder}: {type(error).__name__} {error}",

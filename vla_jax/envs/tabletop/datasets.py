@@ -15,9 +15,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
-from vla_jax.core.errors import UserError
+from vla_jax.core import json_file, paths
+from vla_jax.core.errors import UserError, listed
 from vla_jax.core.fields import Checked, Range, Seed
 from vla_jax.data import records
 from vla_jax.envs import workers
@@ -59,6 +60,13 @@ class DatasetPaths(NamedTuple):
     web: Path
 
 
+class _Generation(TypedDict):
+    """What is read of `GENERATION_FILE`: sizes in bytes by file name."""
+
+    format: str
+    files: dict[str, int]
+
+
 class _Plan(NamedTuple):
     """One dataset: its identity, and per split how many examples come from which calls."""
 
@@ -79,7 +87,7 @@ def directories(config: DatasetsConfig, data_dir: str | os.PathLike[str]) -> Dat
       data_dir: root of all datasets.
     """
     robot, web = (
-        Path(data_dir).expanduser() / plan.name / _hash(plan.fields) / VERSION
+        Path(paths.expand(data_dir)) / plan.name / _hash(plan.fields) / VERSION
         for plan in _plans(config)
     )
     return DatasetPaths(robot, web)
@@ -110,12 +118,12 @@ def ensure(
       UserError: a folder in the way is half written or of another format, or the disk is full or
         not writable.
     """
-    paths = directories(config, data_dir)
+    found = directories(config, data_dir)
     count = workers or min(os.cpu_count() or 1, _MAX_WORKERS)
-    for plan, path in zip(_plans(config), paths, strict=True):
+    for plan, path in zip(_plans(config), found, strict=True):
         if not _is_complete(path):
             _generate(config, plan, path, on_progress or _ignore, count)
-    return paths
+    return found
 
 
 def _ignore(description: str, done: int, total: int) -> None:
@@ -167,24 +175,27 @@ def _is_complete(path: Path) -> bool:
     """
     if not path.exists():
         return False
+    if not path.is_dir():
+        raise UserError(f"dataset folder {path}", expected="a folder", found="a file")
     fix = f"Delete the folder {path} and run again, it will be generated anew"
     if not (path / _INFO_FILE).exists() or not (path / GENERATION_FILE).exists():
         raise UserError(
             f"dataset folder {path} is half written",
             expected=f"{_INFO_FILE} and {GENERATION_FILE}",
-            found=sorted(entry.name for entry in path.iterdir())[:4] or "nothing",
+            found=listed(sorted(entry.name for entry in path.iterdir()), 4) or "nothing",
             fix=fix,
         )
-    generation = json.loads((path / GENERATION_FILE).read_text())
-    if generation.get("format") != VERSION:
+    generation = json_file.read(path / GENERATION_FILE, _Generation, fix=fix)
+    if generation["format"] != VERSION:
         raise UserError(
             f"dataset folder {path} is of another format",
             expected=f"format {VERSION}",
-            found=f"format {generation.get('format')}",
+            found=f"format {generation['format']}",
             fix=fix,
         )
     for name, size in generation["files"].items():
-        found = (path / name).stat().st_size if (path / name).exists() else "no such file"
+        file = paths.below(path, name, f"{path / GENERATION_FILE}")
+        found = file.stat().st_size if file.exists() else "no such file"
         if found != size:
             raise UserError(
                 f"dataset folder {path} is damaged, file {name}",
