@@ -1,5 +1,6 @@
 """The flag surface: `--config=FILE:variant --config.a.b=value --workdir=DIR`, strict."""
 
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ _PROCESSES = {
 }
 _CONFIG = re.compile(r"\.py(:[^/]*)?$")
 _FIELD = re.compile(r"--?(?P<no>no)?(?P<path>config\.[^=]*)(=(?P<text>.*))?", re.DOTALL)
+_LARGEST = 2**32 - 1
 _SHOWN = 300  # characters of what was typed in a message
 
 
@@ -60,6 +62,7 @@ def parse(
             f"vla-jax {verb}: {str(error)[:_SHOWN].rstrip('.')}",
             fix=f"See vla-jax {verb} --help for its flags",
         ) from error
+    _check_numbers(verb, values)
     at_least = bool(positional) and positional[-1].endswith("...")
     if len(rest) < len(positional) or (len(rest) > len(positional) and not at_least):
         raise UserError(
@@ -153,6 +156,18 @@ def with_config(arguments: Sequence[str]) -> list[str]:
 def is_config(argument: str) -> bool:
     """Tells whether an argument is the name of a config file, and no flag."""
     return not argument.startswith("-") and _CONFIG.search(argument) is not None
+
+
+def _check_numbers(verb: str, values: absl_flags.FlagValues) -> None:
+    """Refuses what no flag means: nan, infinity, and more than 32 bits."""
+    for name in values:
+        value = values[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"vla-jax {verb} --{name}", expected="a finite number", found=value)
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise UserError(
+                f"vla-jax {verb} --{name}", expected=f"at most {_LARGEST}", found=f"{value:.3g}"
+            )
 
 
 def _underscored(argument: str) -> str:

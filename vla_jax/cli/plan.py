@@ -88,7 +88,7 @@ def _define(values: absl_flags.FlagValues) -> None:
         ("batch", "Examples per step, in place of config.loader.batch_size."),
         ("vocabulary", "Token ids; found from the config by default."),
     ):
-        absl_flags.DEFINE_integer(name, None, meaning, lower_bound=1, flag_values=values)
+        absl_flags.DEFINE_integer(name, None, meaning, 1, 2**20, flag_values=values)
     for name, meaning in (
         ("search", "Try other remat, mesh and batch."),
         ("estimate", "On paper, without the compiler."),
