@@ -193,7 +193,7 @@ def test_values_out_of_range_take_the_outer_bins():
 
 @pytest.mark.parametrize("count", [-1, 0, 1, 4097])
 def test_counts_out_of_range_are_refused(count):
-    with pytest.raises(UserError, match=rf"config\.bins\.count: expected 2\.\.4096, found {count}"):
+    with pytest.raises(UserError, match=rf"BinsConfig\.count: expected 2\.\.4096, found {count}"):
         BinsConfig(count=count)
 
 

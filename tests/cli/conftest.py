@@ -1,7 +1,5 @@
 """Command lines in this process, on a run that was never trained."""
 
-import sys
-
 import pytest
 import untrained_run
 
@@ -17,7 +15,6 @@ def run(tmp_path_factory):
 @pytest.fixture
 def vla_jax(capsys, monkeypatch):
     """Runs a command line in this process; returns exit code, standard output and error."""
-    monkeypatch.setattr(sys, "argv", ["pytest"])  # `flags.parse` changes it.
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # The tests have their own.
 
     def call(*arguments):

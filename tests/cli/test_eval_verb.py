@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import msgspec
 import pytest
 
 from vla_jax.eval import record
@@ -91,7 +92,7 @@ def test_a_result_is_compared_with_another(vla_jax, evaluated, tmp_path):
     first, _ = evaluated(name="a")
     second = tmp_path / "b"
     shutil.copytree(first, second)
-    better = [r.__class__(**{**vars(r), "success": True}) for r in record.read(first / record.FILE)]
+    better = [msgspec.structs.replace(r, success=True) for r in record.read(first / record.FILE)]
     record.write(second / record.FILE, better)
     out_file = tmp_path / "difference.json"
     code, out, err = vla_jax("eval", "--compare", first, second, f"--out={out_file}")

@@ -12,11 +12,6 @@ CONFIG = str(pathlib.Path(__file__).parents[2] / "configs" / "tabletop.py")
 SMOKE = f"--config={CONFIG}:smoke"
 
 
-@pytest.fixture(autouse=True)
-def restored_argv(vla_jax):
-    """`flags.parse` sets `sys.argv`; the fixture puts it back."""
-
-
 def test_overrides_reach_the_run(tmp_path):
     arguments = [SMOKE, "--config.loop.steps=3", "--config.bins.count=128", f"--workdir={tmp_path}"]
     config, values = train.parse(arguments)
@@ -38,7 +33,10 @@ def test_overrides_reach_the_run(tmp_path):
         ([SMOKE, "--workdir=w", "--config.loop.steps=1.5"], "1.5"),
         ([SMOKE, "--workdir=w", "--config.prompts.robot=rt3"], "expected one of 'rt2'"),
         ([SMOKE, "--workdir=w", "--config.bins.count=1"], "expected 2..4096, found 1"),
-        ([SMOKE, "--workdir=w", "--config.mesh.data=0"], "positive axis sizes"),
+        (
+            [SMOKE, "--workdir=w", "--config.mesh.data=0"],
+            "mesh.data: expected 1..1048576 or -1",
+        ),
         ([SMOKE, "--workdir=w", "--config.mixture.name=bridg"], "The nearest is 'bridge'"),
         ([SMOKE, "--workdir=w", "--config.sequence.suffix=5"], "at least 9"),
         ([SMOKE, "--workdir=w", "--wrkdir=x"], "wrkdir"),

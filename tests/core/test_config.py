@@ -1,11 +1,9 @@
 import dataclasses
 import json
-import sys
 from typing import Literal
 
 import pytest
-from absl import flags
-from ml_collections import config_dict, config_flags
+from ml_collections import config_dict
 
 from vla_jax.core import config, errors
 
@@ -68,46 +66,6 @@ def test_an_int_passes_for_a_float_and_comes_out_as_one():
     rate = config.build(Optimizer, {"learning_rate": 1}).learning_rate
     assert rate == 1
     assert type(rate) is float
-
-
-def parse(monkeypatch, defaults, *arguments):
-    # config_flags looks for overrides in sys.argv, whatever argv is being parsed.
-    monkeypatch.setattr(sys, "argv", ["program", *arguments])
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_dict(
-        "config", config.to_config_dict(defaults), flag_values=values, lock_config=True
-    )
-    values(sys.argv)
-    return config.build(Run, values["config"].value)
-
-
-def test_flags_override_every_kind_of_field(monkeypatch):
-    run = parse(
-        monkeypatch,
-        RICH,
-        "--config.seed=7",
-        "--config.image=(1, 2)",
-        "--config.optimizer.learning_rate=2",
-        "--config.sources.a.weight=3",
-        "--config.remat",
-    )
-    assert (run.seed, run.image, run.remat) == (7, (1, 2), True)
-    assert run.optimizer.learning_rate == 2.0
-    assert run.sources["a"].weight == 3.0
-
-
-def test_a_flag_sets_a_field_that_is_none(monkeypatch):
-    assert parse(monkeypatch, Run(), "--config.optimizer.warmup=9").optimizer.warmup == 9
-
-
-def test_a_field_that_a_config_file_made_none_can_be_set_again(monkeypatch):
-    defaults = config.to_config_dict(Optimizer(warmup=3))
-    defaults.warmup = None
-    monkeypatch.setattr(sys, "argv", ["program", "--config.warmup=5"])
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", defaults, flag_values=values)
-    values(sys.argv)
-    assert config.build(Optimizer, values.config).warmup == 5
 
 
 def test_a_check_that_names_its_own_path_does_not_hear_it_twice():

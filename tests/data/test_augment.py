@@ -111,10 +111,10 @@ def test_a_colour_map_is_what_opencv_applies():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"crop": 0.0}, r"augment\.crop: expected 0 < x <= 1"),
-        ({"crop": 1.2}, r"augment\.crop"),
-        ({"brightness": -0.1}, r"augment\.brightness: expected 0\.\.1"),
-        ({"hue": 0.6}, r"augment\.hue: expected 0\.\.0\.5"),
+        ({"crop": 0.0}, r"AugmentConfig\.crop: expected 0 < x <= 1"),
+        ({"crop": 1.2}, r"\.crop"),
+        ({"brightness": -0.1}, r"\.brightness: expected 0\.\.1"),
+        ({"hue": 0.6}, r"\.hue: expected 0\.\.0\.5"),
     ],
 )
 def test_values_out_of_range_are_refused(changes, message):

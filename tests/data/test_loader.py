@@ -333,15 +333,15 @@ def test_collate_makes_the_batch_of_training_without_its_augmentation(sources, e
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 0}, r"config\.loader\.batch_size: expected >= 1"),
-        ({"threads": 0}, r"config\.loader\.threads"),
-        ({"prefetch": -1}, r"config\.loader\.prefetch"),
-        ({"history": 0}, r"config\.loader\.history"),
-        ({"chunk": 0}, r"config\.loader\.chunk"),
-        ({"max_skipped": -1}, r"config\.loader\.max_skipped: expected >= 0"),
+        ({"batch_size": 0}, r"LoaderConfig\.batch_size: expected 1\.\.1048576"),
+        ({"threads": 0}, r"\.threads"),
+        ({"prefetch": -1}, r"\.prefetch"),
+        ({"history": 0}, r"\.history"),
+        ({"chunk": 0}, r"\.chunk"),
+        ({"max_skipped": -1}, r"\.max_skipped: expected 0\.\."),
         ({"views": ()}, r"config\.loader\.views"),
         ({"views": ("wrist", "wrist")}, r"config\.loader\.views: expected different names"),
-        ({"held_out": 1.0}, r"config\.loader\.held_out: expected 0 <= x < 1"),
+        ({"held_out": 1.0}, r"\.held_out: expected 0 <= x < 1"),
     ],
 )
 def test_values_out_of_range_are_refused(changes, message):

@@ -194,9 +194,9 @@ def test_generating_does_not_import_tensorflow(tmp_path):
 
 
 def test_configuration_is_checked():
-    with pytest.raises(UserError, match="image_size: expected 16 or more, found 8"):
+    with pytest.raises(UserError, match=r"image_size: expected 16..4096, found 8"):
         DatasetsConfig(image_size=8)
-    with pytest.raises(UserError, match="seed: expected 0 or more, found -1"):
+    with pytest.raises(UserError, match=r"seed: expected .*, found -1"):
         DatasetsConfig(seed=-1)
-    with pytest.raises(UserError, match="episodes: expected 1 or more, found 0"):
+    with pytest.raises(UserError, match=r"episodes: expected .*, found 0"):
         DemonstrationsConfig(episodes=0)

@@ -90,5 +90,5 @@ def test_without_noise_the_action_is_executed_as_it_is():
 
 
 def test_noise_out_of_range_is_refused():
-    with pytest.raises(UserError, match=r"noise wrong_grip: expected 0 to 1, found 1\.5"):
+    with pytest.raises(UserError, match=r"NoiseConfig\.wrong_grip: expected 0\.\.1, found 1\.5"):
         NoiseConfig(wrong_grip=1.5)

@@ -1,3 +1,6 @@
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
@@ -41,7 +44,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line):
     path = tmp_path / "episodes.jsonl"
     record.write(path, [Record.of("seen", OUTCOME)])
     path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(UserError, match=r"episodes.jsonl, line 2: expected an episode"):
+    with pytest.raises(UserError, match=r"episodes.jsonl, line 2: "):
         record.read(path)
     with pytest.raises(UserError, match="no such file"):
         record.read(tmp_path / "other.jsonl")
@@ -63,3 +66,34 @@ def test_digests_tell_observations_apart():
     digests = {closed_loop.digest(observation) for observation in [first, *others]}
     assert len(digests) == 5
     assert {len(d) for d in digests} == {16}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"success": "no"}, r"line 2, field success: expected bool, got str"),
+        ({"success": None}, r"line 2, field success: expected bool, got null"),
+        ({"success": 1}, r"line 2, field success: expected bool, got int"),
+        ({"steps": -3}, r"line 2, field steps: expected int >= 0"),
+        ({"steps": float("nan")}, r"line 2, field steps: expected int, got float"),
+        ({"seed": -1}, r"line 2, field seed"),
+        ({"options": []}, r"line 2, field options: expected object, got array"),
+        ({"info": {"distance": float("inf")}}, r"line 2, field info\.distance: .* finite number"),
+        ({"options": {"a": [float("nan")]}}, r"line 2, field options\.a\.0: .* finite number"),
+        ({"sucess": True}, r"line 2: object contains unknown field sucess"),
+        ({}, r"line 2: the episode seen 7 .* found it in line 1, too"),
+        ({"success": False}, r"line 2: the episode seen 7 .* found it in line 1, too"),
+    ],
+)
+def test_a_record_that_does_not_make_sense_is_refused_by_line_and_field(tmp_path, changes, message):
+    path = tmp_path / "episodes.jsonl"
+    record.write(path, [Record.of("seen", OUTCOME)])
+    line = json.loads(path.read_text()) | changes
+    path.write_text(path.read_text() + json.dumps(line) + "\n")
+    with pytest.raises(UserError, match=message):
+        record.read(path)
+
+
+def test_a_number_of_the_environment_that_is_not_finite_is_left_out():
+    outcome = dataclasses.replace(OUTCOME, info={"distance": float("nan"), "grasped": 1})
+    assert Record.of("seen", outcome).info == {"grasped": 1}

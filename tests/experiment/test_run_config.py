@@ -97,7 +97,7 @@ def test_an_ill_typed_value_is_refused_with_its_path(path, value, message):
             {"vqa": {"dir": "no/such/place"}},
             r"config\.mixture\.web\.vqa\.dir: no/such/place: expected a dataset",
         ),
-        ("evaluation.slots", 0, r"config\.evaluation\.slots: expected >= 1"),
+        ("evaluation.slots", 0, r"config\.evaluation\.slots: expected 1\.\.4096"),
         ("bins.count", 1, r"config\.bins\.count: expected 2\.\.4096, found 1"),
     ],
 )

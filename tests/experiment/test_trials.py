@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -149,5 +150,5 @@ def test_a_run_asks_for_its_own_tasks_and_blocks():
 
 
 def test_an_environment_that_tells_of_no_blocks_has_no_such_rate(lazy):
-    silent = [dataclasses.replace(record, info={}) for record in lazy.records]
+    silent = [msgspec.structs.replace(record, info={}) for record in lazy.records]
     assert trials.wrong_block(silent) == {}

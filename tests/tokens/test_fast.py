@@ -182,7 +182,7 @@ def test_what_is_no_text_of_fast_is_refused(spec, statistics, fast, tmp_path):
     one = fast.encode(np.zeros((1, 1, 3), np.float32))[0]
     with pytest.raises(UserError, match="multiple of 4 coefficients, found 3"):
         tokens.read(np.array(one) + 100)
-    with pytest.raises(UserError, match="expected a folder with processor_config"):
+    with pytest.raises(UserError, match=r"config\.json: No such file.*is a folder with"):
         Fast.load(tmp_path)
 
 
@@ -200,5 +200,5 @@ def test_a_vocabulary_without_room_is_refused(options, message):
 
 @pytest.mark.parametrize("field", ["size", "scale"])
 def test_numbers_are_positive(field):
-    with pytest.raises(UserError, match=rf"config\.action_tokens\.fast\.{field}: expected > 0"):
+    with pytest.raises(UserError, match=rf"FastConfig\.{field}: expected"):
         FastConfig(**{field: 0})

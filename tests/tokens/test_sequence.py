@@ -62,7 +62,7 @@ def test_a_longer_suffix_is_refused_with_its_name(tokenizer):
 
 @pytest.mark.parametrize("sizes", [{"prefix": 2}, {"suffix": 1}])
 def test_a_layout_without_room_is_refused(sizes):
-    with pytest.raises(UserError, match=r"config\.sequence: expected prefix >= 3"):
+    with pytest.raises(UserError, match=r"SequenceConfig\.\w+: expected \d\.\."):
         SequenceConfig(**sizes)
 
 

@@ -14,21 +14,23 @@ bin.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from vla_jax.actions import centres
 from vla_jax.core.arrays import Float, Int
 from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, Range
 
 Kind = Literal["uniform", "quantile", "mu_law"]
 Convention = Literal["uniform", "openvla", "rt1"]
 MIN_COUNT, MAX_COUNT = 2, 4096
+BinCount = Annotated[int, Range(MIN_COUNT, MAX_COUNT)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BinsConfig:
+class BinsConfig(Checked):
     """How ranges are cut.
 
     Attributes:
@@ -44,18 +46,13 @@ class BinsConfig:
       UserError: a count is outside 2..4096, or bins of a convention are to lie elsewhere.
     """
 
-    count: int = 256
+    count: BinCount = 256
     kind: Kind = "uniform"
-    counts: tuple[int, ...] = ()
+    counts: tuple[BinCount, ...] = ()
     convention: Convention = "uniform"
 
     def __post_init__(self) -> None:
-        named = {"count": self.count} | {f"counts[{d}]": n for d, n in enumerate(self.counts)}
-        for name, count in named.items():
-            if not MIN_COUNT <= count <= MAX_COUNT:
-                raise UserError(
-                    f"config.bins.{name}", expected=f"{MIN_COUNT}..{MAX_COUNT}", found=count
-                )
+        super().__post_init__()
         if self.convention != "uniform" and self.kind != "uniform":
             raise UserError(
                 f"config.bins.kind with convention={self.convention}",

@@ -12,6 +12,7 @@ from PIL import Image
 from vla_jax.cli import flags
 from vla_jax.core.arrays import Float, UInt8
 from vla_jax.core.errors import UserError
+from vla_jax.core.paths import expand
 from vla_jax.data import images as images_lib
 from vla_jax.runtime import compilation, progress
 
@@ -57,7 +58,7 @@ def read_image(file: str) -> UInt8[np.ndarray, "y x 3"]:
     Raises:
       UserError: there is no such file, it is no image, or an image of another mode.
     """
-    path = pathlib.Path(file)
+    path = pathlib.Path(expand(file))
     if not path.is_file():
         raise UserError(f"image {path}", expected="an image file", found="no such file")
     try:

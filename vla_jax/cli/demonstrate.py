@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
         noise=values.noise,
         seed=values.seed,
     )
-    directory = pathlib.Path(values.out).expanduser() / environment.robots[0] / rlds.VERSION
+    directory = pathlib.Path(values.out) / environment.robots[0] / rlds.VERSION
     with progress.Progress(f"demonstrate {values.env}", total=values.episodes) as bar:
         written = demonstrations.demonstrate(
             options,
@@ -59,21 +59,23 @@ def _report(written: "Demonstrated") -> None:
 def _define(values: absl_flags.FlagValues) -> None:
     for name, text in (
         ("env", "Environment that has an expert: metaworld or language_table."),
-        ("out", "Folder of TFDS datasets; the new one is OUT/ROBOT/1.0.0."),
         ("split", "Whose tasks and scenes; by default the first that has all of --tasks."),
     ):
         absl_flags.DEFINE_string(name, None, text, flag_values=values)
+    flags.define_path("out", "Folder of TFDS datasets; the new one is OUT/ROBOT/1.0.0.", values)
     absl_flags.DEFINE_list("tasks", [], "Tasks; all of the split by default.", flag_values=values)
-    for name, default, text in (
-        ("episodes", 100, "Episodes, of all tasks together."),
-        ("image_size", None, "Side of the images in pixels; as the cameras have it by default."),
-        ("seed", 0, "Of the episodes and the noise."),
-        ("workers", None, "Processes; one per core by default."),
+    for name, default, least, most, text in (
+        ("episodes", 100, 1, 10**8, "Episodes, of all tasks together."),
+        ("image_size", None, 16, 4096, "Side of the images in pixels; the cameras' by default."),
+        ("seed", 0, 0, 2**32 - 1, "Of the episodes and the noise."),
+        ("workers", None, 1, 1024, "Processes; one per core by default."),
     ):
-        absl_flags.DEFINE_integer(name, default, text, flag_values=values)
+        absl_flags.DEFINE_integer(name, default, text, least, most, flag_values=values)
     absl_flags.DEFINE_float(
         "noise",
         0.0,
         "How far executed commands stray from the expert's: share of half the range, 1 sigma.",
+        0.0,
+        1.0,
         flag_values=values,
     )

@@ -52,7 +52,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _define(values: absl_flags.FlagValues) -> None:
-    absl_flags.DEFINE_string(
-        "workdir", None, "Directory of the run, which all hosts must share.", flag_values=values
-    )
+    flags.define_path("workdir", "Directory of the run, which all hosts must share.", values)
     flags.define_processes(values)

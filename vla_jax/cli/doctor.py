@@ -61,15 +61,8 @@ def _define(values: absl_flags.FlagValues) -> None:
         "of the dataset's own name, and without one the raw numbers are looked at.",
         flag_values=values,
     )
-    absl_flags.DEFINE_string(
-        "out", None, "Folder of the report; doctor_NAME by default.", flag_values=values
-    )
-    absl_flags.DEFINE_string(
-        "cache_dir",
-        None,
-        "Where the frame index goes; beside the data without.",
-        flag_values=values,
-    )
+    flags.define_path("out", "Folder of the report; doctor_NAME by default.", values)
+    flags.define_path("cache_dir", "Where the frame index goes; beside the data without.", values)
     absl_flags.DEFINE_bool(
         "all",
         False,

@@ -10,6 +10,7 @@ from absl import flags as absl_flags
 
 from vla_jax.cli import flags
 from vla_jax.core.errors import UserError
+from vla_jax.core.paths import expand
 from vla_jax.runtime import compilation, mesh, progress
 
 if typing.TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _compare(values: absl_flags.FlagValues, paths: Sequence[str]) -> None:
             expected="A B; several runs as A1,A2,A3",
             found=" ".join(paths),
         )
-    first, second = (path.split(",") for path in paths)
+    first, second = (list(map(expand, path.split(","))) for path in paths)
     found = comparison.compare_runs(first, second, values.env)
     rows = [difference.row() for difference in found]
     for name, side in (("A", first), ("B", second)):
@@ -144,12 +145,11 @@ def _define(values: absl_flags.FlagValues) -> None:
     )
     integer("film", 12, "Episodes in the film, half of them failures.", 0, flag_values=values)
     string("robot", None, "Whose policy, where several datasets fit.", flag_values=values)
-    string(
+    flags.define_path(
         "out",
-        None,
         "Where results go: a folder, CHECKPOINT/evaluation/ENV by default; of --compare a JSON "
         "file.",
-        flag_values=values,
+        values,
     )
     absl_flags.DEFINE_boolean(
         "compare", False, "Compare two results, A B, or several, A1,A2 B1,B2.", flag_values=values

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
         values.robot,
         form=values.format,
         options=options,
-        python=values.python,
+        python=values.python or sys.executable,
         skip_parity=values.skip_parity,
     )
     progress.note(f"exported step {report.step} to {out} ({report.format}, {report.dtype})")
@@ -76,11 +76,10 @@ def _define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_float(
         "shard_size", 5.0, "Largest size of one file of weights, GB.", flag_values=values
     )
-    absl_flags.DEFINE_string(
+    flags.define_path(
         "python",
-        sys.executable,
-        "Interpreter in which the exported folder is tested.",
-        flag_values=values,
+        "Interpreter in which the exported folder is tested; this one by default.",
+        values,
     )
     absl_flags.DEFINE_boolean(
         "skip_parity", False, "Hand the folder over unchecked.", flag_values=values
@@ -92,11 +91,8 @@ def _define(values: absl_flags.FlagValues) -> None:
         "with --format=hf_paligemma.",
         flag_values=values,
     )
-    absl_flags.DEFINE_string(
-        "openvla_code",
-        None,
-        "Directory with OpenVLA's modelling files, for --format=openvla.",
-        flag_values=values,
+    flags.define_path(
+        "openvla_code", "Directory with OpenVLA's modelling files, for --format=openvla.", values
     )
     absl_flags.DEFINE_list(
         "timm_models",

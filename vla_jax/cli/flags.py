@@ -1,16 +1,15 @@
 """The flag surface: `--config=FILE:variant --config.a.b=value --workdir=DIR`, strict."""
 
-import difflib
-import pathlib
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import flags as absl_flags
-from ml_collections import config_dict, config_flags
 
-from vla_jax.core import config as config_lib
+from vla_jax.core import overrides, paths
 from vla_jax.core.errors import UserError
+from vla_jax.experiment import config_file
 from vla_jax.experiment.config import RunConfig
 from vla_jax.runtime.distributed import PREFIX, DistributedConfig
 
@@ -24,6 +23,9 @@ _PROCESSES = {
     "heartbeat_timeout": "Seconds of silence after which a process counts as gone",
 }
 _CONFIG = re.compile(r"\.py(:[^/]*)?$")
+_FIELD = re.compile(r"--?(?P<no>no)?(?P<path>config\.[^=]*)(=(?P<text>.*))?", re.DOTALL)
+_LARGEST = 2**32 - 1
+_SHOWN = 300  # characters of what was typed in a message
 
 
 def parse(
@@ -42,7 +44,7 @@ def parse(
         for one or more.
 
     Returns:
-      The flag values and the positional arguments.
+      The flag values and the positional arguments, which are paths: `~` is the home directory.
 
     Raises:
       SystemExit: `--help` is among the arguments; the usage has been printed.
@@ -53,23 +55,22 @@ def parse(
     if _HELP & set(arguments):
         sys.stdout.write(_usage(verb, values, positional))
         sys.exit(0)
-    argv = [f"vla-jax {verb}", *map(_underscored, arguments)]
-    # ml_collections reads its overrides from the process's arguments, whatever is parsed.
-    sys.argv = argv
     try:
-        rest = values(argv)[1:]
-    except absl_flags.Error as error:
+        rest = values([f"vla-jax {verb}", *map(_underscored, arguments)])[1:]
+    except (absl_flags.Error, UnicodeError, OSError) as error:  # the latter of --flagfile
         raise UserError(
-            f"vla-jax {verb}: {error}", fix=f"See vla-jax {verb} --help for its flags"
+            f"vla-jax {verb}: {str(error)[:_SHOWN].rstrip('.')}",
+            fix=f"See vla-jax {verb} --help for its flags",
         ) from error
+    _check_numbers(verb, values)
     at_least = bool(positional) and positional[-1].endswith("...")
     if len(rest) < len(positional) or (len(rest) > len(positional) and not at_least):
         raise UserError(
             f"vla-jax {verb}",
             expected=f"the arguments {' '.join(positional)}" if positional else "flags only",
-            found=" ".join(rest) or "none",
+            found=" ".join(rest)[:_SHOWN] or "none",
         )
-    return values, list(rest)
+    return values, [paths.expand(path) for path in rest]
 
 
 def parse_run(
@@ -87,33 +88,44 @@ def parse_run(
       required: flags that must be given.
 
     Returns:
-      The resolved configuration and the flag values.
+      The resolved configuration and the flag values, `config` the file as it was given.
 
     Raises:
       UserError: no or unknown config file, variant or field, an ill-typed value, a flag missing.
     """
 
     def define(values: absl_flags.FlagValues) -> None:
-        config_flags.DEFINE_config_file(
+        define_path(
             "config",
-            None,
             "Config file, FILE.py or FILE.py:variant; --config.a.b=value overrides a field.",
-            flag_values=values,
+            values,
         )
         define_more(values)
 
-    if not _HELP & set(arguments):
-        _check_config_file(arguments)
-    plain = [argument for argument in arguments if not argument.startswith("--config.")]
+    plain, fields = _overrides(arguments)
     values, _ = parse(verb, plain, define)
     for flag in required:
         if getattr(values, flag) is None:
             raise UserError(f"vla-jax {verb}", expected=f"--{flag}=...", found="none")
-    for argument in arguments:
-        if argument.startswith("--config."):
-            _check_field(argument.removeprefix("--").split("=")[0], values.config)
-    values, _ = parse(verb, arguments, define)
-    return config_lib.build(RunConfig, values.config), values
+    return config_file.load(values.config, fields), values
+
+
+def define_path(name: str, text: str, values: absl_flags.FlagValues) -> None:
+    """Defines a flag that is a path; `~` is the home directory."""
+    parser, serializer = _Path(), absl_flags.ArgumentSerializer()
+    absl_flags.DEFINE(parser, name, None, text, values, serializer)
+
+
+class _Path(absl_flags.ArgumentParser):
+    """A path, which is not empty."""
+
+    def parse(self, argument: str) -> str:
+        if not argument:
+            raise ValueError("a path is not empty")
+        return paths.expand(argument)
+
+    def flag_type(self) -> str:
+        return "path"
 
 
 def define_processes(values: absl_flags.FlagValues) -> None:
@@ -146,10 +158,22 @@ def is_config(argument: str) -> bool:
     return not argument.startswith("-") and _CONFIG.search(argument) is not None
 
 
+def _check_numbers(verb: str, values: absl_flags.FlagValues) -> None:
+    """Refuses what no flag means: nan, infinity, and more than 32 bits."""
+    for name in values:
+        value = values[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"vla-jax {verb} --{name}", expected="a finite number", found=value)
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise UserError(
+                f"vla-jax {verb} --{name}", expected=f"at most {_LARGEST}", found=f"{value:.3g}"
+            )
+
+
 def _underscored(argument: str) -> str:
     """Spells `--cache-dir=x` as `--cache_dir=x`: both are understood."""
-    if not argument.startswith("--") or argument.startswith("--config"):
-        return argument  # keys of a config may have dashes: names of datasets
+    if not argument.startswith("--"):
+        return argument
     name, equals, value = argument.removeprefix("--").partition("=")
     return f"--{name.replace('-', '_')}{equals}{value}"
 
@@ -162,32 +186,33 @@ def _usage(verb: str, values: absl_flags.FlagValues, positional: Sequence[str]) 
     return "\n".join([" ".join(head), "", *lines, ""])
 
 
-def _check_config_file(arguments: Sequence[str]) -> None:
-    """Names the missing file and its neighbours, where the library would only say errno 2."""
-    for argument in arguments:
-        if argument.startswith("--config="):
-            path = pathlib.Path(argument.removeprefix("--config=").split(":")[0])
-            if not path.is_file():
-                near = ", ".join(map(str, sorted(path.parent.glob("*.py")))) or "none"
-                raise UserError(
-                    f"config file {path}",
-                    expected="a Python file with get_config()",
-                    found=f"no such file; config files there: {near}",
-                )
+def _overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Parts the fields of the configuration from the flags.
 
+    A field's value is behind `=` or the next argument; that of a boolean may be missing, and
+    `--noconfig.a.b` is false.
 
-def _check_field(path: str, config: config_dict.ConfigDict) -> None:
-    """Walks `config.a.b` down the tree and names the nearest field at the first wrong step."""
-    node: object = config
-    names = path.split(".")
-    for depth, name in enumerate(names[1:], start=1):
-        fields = list(node) if isinstance(node, config_dict.ConfigDict) else []
-        if name.split("[")[0] not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            raise UserError(
-                f"{'.'.join(names[: depth + 1])}: no such field",
-                expected=f"one of {', '.join(fields)}" if fields else "no further name",
-                found=name,
-                fix=f"Did you mean {'.'.join([*names[:depth], near[0]])}" if near else None,
-            )
-        node = node[name.split("[")[0]]  # type: ignore[index]
+    Returns:
+      The flags, and the path and the text of every field in the order given.
+
+    Raises:
+      UserError: there is no such field, or its value is missing.
+    """
+    plain: list[str] = []
+    found: list[tuple[str, str]] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        match = _FIELD.fullmatch(argument)
+        if match is None:
+            plain.append(argument)
+            continue
+        path, text = match["path"], match["text"]
+        kind = overrides.kind(RunConfig, path)
+        if text is None and kind is bool:
+            text = "false" if match["no"] else "true"
+        elif text is None and not match["no"]:
+            text = next(waiting, None)
+        if text is None or (match["no"] and kind is not bool):
+            raise UserError(argument, expected=f"--{path}=VALUE", found="no value")
+        found.append((path, text))
+    return plain, found

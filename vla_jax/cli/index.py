@@ -91,9 +91,7 @@ def _define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_list(
         "split", None, "Splits, separated by commas; all by default.", flag_values=values
     )
-    absl_flags.DEFINE_string(
-        "cache_dir", None, "Where indexes go instead of beside the data.", flag_values=values
-    )
+    flags.define_path("cache_dir", "Where indexes go instead of beside the data.", values)
     absl_flags.DEFINE_bool(
         "verify", False, "Reads everything again and compares checksums.", flag_values=values
     )

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("vla-jax ingest", expected="--format=...", found="none")
     directory = None if values.dry_run else _directory(values)
     reader = formats.FORMATS[values.format](
-        pathlib.Path(source).expanduser(),
+        pathlib.Path(source),
         options.Options(
             encoder=Encoder(lossless=values.lossless),
             orientation=values.orientation,
@@ -59,7 +59,7 @@ def _directory(values: absl_flags.FlagValues) -> pathlib.Path:
     for flag in ("out", "name"):
         if getattr(values, flag) is None:
             raise UserError("vla-jax ingest", expected=f"--{flag}=...", found="none")
-    return pathlib.Path(values.out).expanduser() / values.name / rlds.VERSION
+    return pathlib.Path(values.out) / values.name / rlds.VERSION
 
 
 def _show(found: "Preview") -> None:
@@ -98,11 +98,8 @@ def _define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_enum(
         "format", None, list(formats.FORMATS), "Format of SOURCE.", flag_values=values
     )
-    for name, text in (
-        ("out", "Folder of TFDS datasets; the new one is OUT/NAME/1.0.0."),
-        ("name", "Name of the dataset."),
-    ):
-        absl_flags.DEFINE_string(name, None, text, flag_values=values)
+    flags.define_path("out", "Folder of TFDS datasets; the new one is OUT/NAME/1.0.0.", values)
+    absl_flags.DEFINE_string("name", None, "Name of the dataset.", flag_values=values)
     absl_flags.DEFINE_string(
         "instruction", "", "Instruction of episodes that have none.", flag_values=values
     )

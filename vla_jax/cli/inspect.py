@@ -126,7 +126,5 @@ def _define(values: absl_flags.FlagValues) -> None:
         "bins.",
         flag_values=values,
     )
-    absl_flags.DEFINE_string(
-        "batch", None, "PNG file: a batch as the model sees it.", flag_values=values
-    )
+    flags.define_path("batch", "PNG file: a batch as the model sees it.", values)
     absl_flags.DEFINE_integer("step", 0, "Which batch.", lower_bound=0, flag_values=values)

@@ -8,7 +8,7 @@ import sys
 import traceback
 
 from vla_jax.core.errors import Preempted, UserError
-from vla_jax.runtime import lifeline
+from vla_jax.runtime import lifeline, platforms
 
 VERBS = {
     "train": "train on robot episodes and web questions; run again to resume",
@@ -26,11 +26,15 @@ VERBS = {
     "ingest": "convert HDF5 (LIBERO, robomimic) or LeRobot data to RLDS",
 }
 _MODULES = {"eval": "evaluate", "dist-check": "dist_check"}
-# A full disk, no permission, a file where a folder should be or the other way round.
+# What the system says of a path that a user chose: full, closed, of another kind, or no name.
 _OF_THE_PLACE = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENOTEMPTY),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.EBUSY, errno.EXDEV),
+    *(errno.EINVAL, errno.EOPNOTSUPP, errno.EMFILE, errno.ENFILE, errno.ESTALE),
 )
+_OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # what XLA says
+_SHOWN = 300  # characters of what others say in a message
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -48,23 +52,39 @@ def main(argv: list[str] | None = None) -> None:
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         fix = f"Did you mean {near[0]}" if near else "See vla-jax --help"
-        _fail(str(UserError("no such verb", expected=", ".join(VERBS), found=verb, fix=fix)), 1)
+        found = verb[:_SHOWN]
+        _fail(str(UserError("no such verb", expected=", ".join(VERBS), found=found, fix=fix)), 1)
+    platforms.settle()
     try:
         importlib.import_module(f"vla_jax.cli.{_MODULES.get(verb, verb)}").main(arguments)
-    except UserError as error:
-        _fail(str(error), 1)
-    except Preempted as stop:
-        _fail(str(stop), lifeline.AGAIN)
-    except KeyboardInterrupt as stop:
-        _fail(str(stop) or "interrupted; run the same command again to go on", _INTERRUPTED)
-    except OSError as error:
-        if error.errno not in _OF_THE_PLACE:
+    except (Exception, KeyboardInterrupt) as error:
+        if (explained := _explain(error)) is None:
             _crash(error)
             raise
-        _fail(f"{error.strerror}: {error.filename or os.getcwd()}. Nothing saved is lost.", 1)
-    except Exception as error:
-        _crash(error)
-        raise
+        _fail(*explained)
+
+
+def _explain(error: BaseException) -> tuple[str, int] | None:
+    """Returns the line and the exit code of what is no fault of ours; None of anything else."""
+    match error:
+        case UserError():
+            return str(error), 1
+        case Preempted():
+            return str(error), lifeline.AGAIN
+        case KeyboardInterrupt():
+            line = str(error) or "interrupted; run the same command again to go on"
+            return line, _INTERRUPTED
+        case OSError() if error.errno in _OF_THE_PLACE:
+            place = os.fsdecode(error.filename) if error.filename else os.getcwd()
+            return f"{error.strerror}: {place[:_SHOWN]}. Nothing saved is lost.", 1
+        case UnicodeEncodeError():  # of a path or a text with half a character
+            text = f"{error.object[:_SHOWN]!a}"
+            return f"{text}: not a text that can be written ({error.reason}).", 1
+        case _ if isinstance(error, MemoryError) or _OUT_OF_MEMORY in str(error)[:_SHOWN]:
+            said = " ".join(str(error).split())[:_SHOWN].rstrip(".") or "no memory is left"
+            fix = "Make the batch (--config.loader.batch_size) or the model smaller"
+            return str(UserError(f"out of memory: {said}", fix=fix)), 1
+    return None
 
 
 def _usage() -> str:
@@ -79,7 +99,7 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _crash(error: Exception) -> None:
+def _crash(error: BaseException) -> None:
     """Ends a process of several in which something unforeseen happened; returns if it is alone."""
     if (line := lifeline.explain(error)) is not None:
         _fail(line, lifeline.AGAIN)

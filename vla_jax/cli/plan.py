@@ -81,14 +81,14 @@ def _define(values: absl_flags.FlagValues) -> None:
     for name, meaning in (
         ("topology", "CHIP:SHAPE, such as v5e:4x4, v5p:8x8x8, h200:8, h100:8x4."),
         ("mesh", "AXIS=SIZE,... in place of config.mesh; axes not named are 1."),
-        ("json", "File to write the plan to."),
     ):
         text(name, None, meaning, flag_values=values)
+    flags.define_path("json", "File to write the plan to.", values)
     for name, meaning in (
         ("batch", "Examples per step, in place of config.loader.batch_size."),
         ("vocabulary", "Token ids; found from the config by default."),
     ):
-        absl_flags.DEFINE_integer(name, None, meaning, lower_bound=1, flag_values=values)
+        absl_flags.DEFINE_integer(name, None, meaning, 1, 2**20, flag_values=values)
     for name, meaning in (
         ("search", "Try other remat, mesh and batch."),
         ("estimate", "On paper, without the compiler."),

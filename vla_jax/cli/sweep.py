@@ -11,6 +11,7 @@ from absl import flags as absl_flags
 
 from vla_jax.cli import flags
 from vla_jax.core.errors import UserError
+from vla_jax.core.paths import expand
 
 if typing.TYPE_CHECKING:
     from vla_jax.experiment.config import RunConfig
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     root = pathlib.Path(values.workdir) if values.workdir else root
     definition = definition.shortened() if values.smoke else definition
     runs = plan.plan(definition, root, _resolve, extra)
-    rows = known.rows(values.known, definition, runs)
+    rows = known.rows(list(map(expand, values.known)), definition, runs)
     names = [row.run.name for row in rows]
     if values.known:
         progress.note(f"known from {', '.join(values.known)}: {', '.join(names) or 'none'}")
@@ -141,9 +142,9 @@ def _check(values: absl_flags.FlagValues) -> None:
 
 
 def _define(values: absl_flags.FlagValues) -> None:
-    string, boolean = absl_flags.DEFINE_string, absl_flags.DEFINE_boolean
-    string("workdir", None, "Directory of the sweep; runs/NAME by default.", flag_values=values)
-    string("out", None, "Where tables and pictures go; the workdir by default.", flag_values=values)
+    boolean = absl_flags.DEFINE_boolean
+    flags.define_path("workdir", "Directory of the sweep; runs/NAME by default.", values)
+    flags.define_path("out", "Where tables and pictures go; the workdir by default.", values)
     absl_flags.DEFINE_integer(
         "jobs", None, "Most runs at a time; 1 by default, or one per GPU.", 1, flag_values=values
     )

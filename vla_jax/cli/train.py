@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from absl import flags as absl_flags
-from ml_collections import config_flags
 
 from vla_jax.cli import flags
 from vla_jax.core import config as config_lib
 from vla_jax.core.errors import UserError
+from vla_jax.experiment import config_file
 from vla_jax.experiment.config import RunConfig
 from vla_jax.runtime import compilation, distributed, interruption, mesh, peers, provenance
 
@@ -40,11 +40,10 @@ def _origin(
     arguments: Sequence[str], config: RunConfig, values: absl_flags.FlagValues
 ) -> dict[str, Any]:
     """Says what asked for a run: the command, how it differs from its config file, which code."""
-    file = config_flags.get_config_filename(values["config"])
-    plain, _ = parse([f"--config={file}", f"--workdir={values.workdir}"])
+    plain = config_file.load(values.config)
     return {
         "command": shlex.join(["vla-jax", "train", *arguments]),
-        "config": file,
+        "config": values.config,
         "overrides": config_lib.differences(config_lib.to_json(plain), config_lib.to_json(config)),
         "code": provenance.code(),
     }
@@ -67,14 +66,11 @@ def parse(arguments: Sequence[str]) -> tuple[RunConfig, absl_flags.FlagValues]:
 
 
 def _define(values: absl_flags.FlagValues) -> None:
-    absl_flags.DEFINE_string(
+    flags.define_path(
         "from",
-        None,
         "What to start from: the workdir of another run, or a released checkpoint; the same as "
         "--config.pretrained.path.",
-        flag_values=values,
+        values,
     )
-    absl_flags.DEFINE_string(
-        "workdir", None, "Directory of the run; the same again resumes.", flag_values=values
-    )
+    flags.define_path("workdir", "Directory of the run; the same again resumes.", values)
     flags.define_processes(values)

@@ -6,7 +6,6 @@ exactly once, naming the path of whatever does not fit.
 """
 
 import dataclasses
-import types
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
@@ -14,10 +13,12 @@ from typing import Any, TypeVar
 from ml_collections import config_dict
 
 from vla_jax.core import errors
+from vla_jax.core import fields as fields_lib
 
 T = TypeVar("T")
 Tree = Mapping[str, Any] | config_dict.ConfigDict  # A ConfigDict is not a Mapping.
 
+_SHOWN = 200  # characters of a wrong value in a message
 _SCALARS = (int, float, str, bool)
 
 
@@ -51,7 +52,8 @@ def build(cls: type[T], tree: Tree, path: str = "config") -> T:
 
     Raises:
       UserError: a key is no field of `cls`, a field without a default is absent, a value does
-        not have the annotated type (an int passes for a float), or `cls` refused the values.
+        not have the annotated type (an int passes for a float) or is out of its range
+        (`core/fields.py`), or `cls` refused the values.
     """
     hints = typing.get_type_hints(cls)
     fields = [field for field in dataclasses.fields(typing.cast(Any, cls)) if field.init]
@@ -66,7 +68,11 @@ def build(cls: type[T], tree: Tree, path: str = "config") -> T:
                 expected=_spell(hints[field.name]),
                 found="nothing",
             )
-    values = {key: _build_value(hints[key], tree[key], f"{path}.{key}") for key in tree}
+    annotations = fields_lib.annotations(cls)
+    values = {}
+    for key in tree:
+        value = _build_value(hints[key], tree[key], f"{path}.{key}")
+        values[key] = fields_lib.settle(annotations[key], value, f"{path}.{key}")
     try:
         return cls(**values)
     except (errors.UserError, ValueError) as error:
@@ -142,8 +148,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "con
 
 
 def _to_entry(value: Any, hint: Any) -> Any:
-    if _may_be_none(hint) and not dataclasses.is_dataclass(value):
-        return config_dict.FieldReference(value, field_type=_flag_type(_without_none(hint)))
+    kind = fields_lib.without_none(hint)
+    if kind is not hint and not dataclasses.is_dataclass(value):
+        return config_dict.FieldReference(value, field_type=_flag_type(kind))
     if dataclasses.is_dataclass(value):
         return to_config_dict(value)
     if isinstance(value, dict):
@@ -165,8 +172,9 @@ def _to_plain(value: Any) -> Any:
 
 def _build_value(hint: Any, value: Any, path: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if _may_be_none(hint):
-        return None if value is None else _build_value(_without_none(hint), value, path)
+    kind = fields_lib.without_none(hint)
+    if kind is not hint:
+        return None if value is None else _build_value(kind, value, path)
     if origin is tuple:
         return _build_tuple(hint, value, path)
     if origin is typing.Literal:
@@ -199,7 +207,9 @@ def _build_tuple(hint: Any, value: Any, path: str) -> tuple[Any, ...]:
     if args[-1] is Ellipsis:
         args = (args[0],) * len(value)
     if len(args) != len(value):
-        raise errors.UserError(path, expected=f"{len(args)} values", found=f"{len(value)}: {value}")
+        raise errors.UserError(
+            path, expected=f"{len(args)} values", found=f"{len(value)}: {value!r:.{_SHOWN}}"
+        )
     pairs = zip(args, value, strict=True)
     return tuple(_build_value(arg, item, f"{path}[{i}]") for i, (arg, item) in enumerate(pairs))
 
@@ -208,23 +218,22 @@ def _build_literal(hint: Any, value: Any, path: str) -> Any:
     choices = typing.get_args(hint)
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         near = errors.nearest(str(value), [str(choice) for choice in choices])
-        raise errors.UserError(path, expected=_spell(hint), found=repr(value), fix=near)
+        raise errors.UserError(path, expected=_spell(hint), found=repr(value)[:_SHOWN], fix=near)
     return value
 
 
 def _unknown_field(cls: type, key: str, names: list[str], path: str) -> errors.UserError:
     return errors.UserError(
         f"{path}.{key}: {cls.__name__} has no such field",
-        expected=f"one of {', '.join(names)}",
-        found=repr(key),
+        expected=f"one of {errors.listed(names, most=30)}",
+        found=repr(key[:_SHOWN]),
         fix=errors.nearest(key, names),
     )
 
 
 def _wrong_type(hint: Any, value: Any, path: str) -> errors.UserError:
-    return errors.UserError(
-        path, expected=_spell(hint), found=f"{type(value).__name__} {value!r}".replace("\n", " ")
-    )
+    found = f"{type(value).__name__} {repr(value)[:_SHOWN]}"
+    return errors.UserError(path, expected=_spell(hint), found=found)
 
 
 def _spell(hint: Any) -> str:
@@ -239,17 +248,6 @@ def _flag_type(hint: Any) -> type:
     if typing.get_origin(hint) is typing.Literal:
         return type(typing.get_args(hint)[0])
     return typing.get_origin(hint) or hint
-
-
-def _may_be_none(hint: Any) -> bool:
-    return typing.get_origin(hint) in (types.UnionType, typing.Union)
-
-
-def _without_none(hint: Any) -> Any:
-    kept = [arg for arg in typing.get_args(hint) if arg is not type(None)]
-    if len(kept) != 1:
-        raise TypeError(f"a config field that may be None has one other type, got {hint!r}")
-    return kept[0]
 
 
 def _is_required(field: dataclasses.Field) -> bool:

@@ -1,10 +1,11 @@
 """JSON as it is read: its syntax, and then the types of its fields, are checked in one place."""
 
 import json
+import math
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -93,6 +94,25 @@ def convert(value: Any, kind: type[T], what: str, *, fix: str | None = None) -> 
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, RecursionError) as error:
         raise UserError(f"{what}{_spell(str(error))}", fix=fix) from error
+
+
+def check_finite(value: Any, what: str, place: str = "") -> None:
+    """Refuses numbers that are nan or infinite, which Python's `json` writes and reads.
+
+    Args:
+      value: dicts, lists and scalars.
+      what: the name of the value in messages.
+      place: the field that it is.
+
+    Raises:
+      UserError: one is not finite; names its field.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{what}, field {place}", expected="a finite number", found=value)
+    if isinstance(value, Mapping | list):
+        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in pairs:
+            check_finite(item, what, f"{place}.{key}".removeprefix("."))
 
 
 def _decode_lines(lines: list[bytes], kind: type[T], name: str, fix: str | None) -> Iterator[T]:

@@ -6,19 +6,23 @@ chroma plane of YIQ, without the clipping in between that image libraries do.
 """
 
 import dataclasses
+from typing import Annotated
 
 import numpy as np
 
 from vla_jax.core.arrays import Float, Int
-from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, Range, Share
 from vla_jax.data.stream import uniform
 
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 _CROP, _COLOUR = 1, 2  # salts: switching one off does not change the other
 
 
+Kept = Annotated[float, Range(0, 1, above=True)]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
+class AugmentConfig(Checked):
     """How far images are changed at random; the defaults change nothing.
 
     Attributes:
@@ -36,26 +40,13 @@ class AugmentConfig:
       UserError: a value out of its range.
     """
 
-    crop: float = 1.0
-    centre: float = 1.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
+    crop: Kept = 1.0
+    centre: Kept = 1.0
+    brightness: Share = 0.0
+    contrast: Share = 0.0
+    saturation: Share = 0.0
+    hue: Annotated[float, Range(0, 0.5)] = 0.0
     on_device: bool = False
-
-    def __post_init__(self) -> None:
-        ranges = {"brightness": 1, "contrast": 1, "saturation": 1, "hue": 0.5}
-        for name in ("crop", "centre"):
-            if not 0 < (share := getattr(self, name)) <= 1:
-                raise UserError(f"config.loader.augment.{name}", expected="0 < x <= 1", found=share)
-        for name, top in ranges.items():
-            if not 0 <= getattr(self, name) <= top:
-                raise UserError(
-                    f"config.loader.augment.{name}",
-                    expected=f"0..{top}",
-                    found=getattr(self, name),
-                )
 
     @property
     def has_colour(self) -> bool:

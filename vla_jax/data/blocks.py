@@ -9,9 +9,11 @@ import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import numpy as np
 
+from vla_jax.core import fields
 from vla_jax.core.arrays import Int
 from vla_jax.core.errors import UserError
 from vla_jax.data.block_cache import BlockCache, Range, size
@@ -27,7 +29,7 @@ _REMEMBERED = 1 << 14  # blocks whose place is remembered
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BlocksConfig:
+class BlocksConfig(fields.Checked):
     """How a dataset on object storage is read.
 
     Attributes:
@@ -38,18 +40,10 @@ class BlocksConfig:
       requests: requests in flight at once.
     """
 
-    frames: int = 16
-    budget: int = 256 * 2**20
-    readahead: int = 1
-    requests: int = 16
-
-    def __post_init__(self) -> None:
-        if min(self.frames, self.budget, self.requests) < 1 or self.readahead < 0:
-            raise UserError(
-                "config.loader.blocks",
-                expected="frames, budget and requests >= 1, readahead >= 0",
-                found=f"{self.frames}, {self.budget}, {self.requests}, {self.readahead}",
-            )
+    frames: fields.Size = 16
+    budget: Annotated[int, fields.Range(1, 2**60)] = 256 * 2**20
+    readahead: Annotated[int, fields.Range(0, 1024)] = 1
+    requests: Annotated[int, fields.Range(1, 4096)] = 16
 
 
 class BlockReader:

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import grain
 import numpy as np
 
 from vla_jax.core.batch import Batch, Example
 from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, Factor, Natural, Range, Size
 from vla_jax.data import images, mixture
 from vla_jax.data.augment import AugmentConfig
 from vla_jax.data.batch_reader import BatchReader
@@ -27,7 +28,7 @@ _MIB = 2**20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
+class LoaderConfig(Checked):
     """How batches are made.
 
     Attributes:
@@ -51,30 +52,23 @@ class LoaderConfig:
       UserError: a value out of its range.
     """
 
-    batch_size: int = 256
-    held_out: float = 0.02
-    threads: int = 8
-    prefetch: int = 2
+    batch_size: Size = 256
+    held_out: Factor = 0.02
+    threads: Annotated[int, Range(1, 1024)] = 8
+    prefetch: Annotated[int, Range(1, 1024)] = 2
     views: tuple[str, ...] = ("primary",)
-    history: int = 1
-    chunk: int = 1
+    history: Annotated[int, Range(1, 1024)] = 1
+    chunk: Annotated[int, Range(1, 1024)] = 1
     continuous: bool = False
     resize: images.Resize = "linear"
     augment: AugmentConfig = AugmentConfig()
-    ram_budget: int | None = None
+    ram_budget: Annotated[int, Range(1, 2**60)] | None = None
     blocks: BlocksConfig = BlocksConfig()
     on_corrupt: Literal["error", "skip"] = "error"
-    max_skipped: int = 100
+    max_skipped: Natural = 100
 
     def __post_init__(self) -> None:
-        lowest = {"batch_size": 1, "threads": 1, "prefetch": 1, "history": 1, "chunk": 1}
-        for name, low in {**lowest, "max_skipped": 0}.items():
-            if getattr(self, name) < low:
-                raise UserError(
-                    f"config.loader.{name}", expected=f">= {low}", found=getattr(self, name)
-                )
-        if not 0 <= self.held_out < 1:
-            raise UserError("config.loader.held_out", expected="0 <= x < 1", found=self.held_out)
+        super().__post_init__()
         if not self.views or len(set(self.views)) < len(self.views):
             raise UserError(
                 "config.loader.views", expected="different names, at least one", found=self.views

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from vla_jax.core.errors import UserError, nearest
+from vla_jax.core.fields import Checked, Natural, PathText, Share, Weight
 from vla_jax.data import splits
 from vla_jax.data.mixtures import MIXTURES
 from vla_jax.data.source import Source
@@ -15,7 +16,7 @@ Weights = Literal["relative", "absolute"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RobotConfig:
+class RobotConfig(Checked):
     """One robot dataset of a mixture.
 
     Attributes:
@@ -29,17 +30,18 @@ class RobotConfig:
       UserError: the split is not of that form.
     """
 
-    weight: float = 1.0
-    dir: str | None = None
+    weight: Weight = 1.0
+    dir: PathText | None = None
     adapter: str | None = None
     split: str = "train"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         splits.parse(self.split)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MixtureConfig:
+class MixtureConfig(Checked):
     """The datasets and their proportions.
 
     Attributes:
@@ -58,8 +60,8 @@ class MixtureConfig:
         schedule steps that do not rise, or a stream that is wanted and has no dataset.
     """
 
-    robot_share: float = 0.5
-    schedule: tuple[tuple[int, float], ...] = ()
+    robot_share: Share = 0.5
+    schedule: tuple[tuple[Natural, Share], ...] = ()
     weights: Weights = "relative"
     name: str | None = "tabletop"
     robots: dict[str, RobotConfig] = dataclasses.field(default_factory=dict)
@@ -68,15 +70,7 @@ class MixtureConfig:
     )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.robot_share <= 1:
-            raise UserError("config.mixture.robot_share", expected="0..1", found=self.robot_share)
-        for step, share in self.schedule:
-            if step < 0 or not 0 <= share <= 1:
-                raise UserError(
-                    "config.mixture.schedule",
-                    expected="points (step >= 0, share 0..1)",
-                    found=(step, share),
-                )
+        super().__post_init__()
         steps = [step for step, _ in self.schedule]
         if sorted(set(steps)) != steps:
             raise UserError("config.mixture.schedule", expected="rising steps", found=steps)
@@ -86,30 +80,18 @@ class MixtureConfig:
                 expected=f"{', '.join(sorted(MIXTURES))}, or None with config.mixture.robots",
                 fix=nearest(self.name, list(MIXTURES)),
             )
-        self._check_weights()
-        self._check_streams()
-
-    @property
-    def points(self) -> tuple[tuple[int, float], ...]:
-        """The robot share by step, a constant one as a single point."""
-        return self.schedule or ((0, self.robot_share),)
-
-    def _check_weights(self) -> None:
-        for kind, entries in (("robots", self.robots), ("web", self.web)):
-            for name, entry in entries.items():
-                if not entry.weight > 0:
-                    raise UserError(
-                        f"config.mixture.{kind}.{name}.weight",
-                        expected="a number above 0",
-                        found=entry.weight,
-                        fix="To leave a dataset out, take it out of the mixture",
-                    )
         twice = sorted(resolve(self).keys() & self.web.keys())
         if twice:
             raise UserError(
                 f"config.mixture: {twice[0]!r} is a robot dataset and a question set",
                 expected="different names",
             )
+        self._check_streams()
+
+    @property
+    def points(self) -> tuple[tuple[int, float], ...]:
+        """The robot share by step, a constant one as a single point."""
+        return self.schedule or ((0, self.robot_share),)
 
     def _check_streams(self) -> None:
         shares = [share for _, share in self.points]

@@ -1,23 +1,25 @@
 """What is kept of every episode played, one line of JSON each, so that runs can be compared."""
 
-import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
-from vla_jax.core import files
+from vla_jax.core import files, json_file
 from vla_jax.core.errors import UserError
 from vla_jax.eval.closed_loop import Outcome
 
 FILE = "episodes.jsonl"
+_AGAIN = "The file is damaged; evaluate again with vla-jax eval"
+_SHOWN = 200
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One episode of an evaluation.
 
     Attributes:
@@ -28,16 +30,16 @@ class Record:
       instruction: what was asked.
       success: whether it was done.
       steps: actions taken.
-      info: numbers, texts and truth values of the environment's last info.
+      info: finite numbers, texts and truth values of the environment's last info.
     """
 
     split: str
-    seed: int
+    seed: Annotated[int, msgspec.Meta(ge=0)]
     options: Mapping[str, Any]
     start: str
     instruction: str
     success: bool
-    steps: int
+    steps: Annotated[int, msgspec.Meta(ge=0)]
     info: Mapping[str, Any]
 
     @classmethod
@@ -54,7 +56,7 @@ class Record:
             info={
                 name: value.item() if isinstance(value, np.generic) else value
                 for name, value in outcome.info.items()
-                if isinstance(value, bool | int | float | str | np.generic) and name != "success"
+                if _is_plain(value) and name != "success"
             },
         )
 
@@ -64,9 +66,16 @@ class Record:
         return f"{self.split} {self.seed} {json.dumps(dict(self.options), sort_keys=True)}"
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether a line of JSON can hold a value: a text, a truth value or a finite number."""
+    if isinstance(value, float | np.floating):
+        return math.isfinite(value)
+    return isinstance(value, bool | int | str | np.generic)
+
+
 def write(path: str | os.PathLike[str], records: Iterable[Record]) -> None:
     """Writes records, one per line, whole or not at all."""
-    lines = [json.dumps(dataclasses.asdict(record)) + "\n" for record in records]
+    lines = [json.dumps(msgspec.structs.asdict(record)) + "\n" for record in records]
     files.write_whole(path, "".join(lines).encode())
 
 
@@ -74,7 +83,8 @@ def read(path: str | os.PathLike[str]) -> list[Record]:
     """Reads what `write` wrote.
 
     Raises:
-      UserError: there is no such file, or a line is no record.
+      UserError: there is no such file, a line is no record, a number is not finite, or an episode
+        stands twice; names the line and the field.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -84,12 +94,20 @@ def read(path: str | os.PathLike[str]) -> list[Record]:
             found="no such file",
             fix="Evaluate first: vla-jax eval WORKDIR",
         )
-    records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            records.append(Record(**json.loads(line)))
-        except (ValueError, TypeError) as error:
+    records: list[Record] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        what = f"{path}, line {number}"
+        record = json_file.decode(line, Record, what, fix=_AGAIN)
+        for name in ("options", "info"):
+            json_file.check_finite(getattr(record, name), what, name)
+        first = seen.setdefault(record.key, number)
+        if first != number:
             raise UserError(
-                f"{path}, line {number}", expected="an episode", found=repr(line[:60])
-            ) from error
+                f"{what}: the episode {record.key[:_SHOWN]}",
+                expected="every episode once",
+                found=f"it in line {first}, too",
+                fix=_AGAIN,
+            )
+        records.append(record)
     return records

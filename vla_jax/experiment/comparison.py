@@ -9,7 +9,8 @@ from vla_jax.core.errors import UserError
 from vla_jax.eval import compare, record
 from vla_jax.eval.compare import Difference
 from vla_jax.eval.record import Record
-from vla_jax.experiment.workdir import RESULTS, read_json
+from vla_jax.experiment import run_files
+from vla_jax.experiment.workdir import RESULTS
 
 
 def compare_runs(
@@ -61,12 +62,12 @@ def _read(path: str, env: str | None) -> tuple[dict[str, Any], list[Record]]:
         folder = folder / "evaluation" / env
     records = record.read(folder / record.FILE)
     results = folder / RESULTS
-    environment = read_json(results).get("environment") if results.is_file() else None
-    if environment is None:
+    found = run_files.results(results)
+    if found is None or found.environment is None:
         raise UserError(
             f"{results}",
             expected="the environment of the episodes beside it",
             found="none",
             fix="Evaluate again with this version: vla-jax eval",
         )
-    return environment, records
+    return found.environment, records

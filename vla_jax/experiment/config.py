@@ -2,10 +2,12 @@
 
 import dataclasses
 import pathlib
+from typing import Annotated
 
 from vla_jax.actions.bins import BinsConfig
 from vla_jax.core.config import to_config_dict
 from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, Count, PathText, Range, Seed
 from vla_jax.data import mixture as mixture_lib
 from vla_jax.data.loader import LoaderConfig
 from vla_jax.data.mixture import MixtureConfig
@@ -31,7 +33,7 @@ from vla_jax.train.strategy import StrategyConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
+class EvaluationConfig(Checked):
     """Closed-loop and question evaluation.
 
     Attributes:
@@ -47,25 +49,21 @@ class EvaluationConfig:
       execute: actions of a decision (of `loader.chunk`) that are executed before the next one.
 
     Raises:
-      UserError: a count is not positive, or the split `seen` is missing.
+      UserError: a number is out of its range, or the split `seen` is missing.
     """
 
-    episodes: int = 300
-    quick_episodes: int = 30
+    episodes: Count = 300
+    quick_episodes: Count = 30
     splits: tuple[Split, ...] = world.DEFAULT_SPLITS
-    blocks: tuple[int, int] = world.EVALUATION_BLOCKS
-    questions: int = 600
-    frames: int = 200
-    film: int = 12
-    slots: int = 50
-    execute: int = 1
+    blocks: tuple[world.Blocks, world.Blocks] = world.EVALUATION_BLOCKS
+    questions: Count = 600
+    frames: Count = 200
+    film: Annotated[int, Range(0, 1000)] = 12
+    slots: Annotated[int, Range(1, 4096)] = 50
+    execute: Annotated[int, Range(1, 1024)] = 1
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "quick_episodes", "questions", "frames", "slots", "execute"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"config.evaluation.{name}", expected=">= 1", found=getattr(self, name)
-                )
+        super().__post_init__()
         if "seen" not in self.splits:
             raise UserError(
                 "config.evaluation.splits", expected="seen among them", found=self.splits
@@ -73,7 +71,7 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Checked):
     """Everything a run depends on; with the seed in it, the run is a pure function of this.
 
     Attributes:
@@ -105,9 +103,9 @@ class RunConfig:
       UserError: values that do not go together.
     """
 
-    seed: int = 0
-    data_dir: str = "data"
-    cache_dir: str | None = None
+    seed: Seed = 0
+    data_dir: PathText = "data"
+    cache_dir: PathText | None = None
     tabletop: DatasetsConfig = DatasetsConfig()
     bins: BinsConfig = BinsConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -129,6 +127,7 @@ class RunConfig:
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         robots = mixture_lib.resolve(self.mixture)
         for name, settings in robots.items():
             robot = table.find(settings.adapter or name)

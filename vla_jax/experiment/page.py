@@ -11,9 +11,9 @@ from vla_jax.envs import table
 from vla_jax.eval import html, record, report
 from vla_jax.eval.rate import Rate
 from vla_jax.eval.record import Record
-from vla_jax.experiment import trials
+from vla_jax.experiment import run_files, trials
 from vla_jax.experiment.config import RunConfig
-from vla_jax.experiment.workdir import RESULTS, Workdir, read_json
+from vla_jax.experiment.workdir import RESULTS, Workdir
 from vla_jax.runtime import metrics, progress
 
 _REPORT, _ALL = "report.html", "all"
@@ -29,14 +29,14 @@ def write(workdir: Workdir) -> pathlib.Path:
       UserError: there is no run, or a file in it is damaged.
     """
     config = config_lib.to_json(workdir.config())
-    results = _json(workdir.results)
+    results = run_files.results(workdir.results)
     rows = metrics.read(workdir.path)
     others = sorted(workdir.evaluation.glob(f"*/{RESULTS}"))
     evaluations = [_evaluation(workdir.path)]
     for path in others:
         of_its_own = path.parent.relative_to(workdir.path).as_posix()
         evaluations.append(_evaluation(path.parent, f" ({of_its_own})"))
-    origin = _json(workdir.origin)
+    origin = run_files.origin(workdir.origin)
     content = {
         "title": workdir.path.resolve().name,
         "subtitle": _subtitle(config, rows, results),
@@ -57,10 +57,10 @@ def write(workdir: Workdir) -> pathlib.Path:
 
 def write_evaluation(folder: pathlib.Path) -> pathlib.Path:
     """Writes the report of an evaluation that has a folder of its own; returns its path."""
-    results = read_json(folder / RESULTS)
-    evaluated = results["evaluated"]
+    results = run_files.results(folder / RESULTS) or run_files.Results()
+    evaluated, environment = results.evaluated, results.environment or {}
     content = {
-        "title": f"{evaluated['checkpoint']} in {results['environment']['name']}",
+        "title": f"{evaluated.get('checkpoint')} in {environment.get('name')}",
         "subtitle": ", ".join(f"{k} {v}" for k, v in evaluated.items() if k != "checkpoint"),
         "evaluations": [_evaluation(folder)],
         "about": _about(results, None),
@@ -74,8 +74,8 @@ def write_evaluation(folder: pathlib.Path) -> pathlib.Path:
 
 def _evaluation(folder: pathlib.Path, where: str = "") -> dict[str, Any] | None:
     """Gathers the episodes of one environment; None where none was played."""
-    results = _json(folder / RESULTS) or {}
-    environment = results.get("environment")
+    results = run_files.results(folder / RESULTS) or run_files.Results()
+    environment = results.environment
     if not environment or not (folder / record.FILE).is_file():
         return None
     records = record.read(folder / record.FILE)
@@ -90,7 +90,7 @@ def _evaluation(folder: pathlib.Path, where: str = "") -> dict[str, Any] | None:
         "wrong": bool(trials.wrong_block(records)),
         "tasks": _tasks(records),
         "film": html.data_uri(film) if film else None,
-        "filmed": results.get("film", []),
+        "filmed": results.film,
         "fingerprint": [(name.removeprefix("."), value) for name, value in leaves],
     }
 
@@ -128,8 +128,8 @@ def _tasks(records: Sequence[Record]) -> dict[str, Any] | None:
     return {"names": names, "rows": rows} if rows else None
 
 
-def _questions(results: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    kinds = {k: Rate(**rate) for k, rate in (results or {}).get("vqa", {}).items()}
+def _questions(results: run_files.Results | None) -> list[dict[str, Any]]:
+    kinds = results.vqa if results else {}
     rows = [{"kind": kind, "rate": rate, "total": False} for kind, rate in kinds.items()]
     if len(kinds) > 1:
         rows.append({"kind": _ALL, "rate": _pooled(kinds.values()), "total": True})
@@ -142,10 +142,10 @@ def _pooled(rates: Any) -> Rate:
     return Rate.of([True] * right + [False] * (asked - right))
 
 
-def _demonstrations(results: Mapping[str, Any] | None, workdir: Workdir) -> list[dict[str, Any]]:
+def _demonstrations(results: run_files.Results | None, workdir: Workdir) -> list[dict[str, Any]]:
     """Returns a table per robot: dimension, unit, errors, and what is said of its tokens."""
-    values = (results or {}).get("open_loop", {})
-    written = (results or {}).get("quantisation", {})
+    values = results.open_loop if results else {}
+    written = results.quantisation if results else {}
     encoder = workdir.load_encoder() if values else None
     tables = []
     for robot, tokens in encoder.actions.items() if encoder else ():
@@ -181,12 +181,12 @@ def _charts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _mixture(workdir: Workdir) -> dict[str, Any] | None:
-    found = _json(workdir.mixture)
+    found = run_files.mixture(workdir.mixture)
     if found is None:
         return None
-    rows = [ledger.Entry(**entry).row() for entry in found["sources"]]
+    rows = [entry.row() for entry in found.sources]
     header = [name.capitalize() for name in ledger.HEADER]
-    return {"header": header, "rows": rows, "left_out": found["left_out"]}
+    return {"header": header, "rows": rows, "left_out": found.left_out}
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -204,20 +204,20 @@ def _columns(differences: Sequence[str]) -> list[tuple[str, str, str]]:
     return columns
 
 
-def _origin(origin: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _origin(origin: run_files.Origin | None) -> dict[str, Any] | None:
     if origin is None:
         return None
-    changes = _columns(origin["overrides"])
-    return {"command": origin["command"], "file": origin["config"], "changes": changes}
+    changes = _columns(origin.overrides)
+    return {"command": origin.command, "file": origin.config, "changes": changes}
 
 
 def _about(
-    results: Mapping[str, Any] | None, origin: Mapping[str, Any] | None
+    results: run_files.Results | None, origin: run_files.Origin | None
 ) -> list[tuple[str, str]]:
     """Says which code trained and which evaluated."""
     rows = []
     for what, found in (("training", origin), ("evaluation", results)):
-        code = (found or {}).get("code")
+        code = found.code if found else None
         if code:
             rows.append((f"revision, {what}", code["revision"] or "not a git checkout"))
             versions = ", ".join(f"{name} {v}" for name, v in code["versions"].items())
@@ -228,11 +228,11 @@ def _about(
 def _subtitle(
     config: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
-    results: Mapping[str, Any] | None,
+    results: run_files.Results | None,
 ) -> str:
     steps = config["loop"]["steps"]
     done = rows[-1]["step"] if rows else 0
-    train = (results or {}).get("train")
+    train = results.train if results else None
     parts = [f"step {done:,} of {steps:,}", f"seed {config['seed']}"]
     if train:
         parts.append(f"{progress.duration(train['seconds'])} of training")
@@ -241,7 +241,7 @@ def _subtitle(
 
 
 def _tiles(
-    evaluations: Sequence[Mapping[str, Any]], results: Mapping[str, Any] | None
+    evaluations: Sequence[Mapping[str, Any]], results: run_files.Results | None
 ) -> list[dict[str, str]]:
     """Returns the few numbers that a reader looks for first."""
     tiles = []
@@ -258,14 +258,10 @@ def _tiles(
     questions = _questions(results)
     if questions:
         add("Questions answered", questions[-1]["rate"])
-    values = (results or {}).get("open_loop", {})
+    values = results.open_loop if results else {}
     if "token_accuracy" in values:
         nll = f", {values['nll']:.2g} nats per token" if "nll" in values else ""
         share = f"{values['token_accuracy']:.1%}"
         note = f"on held-out demonstrations{nll}"
         tiles.append({"name": "Action tokens right", "value": share, "note": note})
     return tiles
-
-
-def _json(path: pathlib.Path) -> dict[str, Any] | None:
-    return read_json(path) if path.is_file() else None

@@ -6,6 +6,7 @@ big_vision:models/ppp/gemma.py and gemma2.py, transformers:models/llama/modeling
 
 import dataclasses
 import functools
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,13 @@ from flax import nnx
 
 from vla_jax.core.arrays import Array, Float, Int
 from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, Count, Positive, Range, Size
 from vla_jax.models import attention, kernels, layers
 from vla_jax.runtime import sharding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
+class DecoderConfig(Checked):
     """Sizes of the decoder; the defaults are Gemma 2B.
 
     Attributes:
@@ -42,25 +44,26 @@ class DecoderConfig:
         second layer of Gemma 2); longer ones are refused. None for any.
     """
 
-    width: int = 2048
-    depth: int = 18
-    mlp: int = 16384
-    heads: int = 8
-    key_heads: int = 1
-    head_dim: int = 256
+    width: Annotated[int, Range(1, 2**17)] = 2048
+    depth: Annotated[int, Range(1, 1024)] = 18
+    mlp: Size = 16384
+    heads: Annotated[int, Range(1, 1024)] = 8
+    key_heads: Annotated[int, Range(1, 1024)] = 1
+    head_dim: Annotated[int, Range(2, 4096)] = 256
     activation: layers.Activation = "gelu"
-    rope_base: float = 10_000.0
-    norm_offset: float = 1.0
-    norm_epsilon: float = 1e-6
+    rope_base: Annotated[float, Range(1, 10**12)] = 10_000.0
+    norm_offset: Annotated[float, Range(-10, 10)] = 1.0
+    norm_epsilon: Annotated[float, Range(0, 1)] = 1e-6
     post_norms: bool = False
     embedding_scale: bool = True
     tied: bool = True
-    query_scale: float | None = None
-    attention_softcap: float | None = None
-    final_softcap: float | None = None
-    window: int | None = None
+    query_scale: Positive | None = None
+    attention_softcap: Positive | None = None
+    final_softcap: Positive | None = None
+    window: Count | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.heads % self.key_heads or self.head_dim % 2:
             raise UserError(
                 "config.model.decoder",

@@ -8,7 +8,7 @@ adding A B to W (`kernels.py`), which is how a run is trained; `merge` adds it, 
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from vla_jax.core import trees
 from vla_jax.core.arrays import Array
 from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, Positive, Range
 from vla_jax.models import kernels
 
 # What PEFT's `all-linear` means: every matrix of towers, projector and decoder; neither embedding
@@ -24,7 +25,7 @@ ALL_LINEAR = r"(.*/)?(query|key|value|out|gate|up|down|kernel\d+)"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LoraConfig:
+class LoraConfig(Checked):
     """Which matrices are adapted, and how.
 
     Attributes:
@@ -33,13 +34,9 @@ class LoraConfig:
       targets: `all-linear`, or a regular expression over whole leaf names (`core/trees.py`).
     """
 
-    rank: int = 32
-    alpha: float = 16.0
+    rank: Annotated[int, Range(1, 2**17)] = 32
+    alpha: Positive = 16.0
     targets: str = "all-linear"
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise UserError("config.strategy.lora.rank", expected="1 or more", found=self.rank)
 
     @property
     def scale(self) -> float:

@@ -8,7 +8,7 @@ trained from scratch needs to tell shapes apart.
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import einops
 import jax.numpy as jnp
@@ -17,11 +17,16 @@ from flax import nnx
 
 from vla_jax.core.arrays import Array, Float
 from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, Range, Size
 from vla_jax.models import attention, layers
+
+Width = Annotated[int, Range(1, 2**17)]
+Channel = Annotated[float, Range(-10, 10)]
+Scale = Annotated[float, Range(0, 100, above=True)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ViTConfig:
+class ViTConfig(Checked):
     """Sizes of the tower; the defaults are SigLIP So400m/14 at 224 pixels.
 
     Attributes:
@@ -45,24 +50,25 @@ class ViTConfig:
       std: divides each channel after that.
     """
 
-    image_size: int = 224
-    patch_size: int = 14
-    width: int = 1152
-    depth: int = 27
-    heads: int = 16
-    mlp: int = 4304
+    image_size: Annotated[int, Range(1, 4096)] = 224
+    patch_size: Annotated[int, Range(1, 4096)] = 14
+    width: Width = 1152
+    depth: Annotated[int, Range(0, 1024)] = 27
+    heads: Annotated[int, Range(1, 1024)] = 16
+    mlp: Size = 4304
     activation: layers.Activation = "gelu"
     positions: Literal["learned", "sincos2d"] = "learned"
-    stem_strides: tuple[int, ...] = ()
-    stem_widths: tuple[int, ...] = ()
-    extra_tokens: int = 0
+    stem_strides: tuple[Annotated[int, Range(1, 4096)], ...] = ()
+    stem_widths: tuple[Width, ...] = ()
+    extra_tokens: Annotated[int, Range(0, 1024)] = 0
     layer_scale: bool = False
     features: Literal["final", "penultimate"] = "final"
     pool: bool = False
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    mean: tuple[Channel, Channel, Channel] = (0.5, 0.5, 0.5)
+    std: tuple[Scale, Scale, Scale] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.image_size % self.patch_size or self.width % self.heads:
             raise UserError(
                 "config.model.vision",

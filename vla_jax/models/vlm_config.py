@@ -1,9 +1,10 @@
 """What a vision-language model is made of."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, Range
 from vla_jax.models import layers
 from vla_jax.models.attention import Backend
 from vla_jax.models.decoder import DecoderConfig
@@ -13,7 +14,7 @@ Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VLMConfig:
+class VLMConfig(Checked):
     """What a model is made of.
 
     Attributes:
@@ -43,26 +44,27 @@ class VLMConfig:
 
     vision: ViTConfig = ViTConfig()
     fused_vision: ViTConfig | None = None
-    shuffle: int = 1
+    shuffle: Annotated[int, Range(1, 1024)] = 1
     projector: Literal["linear", "mlp2", "mlp3"] = "linear"
     decoder: DecoderConfig = DecoderConfig()
     attention: Literal["prefix_lm", "causal", "image_only"] = "prefix_lm"
     images: Literal["first", "after_bos", "inline"] = "first"
-    state: int = 0
+    state: Annotated[int, Range(0, 4096)] = 0
     dtype: Dtype = "bfloat16"
     param_dtype: Dtype = "float32"
     remat: layers.Remat = "full"
-    unroll: int = 1
+    unroll: Annotated[int, Range(1, 1024)] = 1
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.attention == "image_only" and self.images != "first":
             raise UserError(
                 "config.model.images",
                 expected="first, for attention=image_only",
                 found=self.images,
             )
-        if self.shuffle < 1 or self.vision.grid % self.shuffle:
+        if self.vision.grid % self.shuffle:
             raise UserError(
                 "config.model.shuffle",
                 expected=f"a divisor of {self.vision.grid} patches per side",

@@ -20,6 +20,7 @@ from absl import logging as absl_logging
 from etils import epath
 
 from vla_jax.core import errors, trees
+from vla_jax.core.fields import Checked, Count
 from vla_jax.runtime import checkpoint_files, checkpoint_tree
 from vla_jax.runtime.disk_errors import errors_of
 
@@ -31,7 +32,7 @@ _SMALL = 16 * 2**20  # bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
+class CheckpointConfig(Checked):
     """When checkpoints are written and which stay.
 
     Attributes:
@@ -43,24 +44,11 @@ class CheckpointConfig:
       best_is: whether a high or a low value of that metric is the better one.
     """
 
-    every: int = 1000
-    keep: int = 2
-    keep_every: int | None = None
+    every: Count = 1000
+    keep: Count = 2
+    keep_every: Count | None = None
     best: str | None = None
     best_is: Literal["high", "low"] = "high"
-
-    def __post_init__(self):
-        """Checks the values.
-
-        Raises:
-          UserError: a value is not positive.
-        """
-        for name in ("every", "keep", "keep_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise errors.UserError(
-                    f"checkpoint.{name}", expected="a positive number", found=value
-                )
 
     def preservation(self) -> Any:
         """Returns which checkpoints stay, for Orbax."""

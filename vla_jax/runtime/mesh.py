@@ -9,19 +9,21 @@ import functools
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 from jax.experimental import mesh_utils
 
 from vla_jax.core import errors
+from vla_jax.core.fields import Checked, Range
 
 AXES = ("slice", "data", "fsdp", "tensor")
+Axis = Annotated[int, Range(1, 2**20, also=-1)]
 _KINDS = (jax.sharding.AxisType.Auto,) * len(AXES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MeshConfig:
+class MeshConfig(Checked):
     """How many devices lie along each mesh axis.
 
     Attributes:
@@ -33,11 +35,11 @@ class MeshConfig:
         with as many threads, and a fixed number gives the same results on every machine.
     """
 
-    slice: int = 1
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-    cpu_devices: int = 1
+    slice: Axis = 1
+    data: Axis = -1
+    fsdp: Axis = 1
+    tensor: Axis = 1
+    cpu_devices: Annotated[int, Range(1, 1024)] = 1
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
@@ -48,15 +50,14 @@ class MeshConfig:
         """Checks the sizes.
 
         Raises:
-          UserError: an axis is neither -1 nor positive, two are -1, or there is no CPU device.
+          UserError: an axis is neither -1 nor positive, or two are -1.
         """
-        if self.cpu_devices < 1:
-            raise errors.UserError("mesh cpu_devices", expected=">= 1", found=self.cpu_devices)
+        super().__post_init__()
         sizes = self.sizes
-        if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+        if sizes.count(-1) > 1:
             raise errors.UserError(
                 f"mesh {'x'.join(map(str, sizes))}",
-                expected="positive axis sizes, at most one of them -1",
+                expected="at most one axis of size -1",
                 found=", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True)),
             )
 

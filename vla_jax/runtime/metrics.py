@@ -14,7 +14,7 @@ from typing import Any, SupportsFloat
 
 import tensorboardX
 
-from vla_jax.core import errors, files
+from vla_jax.core import errors, files, json_file
 
 FILE = "metrics.jsonl"
 _WANDB_ID = "wandb_id"
@@ -122,7 +122,7 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
       has none. A last line cut short by a kill is left out.
 
     Raises:
-      UserError: another line is not JSON.
+      UserError: another line is no JSON object of numbers with a step.
     """
     path = pathlib.Path(workdir) / FILE
     return _rows(path) if path.exists() else []
@@ -156,28 +156,26 @@ def _wandb_run(project: str, workdir: pathlib.Path, about: Mapping[str, Any]) ->
 
 
 def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = path.read_bytes().split(b"\n")
     rows = []
     for number, line in enumerate(lines, start=1):
-        row = _parse(line)
-        if row is not None:
-            rows.append(row)
-        elif number < len(lines) or line.endswith("\n"):
-            raise errors.UserError(
-                f"{path}, line {number}",
-                expected="a JSON object with a step",
-                found=repr(line[:60]),
-                fix="Remove the line",
-            )
+        if not line.strip():
+            continue
+        try:
+            rows.append(_row(line, f"{path}, line {number}"))
+        except errors.UserError:
+            if number < len(lines):  # the last line that was written ends with a newline
+                raise
     return rows
 
 
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return row if isinstance(row, dict) and "step" in row else None
+def _row(line: bytes, what: str) -> dict[str, Any]:
+    fix = "Remove the line"
+    row = json_file.decode(line, dict[str, int | float], what, fix=fix)
+    step = row.get("step")
+    if not isinstance(step, int) or step < 0:
+        raise errors.UserError(f"{what}, field step", expected="an integer", found=step, fix=fix)
+    return row
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:

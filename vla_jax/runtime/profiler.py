@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 
-from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, Count
 from vla_jax.runtime import progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProfilerConfig:
+class ProfilerConfig(Checked):
     """Which steps are traced, into WORKDIR/profile.
 
     Attributes:
@@ -24,14 +24,8 @@ class ProfilerConfig:
       UserError: a value is not positive.
     """
 
-    first: int | None = None
-    steps: int = 5
-
-    def __post_init__(self) -> None:
-        for name in ("first", "steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"config.profiler.{name}", expected=">= 1", found=value)
+    first: Count | None = None
+    steps: Count = 5
 
 
 class Profiler:

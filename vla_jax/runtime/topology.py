@@ -17,6 +17,7 @@ from typing import Any
 from jax.experimental import topologies
 
 from vla_jax.core.errors import UserError, nearest
+from vla_jax.runtime import platforms
 from vla_jax.runtime.chips import CHIPS, Chip
 
 # Chips per side of a whole pod: cloud.google.com/tpu/docs, by generation.
@@ -29,16 +30,8 @@ _PODS = {
 }
 _OTHER_NAMES = {"tpu7x": "v7x", "ironwood": "v7x", "trillium": "v6e"}
 _EXAMPLES = "v5e:4x4, v5p:4x4x4, h200:8 or h100:8x4 (GPUs of a node x nodes)"
-# libtpu asks the metadata server of a cloud machine for its place, and locks the chips it expects.
-_ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_ACCELERATOR_TYPE": "v5p-8",  # said, so that it does not complain; not used
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-    "TPU_MIN_LOG_LEVEL": "3",
-    "TPU_STDERR_LOG_LEVEL": "3",
-}
+# libtpu locks the chips that it expects.
+_ENVIRONMENT = {**platforms.QUIET, "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

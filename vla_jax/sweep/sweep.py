@@ -1,13 +1,14 @@
 """A sweep: which runs there are and what is compared; `experiments/NAME/sweep.py` holds one."""
 
 import dataclasses
+import os
 import pathlib
 import re
-import runpy
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from vla_jax.core.errors import UserError, nearest
+from vla_jax.core import paths, user_code
+from vla_jax.core.errors import UserError, listed, nearest
 
 _NAME = re.compile(r"[\w.,=+-]+")  # of a directory, on every file system and in every shell
 
@@ -143,7 +144,7 @@ class Sweep:
         )
 
 
-def load(path: str) -> tuple[str, Sweep]:
+def load(path: str | os.PathLike[str]) -> tuple[str, Sweep]:
     """Reads a sweep file.
 
     Args:
@@ -155,17 +156,16 @@ def load(path: str) -> tuple[str, Sweep]:
     Raises:
       UserError: there is no such file, it does not run, or it has no SWEEP.
     """
-    file = pathlib.Path(path)
-    if not file.is_file():
-        raise UserError(f"sweep {path}", expected="a Python file", found="no such file")
     try:
-        found = runpy.run_path(str(file)).get("SWEEP")
-    except UserError as error:
-        raise UserError(f"{path}: {str(error).removesuffix('.')}") from error
-    except Exception as error:  # whatever a user's file may raise
-        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
+        names = user_code.run_file(path, "sweep")
+    except UserError as error:  # that of a field does not say whose it is
+        text = str(error).removesuffix(".")
+        raise UserError(text if str(path) in text else f"sweep {path}: {text}") from error
+    found = names.get("SWEEP")
     if not isinstance(found, Sweep):
-        raise UserError(f"{path}", expected="SWEEP = Sweep(...)", found=type(found).__name__)
+        what = type(found).__name__ if "SWEEP" in names else "no SWEEP"
+        raise UserError(f"sweep {path}", expected="SWEEP = Sweep(...)", found=what)
+    file = pathlib.Path(paths.expand(path))
     name = file.resolve().parent.name if file.stem == "sweep" else file.stem
     return name, found
 
@@ -195,5 +195,5 @@ def _check_needs(arm: Arm, names: list[str]) -> None:
 def _check_known(what: str, wanted: Iterable[str] | None, names: Collection[str]) -> None:
     for name in wanted or ():
         if name not in names:
-            expected = ", ".join(names) or "none"
+            expected = listed(names) or "none"
             raise UserError(what, expected=expected, found=name, fix=nearest(name, list(names)))

@@ -14,15 +14,18 @@ import json
 import math
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Annotated, Literal, TypedDict
 
+import msgspec
 import numpy as np
 import scipy.fft
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from vla_jax.core import json_file, paths
 from vla_jax.core.arrays import Float, Int
 from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, PathText, Positive, Range
 
 Rows = Literal["loc", "last", "least_used", "openvla"]
 _CODES = 0x800  # characters that UTF-8 writes in one or two bytes
@@ -30,7 +33,7 @@ _LONGEST = 10_000  # characters of a token, as published: no limit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FastConfig:
+class FastConfig(Checked):
     """How chunks of actions become tokens under `scheme=fast`.
 
     Attributes:
@@ -44,17 +47,20 @@ class FastConfig:
       UserError: a number is not positive.
     """
 
-    path: str | None = None
-    size: int = 1024
-    scale: float = 10.0
+    path: PathText | None = None
+    size: Annotated[int, Range(1, 2**22)] = 1024
+    scale: Positive = 10.0
     rows: Literal[Rows, "new"] = "new"
 
-    def __post_init__(self) -> None:
-        for name in ("size", "scale"):
-            if getattr(self, name) <= 0:
-                raise UserError(
-                    f"config.action_tokens.fast.{name}", expected="> 0", found=getattr(self, name)
-                )
+
+_WANTED = "A FAST tokenizer is a folder with processor_config.json and tokenizer.json"
+
+
+class _Processor(TypedDict):
+    """What is read of processor_config.json."""
+
+    scale: Annotated[float, msgspec.Meta(gt=0)]
+    min_token: int
 
 
 class Fast:
@@ -131,11 +137,14 @@ class Fast:
         Raises:
           UserError: a file is missing or says something else than numbers.
         """
-        folder = pathlib.Path(folder)
+        folder = pathlib.Path(paths.expand(folder))
         try:
-            values = json.loads((folder / "processor_config.json").read_text())
+            values = json_file.read(folder / "processor_config.json", _Processor, fix=_WANTED)
+            json_file.check_finite(values, f"{folder / 'processor_config.json'}")
             inner = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-            return cls(inner, float(values["scale"]), int(values["min_token"]))
+            return cls(inner, values["scale"], values["min_token"])
+        except UserError:
+            raise
         except Exception as error:  # the library raises bare Exception on malformed files
             raise UserError(
                 f"FAST tokenizer {folder}: {type(error).__name__} {error}",

@@ -8,19 +8,21 @@ prefix token always stands in the last prefix slot, the loss is a slice and neve
 
 import dataclasses
 import re
+from typing import Annotated
 
 import numpy as np
 
 from vla_jax.core.arrays import Bool, Int
 from vla_jax.core.batch import IMAGE_TOKEN, STATE_TOKEN
 from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, Range
 from vla_jax.tokens.tokenizer import Tokenizer
 
 _MARKER = re.compile("(<image>|<state>)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SequenceConfig:
+class SequenceConfig(Checked):
     """Room for text.
 
     Attributes:
@@ -29,19 +31,9 @@ class SequenceConfig:
       plan: most tokens of a plan (`prompts.plan`), which takes suffix slots.
     """
 
-    prefix: int = 48
-    suffix: int = 16
-    plan: int = 12
-
-    def __post_init__(self) -> None:
-        if self.plan < 1:
-            raise UserError("config.sequence.plan", expected=">= 1", found=self.plan)
-        if self.prefix < 3 or self.suffix < 2:
-            raise UserError(
-                "config.sequence",
-                expected="prefix >= 3 and suffix >= 2",
-                found=f"prefix {self.prefix}, suffix {self.suffix}",
-            )
+    prefix: Annotated[int, Range(3, 2**16)] = 48
+    suffix: Annotated[int, Range(2, 2**16)] = 16
+    plan: Annotated[int, Range(1, 2**16)] = 12
 
 
 def prefix_tokens(

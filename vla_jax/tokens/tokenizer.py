@@ -8,11 +8,13 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
+from typing import Annotated
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, PathText, Range
 
 # Names of the special tokens by family: padding, end, begin, unknown, and what ends a prefix:
 # PaliGemma's newline, or the lone space that OpenVLA puts before an action.
@@ -25,7 +27,7 @@ _ASCII = [chr(i) for i in range(33, 127)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenizerConfig:
+class TokenizerConfig(Checked):
     """Where the tokenizer comes from.
 
     Attributes:
@@ -34,9 +36,9 @@ class TokenizerConfig:
       locations: how many `<locNNNN>` tokens a trained tokenizer has (PaliGemma has 1024).
     """
 
-    path: str | None = None
-    size: int = 1024
-    locations: int = 256
+    path: PathText | None = None
+    size: Annotated[int, Range(1, 2**22)] = 1024
+    locations: Annotated[int, Range(0, 10_000)] = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

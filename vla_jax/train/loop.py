@@ -8,13 +8,13 @@ from typing import Any, Literal, cast
 import jax
 
 from vla_jax.core.batch import Batch
-from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, Count, Natural
 from vla_jax.train.state import TrainState
 from vla_jax.train.window import Failed, Window
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LoopConfig:
+class LoopConfig(Checked):
     """How long, how often to look, and what to do where numbers end.
 
     Attributes:
@@ -30,19 +30,11 @@ class LoopConfig:
       UserError: a value is out of range.
     """
 
-    steps: int = 80_000
-    log_every: int = 50
-    eval_every: int = 5_000
+    steps: Count = 80_000
+    log_every: Count = 50
+    eval_every: Count = 5_000
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    max_nonfinite: int = 10
-
-    def __post_init__(self) -> None:
-        lowest = {"steps": 1, "log_every": 1, "eval_every": 1, "max_nonfinite": 0}
-        for name, low in lowest.items():
-            if getattr(self, name) < low:
-                raise UserError(
-                    f"config.loop.{name}", expected=f">= {low}", found=getattr(self, name)
-                )
+    max_nonfinite: Natural = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

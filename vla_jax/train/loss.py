@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from vla_jax.core.arrays import Array, Bool, Float, Int
-from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, NotNegative, Size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LossConfig:
+class LossConfig(Checked):
     """How token losses become one number.
 
     Attributes:
@@ -34,15 +34,8 @@ class LossConfig:
     """
 
     normalize: Literal["example", "token"] = "example"
-    z_loss: float = 0.0
-    chunk_megabytes: int = 512
-
-    def __post_init__(self) -> None:
-        for name, least in (("z_loss", 0), ("chunk_megabytes", 1)):
-            if getattr(self, name) < least:
-                raise UserError(
-                    f"config.loss.{name}", expected=f">= {least}", found=getattr(self, name)
-                )
+    z_loss: NotNegative = 0.0
+    chunk_megabytes: Size = 512
 
 
 @jax.tree_util.register_dataclass

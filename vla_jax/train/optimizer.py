@@ -11,7 +11,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
 from vla_jax.core import trees
-from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, Factor, NotNegative, Positive, Size
 from vla_jax.train.schedule import ScheduleConfig, make_schedule
 
 _ADAMW_RMS = 0.2  # of an update over its rate: Liu et al. 2025, section 2.2
@@ -24,7 +24,7 @@ _LOOKED_UP = frozenset({"vocab", "position"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GroupConfig:
+class GroupConfig(Checked):
     """Parameters with a rate of their own.
 
     Attributes:
@@ -34,12 +34,12 @@ class GroupConfig:
     """
 
     parameters: str
-    rate: float = 1.0
+    rate: NotNegative = 1.0
     schedule: ScheduleConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
+class OptimizerConfig(Checked):
     """The update rule.
 
     Attributes:
@@ -70,29 +70,16 @@ class OptimizerConfig:
     """
 
     rule: Literal["adamw", "adafactor", "muon"] = "adamw"
-    learning_rate: float = 2e-5
+    learning_rate: Positive = 2e-5
     schedule: ScheduleConfig = ScheduleConfig()
     groups: dict[str, GroupConfig] = dataclasses.field(default_factory=dict)
-    b1: float = 0.9
-    b2: float = 0.95
+    b1: Factor = 0.9
+    b2: Factor = 0.95
     momentum_dtype: Literal["float32", "bfloat16"] = "float32"
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    accumulate: int = 1
-    ema_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        found = {
-            "learning_rate": ("> 0", self.learning_rate > 0),
-            "clip_norm": ("> 0", self.clip_norm > 0),
-            "accumulate": (">= 1", self.accumulate >= 1),
-            "ema_decay": ("from 0 to less than 1", 0 <= self.ema_decay < 1),
-        }
-        for name, (expected, holds) in found.items():
-            if not holds:
-                raise UserError(
-                    f"config.optimizer.{name}", expected=expected, found=getattr(self, name)
-                )
+    weight_decay: NotNegative = 0.0
+    clip_norm: Positive = 1.0
+    accumulate: Size = 1
+    ema_decay: Factor = 0.0
 
 
 def make_schedules(config: OptimizerConfig, steps: int) -> dict[str, optax.Schedule]:

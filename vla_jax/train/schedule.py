@@ -1,16 +1,16 @@
 """The learning rate over a run: a linear warm-up, and what follows."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
 import optax
 
-from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, Count, Natural, Range, Share
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScheduleConfig:
+class ScheduleConfig(Checked):
     """The course of a learning rate.
 
     Attributes:
@@ -29,21 +29,10 @@ class ScheduleConfig:
     """
 
     kind: Literal["constant", "cosine", "linear", "rsqrt", "wsd"] = "constant"
-    warmup_steps: int = 0
-    final_fraction: float = 0.0
-    decay_fraction: float = 0.2
-    timescale: int = 10_000
-
-    def __post_init__(self) -> None:
-        found = {
-            "warmup_steps": (">= 0", self.warmup_steps >= 0),
-            "final_fraction": ("from 0 to 1", 0 <= self.final_fraction <= 1),
-            "decay_fraction": ("more than 0, at most 1", 0 < self.decay_fraction <= 1),
-            "timescale": (">= 1", self.timescale >= 1),
-        }
-        for name, (expected, holds) in found.items():
-            if not holds:
-                raise UserError(f"schedule.{name}", expected=expected, found=getattr(self, name))
+    warmup_steps: Natural = 0
+    final_fraction: Share = 0.0
+    decay_fraction: Annotated[float, Range(0, 1, above=True)] = 0.2
+    timescale: Count = 10_000
 
 
 def make_schedule(config: ScheduleConfig, peak: float, steps: int) -> optax.Schedule:

@@ -36,7 +36,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 
 
 def test_a_name_like_no_other_lists_them():
-    with pytest.raises(UserError, match=r"expected one of .*viola.*CONTRIBUTING"):
+    with pytest.raises(UserError, match=r"austin_buds.* more, or package.*CONTRIBUTING"):
         table.find("zzzz")
 
 

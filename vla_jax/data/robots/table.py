@@ -1,9 +1,7 @@
 """The explicit table of robot datasets: one file each, one line here."""
 
-import importlib
-import traceback
-
-from vla_jax.core.errors import UserError, nearest
+from vla_jax.core import user_code
+from vla_jax.core.errors import UserError, listed, nearest
 from vla_jax.data.robots import (
     aloha,
     austin_buds,
@@ -95,7 +93,7 @@ def find(name: str) -> Robot:
     if name not in ROBOTS:
         raise UserError(
             f"robot {name!r}: not in the table of robots",
-            expected=f"one of {', '.join(sorted(ROBOTS))}, or package.module:NAME",
+            expected=f"one of {listed(sorted(ROBOTS))}, or package.module:NAME",
             fix=nearest(name, list(ROBOTS)) or "CONTRIBUTING.md says how to add a robot",
         )
     return ROBOTS[name]
@@ -103,27 +101,9 @@ def find(name: str) -> Robot:
 
 def _load(path: str) -> Robot:
     """Imports `package.module:NAME`; a function is called."""
-    module_name, _, attribute = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except (ModuleNotFoundError, ValueError, TypeError) as error:  # of no module, "" and ".x"
-        raise UserError(
-            f"robot {path!r}: {error}",
-            expected="a module that Python can import",
-            fix="Install the package or add its folder to PYTHONPATH",
-        ) from error
-    except Exception as error:
-        raise _broken(path, f"import of {module_name}", error) from error
-    if not hasattr(module, attribute):
-        raise UserError(
-            f"robot {path!r}: the module {module_name} has no {attribute!r}",
-            fix=nearest(attribute, dir(module)),
-        )
-    found = getattr(module, attribute)
-    try:
+    found = user_code.load(path, "robot")
+    with user_code.blamed(f"robot {path!r}: the call of {path.partition(':')[2]}"):
         robot = found() if callable(found) else found
-    except Exception as error:
-        raise _broken(path, f"call of {attribute}", error) from error
     if not isinstance(robot, Robot):
         raise UserError(
             f"robot {path!r}: not an adapter",
@@ -131,16 +111,3 @@ def _load(path: str) -> Robot:
             found=type(robot).__name__,
         )
     return robot
-
-
-def _broken(path: str, what: str, error: Exception) -> UserError:
-    """Says where the user's own code failed."""
-    if isinstance(error, SyntaxError):
-        file, line = error.filename, error.lineno
-    else:
-        *_, last = traceback.extract_tb(error.__traceback__)
-        file, line = last.filename, last.lineno
-    return UserError(
-        f"robot {path!r}: the {what} failed ({type(error).__name__}: {error})",
-        fix=f"See {file}, line {line}",
-    )

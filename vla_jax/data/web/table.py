@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from vla_jax.core.errors import UserError, nearest
+from vla_jax.core.fields import Checked, PathText, Weight
 from vla_jax.data import splits
 from vla_jax.data.blocks import BlocksConfig
 from vla_jax.data.web import index
@@ -24,7 +25,7 @@ FORMATS: Mapping[str, Format] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WebConfig:
+class WebConfig(Checked):
     """One question set of a mixture.
 
     Attributes:
@@ -37,14 +38,15 @@ class WebConfig:
       held_out: split to measure on, e.g. `validation` or `train[95%:]`; None for none.
     """
 
-    weight: float = 1.0
-    dir: str | None = None
+    weight: Weight = 1.0
+    dir: PathText | None = None
     format: Literal["tfds", "webdataset", "jsonl"] = "tfds"
     layout: str = "qa"
     split: str = "train"
     held_out: str | None = "validation"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check("format", self.format, FORMATS)
         _check("layout", self.layout, LAYOUTS)
         for split in (self.split, self.held_out):

@@ -15,9 +15,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
-from vla_jax.core.errors import UserError
+from vla_jax.core import json_file, paths
+from vla_jax.core.errors import UserError, listed
+from vla_jax.core.fields import Checked, Range, Seed
 from vla_jax.data import records
 from vla_jax.envs import workers
 from vla_jax.envs.tabletop import demonstrations, questions
@@ -35,7 +37,7 @@ OnProgress = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DatasetsConfig:
+class DatasetsConfig(Checked):
     """Everything that changes the content of the two datasets.
 
     Attributes:
@@ -45,16 +47,10 @@ class DatasetsConfig:
       questions: the question dataset.
     """
 
-    image_size: int = 64
-    seed: int = 0
+    image_size: Annotated[int, Range(16, 4096)] = 64
+    seed: Seed = 0
     demonstrations: DemonstrationsConfig = dataclasses.field(default_factory=DemonstrationsConfig)
     questions: QuestionsConfig = dataclasses.field(default_factory=QuestionsConfig)
-
-    def __post_init__(self) -> None:
-        if self.image_size < 16:
-            raise UserError("datasets image_size", expected="16 or more", found=self.image_size)
-        if self.seed < 0:
-            raise UserError("datasets seed", expected="0 or more", found=self.seed)
 
 
 class DatasetPaths(NamedTuple):
@@ -62,6 +58,13 @@ class DatasetPaths(NamedTuple):
 
     robot: Path
     web: Path
+
+
+class _Generation(TypedDict):
+    """What is read of `GENERATION_FILE`: sizes in bytes by file name."""
+
+    format: str
+    files: dict[str, int]
 
 
 class _Plan(NamedTuple):
@@ -84,7 +87,7 @@ def directories(config: DatasetsConfig, data_dir: str | os.PathLike[str]) -> Dat
       data_dir: root of all datasets.
     """
     robot, web = (
-        Path(data_dir).expanduser() / plan.name / _hash(plan.fields) / VERSION
+        Path(paths.expand(data_dir)) / plan.name / _hash(plan.fields) / VERSION
         for plan in _plans(config)
     )
     return DatasetPaths(robot, web)
@@ -115,12 +118,12 @@ def ensure(
       UserError: a folder in the way is half written or of another format, or the disk is full or
         not writable.
     """
-    paths = directories(config, data_dir)
+    found = directories(config, data_dir)
     count = workers or min(os.cpu_count() or 1, _MAX_WORKERS)
-    for plan, path in zip(_plans(config), paths, strict=True):
+    for plan, path in zip(_plans(config), found, strict=True):
         if not _is_complete(path):
             _generate(config, plan, path, on_progress or _ignore, count)
-    return paths
+    return found
 
 
 def _ignore(description: str, done: int, total: int) -> None:
@@ -172,24 +175,27 @@ def _is_complete(path: Path) -> bool:
     """
     if not path.exists():
         return False
+    if not path.is_dir():
+        raise UserError(f"dataset folder {path}", expected="a folder", found="a file")
     fix = f"Delete the folder {path} and run again, it will be generated anew"
     if not (path / _INFO_FILE).exists() or not (path / GENERATION_FILE).exists():
         raise UserError(
             f"dataset folder {path} is half written",
             expected=f"{_INFO_FILE} and {GENERATION_FILE}",
-            found=sorted(entry.name for entry in path.iterdir())[:4] or "nothing",
+            found=listed(sorted(entry.name for entry in path.iterdir()), 4) or "nothing",
             fix=fix,
         )
-    generation = json.loads((path / GENERATION_FILE).read_text())
-    if generation.get("format") != VERSION:
+    generation = json_file.read(path / GENERATION_FILE, _Generation, fix=fix)
+    if generation["format"] != VERSION:
         raise UserError(
             f"dataset folder {path} is of another format",
             expected=f"format {VERSION}",
-            found=f"format {generation.get('format')}",
+            found=f"format {generation['format']}",
             fix=fix,
         )
     for name, size in generation["files"].items():
-        found = (path / name).stat().st_size if (path / name).exists() else "no such file"
+        file = paths.below(path, name, f"{path / GENERATION_FILE}")
+        found = file.stat().st_size if file.exists() else "no such file"
         if found != size:
             raise UserError(
                 f"dataset folder {path} is damaged, file {name}",

@@ -5,12 +5,13 @@ expert chose for that observation; the last step is the one that terminates.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import simplejpeg
 
 from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, Count, JpegQuality, Range
 from vla_jax.data import records
 from vla_jax.envs.tabletop import expert, render, scene, world
 from vla_jax.envs.tabletop.expert import NoiseConfig
@@ -27,7 +28,7 @@ _MAX_ATTEMPTS = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DemonstrationsConfig:
+class DemonstrationsConfig(Checked):
     """What the robot dataset holds. All episodes are of the split `seen`.
 
     Attributes:
@@ -40,18 +41,17 @@ class DemonstrationsConfig:
       plans: whether each step says what the expert is about to do (`steps/plan`).
     """
 
-    episodes: int = 4000
+    episodes: Count = 4000
     tasks: tuple[Task, ...] = world.DEFAULT_TASKS
-    blocks: tuple[int, ...] = (1, 3)
-    max_steps: int = 30
+    blocks: tuple[world.Blocks, ...] = (1, 3)
+    max_steps: Annotated[int, Range(1, 10_000)] = 30
     noise: NoiseConfig = dataclasses.field(default_factory=NoiseConfig)
-    jpeg_quality: int = 95
+    jpeg_quality: JpegQuality = 95
     plans: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         world.check_scene_options("seen", self.tasks, self.blocks)
-        if self.episodes < 1:
-            raise UserError("demonstrations episodes", expected="1 or more", found=self.episodes)
 
 
 def features(image_size: int, *, plans: bool = False) -> "tfds.features.FeaturesDict":

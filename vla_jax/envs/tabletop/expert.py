@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, Share
 from vla_jax.data.robots.tabletop import MAX_STEP, TABLETOP
 from vla_jax.envs.tabletop import world
 from vla_jax.envs.tabletop.scene import REFERENCE, TARGET, Scene
@@ -144,7 +144,7 @@ def _command(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NoiseConfig:
+class NoiseConfig(Checked):
     """How far the executed action strays from the expert's; the stored label stays clean.
 
     Demonstrations then show how to recover.
@@ -157,15 +157,9 @@ class NoiseConfig:
       random_move: probability that a step moves uniformly at random.
     """
 
-    motion: float = 0.3
-    wrong_grip: float = 0.05
-    random_move: float = 0.05
-
-    def __post_init__(self) -> None:
-        for field in ("motion", "wrong_grip", "random_move"):
-            value = getattr(self, field)
-            if not 0 <= value <= 1:
-                raise UserError(f"noise {field}", expected="0 to 1", found=value)
+    motion: Share = 0.3
+    wrong_grip: Share = 0.05
+    random_move: Share = 0.05
 
 
 def perturb(action: np.ndarray, rng: np.random.Generator, noise: NoiseConfig) -> np.ndarray:

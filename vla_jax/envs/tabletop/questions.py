@@ -6,11 +6,12 @@ the scene that was drawn.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, Count, JpegQuality, NotNegative, Range, Share
 from vla_jax.data import records
 from vla_jax.envs.tabletop import answers, demonstrations, render, world
 from vla_jax.envs.tabletop.answers import KINDS, LOCATIONS, TWO_BLOCK_KINDS, Picture
@@ -28,7 +29,7 @@ _CLOSED_RATE = 0.3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class QuestionsConfig:
+class QuestionsConfig(Checked):
     """What the question dataset holds.
 
     Attributes:
@@ -42,39 +43,26 @@ class QuestionsConfig:
       jpeg_quality: 1..100.
     """
 
-    train: int = 20000
-    validation: int = 600
-    kinds: dict[str, float] = dataclasses.field(
+    train: Count = 20000
+    validation: Count = 600
+    kinds: dict[str, NotNegative] = dataclasses.field(
         default_factory=lambda: {"locate": 3.0, "colour": 1.0, "shape": 1.0}
     )
-    blocks: tuple[int, ...] = (1, 3)
-    synonym_rate: float = 0.25
-    location_levels: int = 16
-    background_noise: float = 8.0
-    jpeg_quality: int = 95
+    blocks: tuple[world.Blocks, ...] = (1, 3)
+    synonym_rate: Share = 0.25
+    location_levels: Annotated[int, Range(1, LOCATIONS)] = 16
+    background_noise: Annotated[float, Range(0, 255)] = 8.0
+    jpeg_quality: JpegQuality = 95
 
     def __post_init__(self) -> None:
-        for kind, weight in self.kinds.items():
-            if kind not in KINDS or weight < 0:
+        super().__post_init__()
+        for kind in self.kinds:
+            if kind not in KINDS:
                 raise UserError(
-                    "questions kinds",
-                    expected=f"weights of 0 or more for some of {KINDS}",
-                    found=f"{kind!r}: {weight}",
+                    f"questions kinds: no kind {kind!r}", expected=f"some of {', '.join(KINDS)}"
                 )
         if not sum(self.kinds.values()) > 0:
             raise UserError("questions kinds", expected="a weight above 0", found=self.kinds)
-        if self.train < 1 or self.validation < 1:
-            raise UserError(
-                "questions train and validation",
-                expected="1 or more each",
-                found=f"{self.train} and {self.validation}",
-            )
-        if not 1 <= self.location_levels <= LOCATIONS:
-            raise UserError(
-                "questions location_levels",
-                expected=f"1 to {LOCATIONS}",
-                found=self.location_levels,
-            )
         if len(self.blocks) != 2 or not 1 <= self.blocks[0] <= self.blocks[1] <= world.MAX_BLOCKS:
             raise UserError(
                 "questions blocks",

@@ -4,9 +4,10 @@ Frame "table": the origin is the top left corner of the table as the image shows
 right, y towards the camera (down in the image), z up. Every length is in metres.
 """
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Range
 
 TABLE_SIZE = 0.40
 BLOCK_SIZE = 0.22 * TABLE_SIZE
@@ -64,6 +65,7 @@ SYMBOL_TASKS: tuple[Task, ...] = ("side",)  # those whose instruction names a si
 SIDE_GOAL = 0.10 * TABLE_SIZE  # the expert puts a block this far from the named edge
 EVALUATION_BLOCKS = (2, 3)  # with one block on the table the words would not matter
 MAX_BLOCKS = 4  # four seen colours, and no two blocks of a scene share one
+Blocks = Annotated[int, Range(1, MAX_BLOCKS)]
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 38, 40),

@@ -11,6 +11,7 @@ from flax import nnx
 from vla_jax.core import config as config_lib
 from vla_jax.core import trees
 from vla_jax.core.errors import UserError
+from vla_jax.core.fields import Checked, PathText
 from vla_jax.models.pretrained import filling, table
 from vla_jax.models.pretrained.architecture import Architecture, infer
 from vla_jax.models.pretrained.files import Files, open_files
@@ -22,7 +23,7 @@ Parts = Literal["all", "vision", "text"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PretrainedConfig:
+class PretrainedConfig(Checked):
     """What a model starts from.
 
     Attributes:
@@ -32,7 +33,7 @@ class PretrainedConfig:
         its embedding. The rest starts from random values.
     """
 
-    path: str | None = None
+    path: PathText | None = None
     parts: Parts = "all"
 
 
