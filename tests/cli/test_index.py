@@ -109,8 +109,8 @@ def test_a_changed_shard_is_told_and_indexed_again(vla_jax, toys):
     indexing.ensure(directory)
     (shard,) = directory.glob("*.tfrecord-*")
     time = shard.stat().st_mtime_ns
-    data = shard.read_bytes()
-    shard.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    data = shard.read_bytes()[12:-4].replace(b"go", b"no")
+    shard.write_bytes(b"".join(records.frame([data])))
     os.utime(shard, ns=(time + 10**9, time + 10**9))
     code, out, _ = vla_jax("index", directory)
     assert code == 0
@@ -118,7 +118,7 @@ def test_a_changed_shard_is_told_and_indexed_again(vla_jax, toys):
     assert len(FrameIndex.open(directory)) == 4
 
 
-def test_checksums_are_compared_when_asked_for(vla_jax, refused, toys):
+def test_checksums_are_compared_again_when_asked_for(vla_jax, refused, toys):
     directory = toys / "two" / "1.0.0"
     (shard,) = directory.glob("*.tfrecord-*")
     assert vla_jax("index", directory, "--verify")[0] == 0
@@ -126,7 +126,19 @@ def test_checksums_are_compared_when_asked_for(vla_jax, refused, toys):
     shard.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     message = refused("index", directory, "--verify")
     assert f"shard {shard.name}, episode 0 of the shard" in message
-    assert "the payload is corrupt" in message
+    assert "the payload is corrupted" in message
+
+
+def test_a_damaged_record_is_left_out_when_asked_for(vla_jax, refused, toys):
+    shard = sorted((toys / "one" / "1.0.0").glob("one-train*"))[1]
+    data = shard.read_bytes()
+    shard.write_bytes(data[:20] + bytes([data[20] ^ 1]) + data[21:])
+    assert f"shard {shard.name}, episode 0" in refused("index", toys)
+    code, out, _ = vla_jax("index", toys, "--on-corrupt=skip")
+    assert code == 0
+    assert f"left out: dataset {toys}/one/1.0.0, shard {shard.name}, episode 0" in out
+    assert line(out, "one", "train")[2:4] == ["1", "3"]
+    assert "left out what is damaged" in refused("index", toys)
 
 
 @pytest.mark.parametrize(

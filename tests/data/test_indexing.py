@@ -200,7 +200,7 @@ def test_data_that_are_read_only_ask_for_a_cache_directory(toy, tmp_path, monkey
 def test_a_cache_directory_below_a_file_is_refused(toy, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     for below in ("file", "file/cache"):
-        with pytest.raises(UserError, match=r"cannot be written \(.*\)\. Pass --cache-dir=DIR"):
+        with pytest.raises(UserError, match=r"cannot be written \(.*\)\. Name another --cache-dir"):
             indexing.ensure(toy, cache_dir=tmp_path / below)
     assert (tmp_path / "file").read_text() == "not a folder"
 
@@ -348,16 +348,6 @@ def test_an_index_that_is_not_whole_is_made_again(toy):
     assert len(indexing.ensure(toy)) == 10
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
-@pytest.mark.parametrize("part", ["episode.npy", "arrays/steps/x.npy"])
-def test_a_file_of_the_index_that_is_gone_or_damaged_is_named(toy, part, damage):
-    damage(indexing.ensure(toy).folder / part)
-    with pytest.raises(
-        UserError, match=rf"index file \S+/{part}: cannot be read .* Delete the folder"
-    ):
-        FrameIndex.open(toy).array("steps/x")
-
-
 # Shards that have changed.
 
 
@@ -478,12 +468,82 @@ def test_a_shard_of_other_records_is_named(tensorflow, tmp_path):
     refuses(directory, "episode 0 of the shard: byte 12: expected tag 0xa")
 
 
-def test_a_flipped_bit_is_found_on_request_only(toy):
+def test_a_flipped_bit_is_found(toy):
     path = shard(toy, 1)
     place = path.read_bytes().index(b"picture 2 of 4")
     rewritten(path, lambda data: data.__setitem__(place, 0))
-    refuses(toy, rf"shard {path.name}, episode 1 of the shard.*the payload is corrupt", verify=True)
-    assert len(indexing.ensure(toy)) == 10
+    refuses(toy, rf"shard {path.name}, episode 1 of the shard: the payload is corrupted.*Or leave")
+
+
+def flipped(path, place, mask=1):
+    data = bytearray(path.read_bytes())
+    data[place] ^= mask
+    path.write_bytes(data)
+
+
+def test_a_damaged_record_is_left_out_and_named_on_request(toy, capsys):
+    sound = indexing.ensure(toy)
+    texts = [sound.text("steps/language", i) for i in range(len(sound))]
+    shutil.rmtree(toy / ".vla_index")
+    path = shard(toy, 0)
+    flipped(path, path.read_bytes().index(b"picture 1 of 3"))
+    index = indexing.ensure(toy, on_corrupt="skip")
+    (left,) = index.left_out
+    assert (left.shard, left.first, left.count) == (path.name, 0, 1)
+    assert f"left out: dataset {toy}, shard {path.name}, episode 0" in capsys.readouterr().out
+    assert [index.text("steps/language", i) for i in range(len(index))] == texts[3:]
+    assert [index.image_bytes("steps/image", i) for i in range(2)] == [
+        b"picture %d of 2" % t for t in range(2)
+    ]
+    assert index.fingerprint != sound.fingerprint
+    assert indexing.ensure(toy, on_corrupt="skip").left_out == (left,)
+    with pytest.raises(UserError, match=r"left out what is damaged: found .*episode 0.* --verify"):
+        indexing.ensure(toy)
+
+
+@pytest.mark.parametrize("place", [0, 9])
+def test_behind_a_damaged_length_nothing_of_the_shard_is_found(toy, place):
+    path = shard(toy, 1)
+    flipped(path, place)
+    refuses(toy, rf"shard {path.name}, episode 0 of the shard .*the length is corrupted")
+    index = indexing.ensure(toy, on_corrupt="skip")
+    assert [(left.shard, left.first, left.count) for left in index.left_out] == [(path.name, 0, 2)]
+    assert index.episodes == 2
+
+
+def test_a_shard_cut_between_two_records_is_noticed(toy):
+    path = shard(toy, 1)
+    first = indexing.ensure(toy).records[2].tolist()
+    shutil.rmtree(toy / ".vla_index")
+    path.write_bytes(path.read_bytes()[: first[1] + first[2] + 4])
+    refuses(toy, rf"shard {path.name}: expected 2 episodes, as dataset_info.json says, found 1")
+    index = indexing.ensure(toy, on_corrupt="skip")
+    assert [(left.first, left.count) for left in index.left_out] == [(1, 1)]
+
+
+def test_what_cannot_be_read_for_other_reasons_is_not_left_out(toy):
+    shard(toy, 1).unlink()
+    shard_of_nothing = toy / "d-train.tfrecord-00001-of-00002"
+    shard_of_nothing.mkdir()
+    with pytest.raises(UserError, match="Is a directory"):
+        indexing.ensure(toy, on_corrupt="skip")
+
+
+def test_an_image_that_has_changed_since_is_named(toy):
+    index = indexing.ensure(toy)
+    path = shard(toy, 1)
+    flipped(path, path.read_bytes().index(b"picture 2 of 4"))
+    with pytest.raises(UserError, match=r"episode 3 step 2: steps/image has changed since .*--ver"):
+        index.image_bytes("steps/image", 8)
+    assert index.image_bytes("steps/image", 7) == b"picture 1 of 4"
+
+
+def test_an_image_of_the_whole_episode_is_checked_too(tensorflow, tmp_path):
+    flat = {**STANDARD, "map": feature("image", (4, 4, 3))}
+    episodes = [values(n, map=(bytes, [b"map %d" % n])) for n in (2, 3)]
+    index = indexing.ensure(write(tensorflow, tmp_path / "d", episodes, flat=flat))
+    expected = [b"map 2"] * 2 + [b"map 3"] * 3
+    assert [index.image_bytes("map", i) for i in range(5)] == expected
 
 
 def test_an_empty_episode_is_named(tensorflow, tmp_path):
@@ -569,7 +629,7 @@ def remote(toy):
 
 def test_remote_data_are_indexed_into_the_cache(remote, toy, tmp_path, monkeypatch):
     monkeypatch.setattr(episode_walk, "_SHARDS_AT_ONCE", 1)
-    index = indexing.ensure(remote, cache_dir=tmp_path / "cache", verify=True)
+    index = indexing.ensure(remote, cache_dir=tmp_path / "cache")
     local = indexing.ensure(toy)
     assert index.fingerprint == local.fingerprint
     for i in range(len(local)):

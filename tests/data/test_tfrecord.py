@@ -168,18 +168,16 @@ def test_a_shard_cut_short_is_named_with_episode_and_byte(shard, missing):
 @pytest.mark.parametrize(
     ("byte", "part"), [(19, "length"), (28, "length"), (500, "payload"), (-1, "payload")]
 )
-def test_a_flipped_bit_is_found_when_asked_for(shard, byte, part):
+def test_a_flipped_bit_is_found(shard, byte, part):
     def flip(data):
         changed = bytearray(data)
         changed[byte] ^= 1
         return bytes(changed)
 
     made = shard([b"one", b"x" * 1000], flip)
-    found = made.records("shard-3", verify=True)
+    found = made.records("shard-3")
     next(found)
-    with pytest.raises(UserError, match="shard-3, episode 1 of the shard"):
+    with pytest.raises(tfrecord.CorruptedError, match=f"shard-3, episode 1 .*the {part} is corr"):
         next(found)
     if part == "payload":
-        assert len(list(made.records())) == 2  # and only then
-        with pytest.raises(UserError, match="the payload is corrupt: expected checksum 0x"):
-            list(made.records(verify=True))
+        assert len(list(made.records(verify=False))) == 2

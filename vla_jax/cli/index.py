@@ -33,7 +33,11 @@ def _index(directory: str, split: str, values: absl_flags.FlagValues) -> tuple:
     wanted = _wanted(directory, values.arrays)
     make = indexing.build if values.verify else indexing.ensure
     with _Bar() as bar:
-        options = {"cache_dir": values.cache_dir, "verify": values.verify, "on_progress": bar}
+        options = {
+            "cache_dir": values.cache_dir,
+            "on_corrupt": values.on_corrupt,
+            "on_progress": bar,
+        }
         try:
             index = make(directory, split, wanted, **options)
         except ChangedShardError as change:
@@ -93,7 +97,17 @@ def _define(values: absl_flags.FlagValues) -> None:
     )
     flags.define_path("cache_dir", "Where indexes go instead of beside the data.", values)
     absl_flags.DEFINE_bool(
-        "verify", False, "Reads everything again and compares checksums.", flag_values=values
+        "verify",
+        False,
+        "Reads every record again, whether or not there is an index; all checksums are compared.",
+        flag_values=values,
+    )
+    absl_flags.DEFINE_enum(
+        "on_corrupt",
+        "error",
+        ["error", "skip"],
+        "What a record that cannot be read does: it ends all, or is named and left out.",
+        flag_values=values,
     )
     absl_flags.DEFINE_list(
         "arrays",

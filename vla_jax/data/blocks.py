@@ -206,10 +206,12 @@ class Blocks:
           i: number of the example.
 
         Raises:
-          UserError: the block cannot be read; names the shard and the bytes.
+          UserError: the block cannot be read, or the image is not what was indexed; names the
+            shard.
         """
         _, start, length = self._index.span(camera, k)
-        return self.reader.read(i, self._cameras.index(camera), start, start + length)
+        image = self.reader.read(i, self._cameras.index(camera), start, start + length)
+        return self._index.checked(camera, k, image)
 
     def _cover(self, firsts: np.ndarray, lasts: np.ndarray) -> np.ndarray:
         index, firsts, lasts = self._index, self._frames[firsts], self._frames[lasts]

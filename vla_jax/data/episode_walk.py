@@ -7,12 +7,17 @@ import functools
 import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal
+
+import numpy as np
 
 from vla_jax.core.errors import UserError
-from vla_jax.data import schema, tfrecord
+from vla_jax.data import checksums, schema, tfrecord
 from vla_jax.data.shard_marks import ShardMark
 from vla_jax.data.steps import Column, Rows, read_steps
 from vla_jax.runtime import storage
+
+OnCorrupt = Literal["error", "skip"]
 
 _SHARDS_AT_ONCE = 8  # remote; a local disk is read by one thread, which the parser outruns
 _REMOTE_CHUNK = 16 << 20
@@ -30,6 +35,7 @@ class Episode:
       crc: checksum of the payload as stored, 4 bytes.
       steps: number of steps.
       rows: as `steps.read_steps` returns them.
+      sums: of each image column: uint32 [n, 2], as `checksums.trace` returns them.
     """
 
     where: str
@@ -39,6 +45,28 @@ class Episode:
     crc: bytes
     steps: int
     rows: dict[Column, Rows]
+    sums: dict[Column, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """Records that cannot be read and were left out.
+
+    Attributes:
+      shard: the file's name.
+      first: number of the first in its shard.
+      count: how many; None where the dataset does not say how many there should be.
+      reason: what is wrong with it, with its place.
+    """
+
+    shard: str
+    first: int
+    count: int | None
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON values, the fields by name."""
+        return dataclasses.asdict(self)
 
 
 class Walk:
@@ -50,7 +78,8 @@ class Walk:
       files: the same shards, to read from.
       marks: what they look like.
       columns: what to read of each episode.
-      verify: whether to compare the checksums.
+      on_corrupt: whether a record that cannot be read ends the walk (`error`) or is left out
+        (`skip`).
     """
 
     def __init__(
@@ -61,15 +90,15 @@ class Walk:
         marks: Sequence[ShardMark],
         columns: Sequence[Column],
         *,
-        verify: bool,
+        on_corrupt: OnCorrupt,
     ):
         self._directory, self._split, self._files = directory, split, files
-        self._marks, self._columns, self._verify = marks, columns, verify
+        self._marks, self._columns, self._skips = marks, columns, on_corrupt == "skip"
         self._remote = storage.is_remote(directory)
         self._local = _LocalShards()
 
-    def __iter__(self) -> Iterator[Episode]:
-        """Yields every episode in order.
+    def __iter__(self) -> Iterator[Episode | LeftOut]:
+        """Yields every episode in order, and what is left out.
 
         Raises:
           UserError: a record is damaged or does not match the schema; a shard has more or fewer
@@ -82,7 +111,7 @@ class Walk:
             return
         # Requests take long, so that several shards are under way; they are few bytes once read.
         with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
-            waiting: collections.deque[Future[list[Episode]]] = collections.deque()
+            waiting: collections.deque[Future[list[Episode | LeftOut]]] = collections.deque()
             try:
                 for k in shards:
                     waiting.append(pool.submit(lambda k=k: list(self._shard(k))))
@@ -94,7 +123,7 @@ class Walk:
                 for future in waiting:
                     future.cancel()
 
-    def _shard(self, k: int) -> Iterator[Episode]:
+    def _shard(self, k: int) -> Iterator[Episode | LeftOut]:
         if self._remote:
             read = functools.partial(self._files.read, k)
             yield from self._records(k, read, _REMOTE_CHUNK)
@@ -104,23 +133,81 @@ class Walk:
 
     def _records(
         self, k: int, read: Callable[[int, int], tfrecord.B], chunk: int
-    ) -> Iterator[Episode]:
-        mark, number = self._marks[k], -1
+    ) -> Iterator[Episode | LeftOut]:
+        mark, number = self._marks[k], 0
         name = f"dataset {self._directory}, shard {mark.name}"
-        records = tfrecord.records(read, mark.size, name, verify=self._verify, chunk=chunk)
-        for number, record in enumerate(records):
-            where = f"{name}, episode {number} of the shard"
-            steps, rows = read_steps(record, self._columns, where)
-            length = record.end - record.start
-            yield Episode(where, k, record.offset, length, record.crc, steps, rows)
         lengths = self._split.shard_lengths
-        if lengths is not None and number + 1 != lengths[k]:
-            raise UserError(
+        expected = None if lengths is None else lengths[k]
+        found = tfrecord.records(read, mark.size, name, verify=False, chunk=chunk)
+        lost: UserError | None = None  # what ends the shard early
+        while lost is None:
+            try:
+                record = next(found, None)
+            except tfrecord.CorruptedError as error:  # nobody knows where the next one begins
+                lost = error
+                break
+            if record is None:
+                break
+            try:
+                item = self._episode(record, k, f"{name}, episode {number} of the shard")
+            except UserError as error:
+                item = self._left_out(mark.name, number, 1, error)
+            yield item
+            number += 1
+        if lost is None and expected not in (None, number):
+            lost = tfrecord.CorruptedError(
                 name,
-                expected=f"{lengths[k]} episodes, as dataset_info.json says",
-                found=number + 1,
-                fix="Download or generate the shard again",
+                expected=f"{expected} episodes, as dataset_info.json says",
+                found=number,
+                fix=tfrecord.AGAIN,
             )
+        if lost is not None:
+            missing = None if expected is None else max(0, expected - number)
+            yield self._left_out(mark.name, number, missing, lost)
+
+    def _episode(self, record: tfrecord.Record, k: int, where: str) -> Episode:
+        try:
+            steps, rows = read_steps(record, self._columns, where)
+        except UserError:
+            if checksums.trace(record, np.zeros((0, 2), np.int64)) is None:
+                raise tfrecord.corrupted(where, "payload") from None
+            raise
+        images = [column for column in self._columns if column.role == "image"]
+        # What an episode has once is the same at every step.
+        spans = [
+            np.asarray(rows[column])[: None if column.feature.per_step else 1] for column in images
+        ]
+        sums = checksums.trace(record, np.concatenate([np.zeros((0, 2), np.int64), *spans]))
+        if sums is None:
+            raise tfrecord.corrupted(where, "payload")
+        parts = np.split(sums, np.cumsum([len(each) for each in spans])[:-1]) if spans else []
+        return Episode(
+            where=where,
+            shard=k,
+            start=record.offset,
+            length=record.end - record.start,
+            crc=record.crc,
+            steps=steps,
+            rows=rows,
+            sums={
+                column: np.broadcast_to(part, (steps, 2))
+                for column, part in zip(images, parts, strict=True)
+            },
+        )
+
+    def _left_out(self, shard: str, first: int, count: int | None, error: UserError) -> LeftOut:
+        """Returns what to leave out.
+
+        Raises:
+          UserError: nothing may be left out.
+        """
+        if not self._skips:
+            raise UserError(
+                str(error).rstrip("."),
+                fix="Or leave out what is damaged: vla-jax index DIR --on-corrupt=skip, or in "
+                "training --config.loader.on_corrupt=skip",
+            ) from error
+        return LeftOut(shard, first, count, str(error))
 
 
 class _LocalShards:

@@ -3,10 +3,9 @@
 The split is by episode, so that no held-out frame has a neighbour in training.
 """
 
-import json
 import pathlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from vla_jax.actions.statistics import Statistics
 from vla_jax.core.arrays import Float
 from vla_jax.core.batch import Example
 from vla_jax.core.errors import UserError
-from vla_jax.data import standard, stream
+from vla_jax.data import beside, standard, stream
 from vla_jax.data.blocks import Blocks, BlocksConfig
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.robots.robot import Robot
@@ -89,11 +88,9 @@ class Episodes:
             self.fingerprint = standard.digest(self.fingerprint, self._plan)
         chosen = _part(index, part, held_out, episodes)
         self.episodes = int(chosen.sum())
-        folder = standard.keep_beside(
-            index, f"part-{key}", lambda folder: self._write_part(folder, chosen)
-        )
-        self._frames = index.load(f"{folder.name}/frames.npy")
-        summary = json.loads((folder / "summary.json").read_text())
+        kept = beside.keep(index, f"part-{key}", lambda folder: self._write_part(folder, chosen))
+        self._frames, summary = kept.load("frames.npy"), kept.values
+        self._kept = (kept, self._standard.kept)
         self.dropped: dict[str, int] = summary["dropped"]
         self._blocks = None
         if blocks is not None:
@@ -115,8 +112,10 @@ class Episodes:
         """Reads frame `i`; `draw` picks among its wordings.
 
         Raises:
-          UserError: its bytes cannot be read.
+          UserError: its bytes cannot be read, or are not what was indexed.
         """
+        for folder in self._kept:
+            folder.raise_if_damaged()
         k = int(self._frames[i])
         episode = int(self._index.episode[k])
         first, end = int(self._starts[episode]), int(self._starts[episode + 1])
@@ -206,8 +205,8 @@ class Episodes:
         wordings = [text for text in wordings if text] if len(wordings) > 1 else wordings
         return wordings[draw % len(wordings)]
 
-    def _write_part(self, folder: pathlib.Path, chosen: np.ndarray) -> None:
-        """Writes which frames the part has, and their statistics."""
+    def _write_part(self, folder: pathlib.Path, chosen: np.ndarray) -> dict[str, Any]:
+        """Writes which frames the part has; returns their statistics."""
         spoken = np.zeros(len(self._index), bool)
         for texts, ids in self._wordings:
             spoken |= np.array([bool(text) for text in texts], bool)[ids]
@@ -230,7 +229,7 @@ class Episodes:
             field: Statistics.of(rows[frames]).to_json() if rows.shape[1] else None
             for field, rows in values.items()
         }
-        (folder / "summary.json").write_text(json.dumps({**summary, "dropped": dropped}))
+        return {**summary, "dropped": dropped}
 
 
 def _plan_feature(robot: Robot, name: str) -> str:

@@ -1,27 +1,26 @@
 """Where every frame of a TFRecord dataset lies: offsets of its images, its numbers in arrays.
 
 The original files stay as they are; one ranged read is one image. The index is made once
-(`indexing.ensure`, or `vla-jax index DIR`) and memory-mapped, so that opening it costs nothing that
-grows with the data but one look at each shard.
+(`indexing.ensure`, or `vla-jax index DIR`) and memory-mapped, so that opening it costs one look at
+each shard and half a second of checksums at most (`sealed.py`). Every image is compared with the
+checksum that its record had when it was indexed.
 """
 
-import functools
-import json
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core.arrays import Int
 from vla_jax.core.errors import UserError, nearest
-from vla_jax.data import index_files, schema, shard_marks
+from vla_jax.data import checksums, index_files, schema, shard_marks, tfrecord
+from vla_jax.data.episode_walk import LeftOut
+from vla_jax.data.sealed import DamagedError, Sealed
 from vla_jax.data.steps import Column
-from vla_jax.runtime import storage
+from vla_jax.runtime import progress, storage
 
-FORMAT = 1  # raised when the files change their meaning; older indexes are made again
+FORMAT = 2  # raised when the files change their meaning; older indexes are made again
 
 
 class FrameIndex:
@@ -32,12 +31,13 @@ class FrameIndex:
 
     Args:
       directory: the dataset's version directory, local or remote.
-      folder: where the files of the index lie.
-      manifest: its `index.json`.
+      opened: the folder of the index.
+      cache_dir: where to keep what cannot lie beside the index.
 
     Attributes:
       directory: as given.
-      folder: as given.
+      folder: where the files of the index lie.
+      cache_dir: as given.
       name: of the dataset, e.g. `bridge_dataset`.
       split: e.g. `train`.
       episodes: number of episodes.
@@ -45,14 +45,21 @@ class FrameIndex:
       columns: the indexed features.
       statistics: of each float feature, per number of a step; absent where one is not finite.
       not_finite: of those, (frame, dimension) of the first number that is not.
+      left_out: records that could not be read, and are not among the episodes.
       fingerprint: depends on every byte of the data, and on nothing else.
       files: the shards.
       starts: int64 [e + 1], first frame of each episode, and behind the last.
       records: int64 [e, 3], of each episode's record: shard, first byte, bytes.
     """
 
-    def __init__(self, directory: schema.Directory, folder: pathlib.Path, manifest: dict[str, Any]):
-        self.directory, self.folder = os.fspath(directory), folder
+    def __init__(
+        self,
+        directory: schema.Directory,
+        opened: Sealed,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ):
+        self.directory, self.folder = os.fspath(directory), opened.folder
+        self.cache_dir, self._sealed, manifest = cache_dir, opened, opened.values
         self.name: str = manifest["name"]
         self.split: str = manifest["split"]
         self.episodes: int = manifest["episodes"]
@@ -67,9 +74,9 @@ class FrameIndex:
         self.not_finite: Mapping[str, tuple[int, int]] = {
             name: (frame, dimension) for name, (frame, dimension) in manifest["not_finite"].items()
         }
-        self._shards = tuple(shard["name"] for shard in manifest["shards"])
-        # Every mapped file keeps a descriptor, so that each is mapped once, and not before its use.
-        self._load = functools.cache(lambda part: index_files.load(folder / part))
+        self.left_out = tuple(LeftOut(**entry) for entry in manifest["left_out"])
+        self.marks = [shard_marks.ShardMark(**shard) for shard in manifest["shards"]]
+        self._shards = tuple(mark.name for mark in self.marks)
         self.files = storage.Files([storage.join(directory, name) for name in self._shards])
         self._length: int = manifest["frames"]
         self.starts: Int[np.ndarray, " e1"] = self.load("starts.npy")
@@ -116,18 +123,34 @@ class FrameIndex:
         """Returns an array file in the folder of the index, mapped.
 
         Raises:
-          UserError: the file is gone or damaged.
+          DamagedError: the file, or another of the index, is gone or damaged.
         """
-        return self._load(part)
+        return self._sealed.load(part)
 
     def image_bytes(self, camera: str, i: int) -> bytes:
         """Returns the encoded image of frame `i`, exactly as stored.
 
         Raises:
-          UserError: no such camera, or the shard cannot be read.
+          UserError: no such camera, the shard cannot be read, or the image is not what it was
+            when it was indexed.
         """
         shard, start, length = self.span(camera, i)
-        return self.files.read(shard, start, start + length)
+        return self.checked(camera, i, self.files.read(shard, start, start + length))
+
+    def checked(self, camera: str, i: int, image: bytes) -> bytes:
+        """Returns an encoded image of frame `i` that was read, if it is what was indexed.
+
+        Raises:
+          UserError: it is not.
+        """
+        before, after = self.load(f"images/{camera}.sums.npy")[i].tolist()
+        if not checksums.is_sound(image, before, after):
+            raise UserError(
+                f"{self.place(i)}: {camera} has changed since it was indexed (wrong checksum)",
+                fix=f"{tfrecord.AGAIN}, or if the data are meant to be new: "
+                f"{command(self.directory, self.split, self.cache_dir)} --verify",
+            )
+        return image
 
     def span(self, camera: str, i: int) -> tuple[int, int, int]:
         """Returns shard, first byte and bytes of an image of frame `i`."""
@@ -231,35 +254,29 @@ def find(
     *,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> FrameIndex | None:
-    """Opens the index of a split if there is one of this format.
+    """Opens the index of a split if there is a sound one of this format; notes damaged ones.
 
     Raises:
       UserError: a shard has changed since it was made.
     """
     for folder in index_files.candidates(directory, split, cache_dir):
-        manifest = read_manifest(folder)
-        if manifest is not None:
-            index = FrameIndex(directory, folder, manifest)
-            shard_marks.check(
-                index.directory,
-                index.files,
-                schema.read_split(directory, split).shards,
-                [shard_marks.ShardMark(**shard) for shard in manifest["shards"]],
-                command(directory, split, cache_dir),
-            )
-            return index
+        try:
+            opened = Sealed.open(folder)
+            if opened is None or opened.values.get("format") != FORMAT:
+                continue
+            index = FrameIndex(directory, opened, cache_dir)
+        except DamagedError as error:
+            progress.note(f"{error} It is not used")
+            continue
+        shard_marks.check(
+            index.directory,
+            index.files,
+            schema.read_split(directory, split).shards,
+            index.marks,
+            command(directory, split, cache_dir),
+        )
+        return index
     return None
-
-
-def read_manifest(folder: pathlib.Path) -> dict[str, Any] | None:
-    """Returns `index.json` of an index; None if there is none, whole and of this format."""
-    path = folder / index_files.MANIFEST
-    try:
-        manifest = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    is_ours = isinstance(manifest, dict) and manifest.get("format") == FORMAT
-    return manifest if is_ours else None
 
 
 def command(

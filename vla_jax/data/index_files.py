@@ -1,35 +1,27 @@
-"""The folder of a frame index: where it lies, its arrays, written whole or not at all.
+"""The folder of a frame index: where it lies, and its arrays. `sealed.py` writes and checks it.
 
-index.json                  what it was made of, its statistics
+index.json                  what it was made of, its statistics; sizes and checksums of all files
 starts.npy records.npy      per episode: first frame; shard, start and length of its record
 episode.npy t.npy           per frame
 images/FEATURE.npy          per frame: start in the record, length in bytes
+images/FEATURE.sums.npy     per frame: the record's running checksum before and after the image
 arrays/FEATURE.npy          per frame; one row where all frames have the same
 texts/FEATURE.ids.npy       per frame (or, of lists, per text): which text
 texts/FEATURE.utf8.npy      the distinct texts, one after the other; .ends.npy: their ends
 texts/FEATURE.rows.npy      lists only: where the ids of each frame end
 """
 
-import contextlib
-import errno
 import hashlib
 import os
 import pathlib
-import shutil
-import socket
-from collections.abc import Iterator
 
 import numpy as np
 
 from vla_jax.core.errors import UserError
-from vla_jax.data import schema
+from vla_jax.data import schema, sealed
 from vla_jax.runtime import storage
 
-MANIFEST = "index.json"
 BESIDE = ".vla_index"
-# A folder cannot be made: no permission, or what should hold it is a file.
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _BLOCK = 1 << 16  # rows that are looked at together, when looking for constants
 
 
@@ -57,42 +49,6 @@ def candidates(
             fix="Pass --cache-dir=DIR (cache_dir in a config)",
         )
     return folders
-
-
-@contextlib.contextmanager
-def replacing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives an empty folder to fill, which takes the place of `folder` when the block is left.
-
-    An exception, an interrupt included, leaves everything as it was. What a killed process of this
-    machine left behind is removed.
-
-    Raises:
-      UserError: no folder can be made there, or the disk is full.
-    """
-    mine = f".{folder.name}.{socket.gethostname()}."
-    fresh = folder.parent / f"{mine}{os.getpid()}"
-    made = [parent for parent in folder.parents if not parent.exists()]
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder.parent, mine)
-        fresh.mkdir()
-    except OSError as error:
-        if error.errno not in _REFUSED + _FULL:
-            raise
-        raise _unwritable(folder, error, "Pass") from error
-    try:
-        yield fresh
-        _swap(fresh, folder)
-    except OSError as error:
-        # numpy does not pass on the number of the error when an array does not fit.
-        if error.errno not in (*_FULL, None):
-            raise
-        raise _unwritable(folder, error, "Make room there, or pass") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        for parent in made:
-            with contextlib.suppress(OSError):  # not empty: the index is there
-                parent.rmdir()
 
 
 class ArrayFile:
@@ -151,17 +107,10 @@ class TextFiles:
         self._rows = ArrayFile(suffixed(path, ".rows.npy"), np.int64) if is_list else None
         self._count = 0
 
-    def append(self, rows: list[list[bytes]], where: str) -> None:
-        """Appends the texts of some frames.
-
-        Args:
-          rows: one list per frame, of one text unless these are lists.
-          where: dataset, shard, episode and feature, for messages.
-
-        Raises:
-          UserError: a text is not UTF-8; names the step.
-        """
-        numbers = [self._id(text, where, t) for t, texts in enumerate(rows) for text in texts]
+    def append(self, rows: list[list[bytes]]) -> None:
+        """Appends texts: a list per frame, of one text unless these are lists."""
+        ids = self._ids
+        numbers = [ids.setdefault(text, len(ids)) for texts in rows for text in texts]
         self._file.append(np.array(numbers, np.int32))
         if self._rows is not None:
             ends = self._count + np.cumsum([len(texts) for texts in rows])
@@ -184,92 +133,16 @@ class TextFiles:
         if self._rows is not None:
             self._rows.close()
 
-    def _id(self, text: bytes, where: str, t: int) -> int:
-        number = self._ids.get(text)
-        if number is None:
-            try:
-                text.decode()
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{where}, step {t}",
-                    expected="UTF-8",
-                    found=f"the byte {text[error.start]:#04x} in {text[:80]!r}",
-                    fix="Generate the dataset with its texts in UTF-8",
-                ) from error
-            number = self._ids[text] = len(self._ids)
-        return number
-
 
 def suffixed(path: pathlib.Path, suffix: str) -> pathlib.Path:
     """Returns the path with a suffix behind its whole name, dots in it or not."""
     return path.with_name(path.name + suffix)
 
 
-def load(path: pathlib.Path) -> np.ndarray:
-    """Returns an array of the index, memory-mapped where it is not empty.
-
-    Raises:
-      UserError: the file is gone or damaged.
-    """
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else error
-        raise UserError(
-            f"index file {path}: cannot be read ({reason})",
-            fix="Delete the folder of the index; it is made again",
-        ) from error
-    return array.view(np.ndarray)  # indexing a np.memmap costs twice as much
-
-
 def shorten_constant(path: pathlib.Path) -> None:
     """Replaces an array whose rows are all the same by its first row."""
-    array = load(path)
+    array = sealed.load(path)
     first = array[:1].copy()
     blocks = (array[start : start + _BLOCK] for start in range(0, len(array), _BLOCK))
     if len(array) > 1 and all((block == first).all() for block in blocks):
         np.save(path, first)
-
-
-def _unwritable(folder: pathlib.Path, error: OSError, begin: str) -> UserError:
-    return UserError(
-        f"index {folder}: cannot be written ({error.strerror or error})",
-        fix=f"{begin} --cache-dir=DIR (cache_dir in a config) to keep indexes elsewhere",
-    )
-
-
-def _remove_abandoned(parent: pathlib.Path, prefix: str) -> None:
-    """Removes what processes of this machine that are gone left behind."""
-    for path in parent.glob(f"{prefix}*"):
-        owner = path.name.removeprefix(prefix).split(".")[0]
-        if owner.isdigit() and not _is_alive(int(owner)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    if process == os.getpid():  # an earlier one with the same number
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _swap(fresh: pathlib.Path, folder: pathlib.Path) -> None:
-    """Puts `fresh` in the place of `folder`."""
-    try:
-        os.replace(fresh, folder)
-        return
-    except OSError as error:  # a folder that is not empty is not replaced in one call
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-    manifest = folder / MANIFEST
-    if manifest.is_file() and manifest.read_bytes() == (fresh / MANIFEST).read_bytes():
-        return  # another process made the same meanwhile, and others may be reading it
-    old = suffixed(fresh, ".old")
-    os.replace(folder, old)
-    os.replace(fresh, folder)
-    shutil.rmtree(old, ignore_errors=True)

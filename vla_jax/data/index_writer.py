@@ -10,7 +10,7 @@ import numpy as np
 
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core.errors import UserError
-from vla_jax.data import index_files
+from vla_jax.data import index_files, sealed
 from vla_jax.data.episode_walk import Episode
 from vla_jax.data.index_files import ArrayFile, TextFiles
 from vla_jax.data.steps import Column
@@ -46,6 +46,14 @@ class IndexWriter:
             )
             for column in columns
         }
+        self._sums = {
+            column: ArrayFile(
+                index_files.suffixed(self._path(column), ".sums.npy"), np.uint32, (2,)
+            )
+            for column in columns
+            if column.role == "image"
+        }
+        self._files = (*self._parts.values(), *self._values.values(), *self._sums.values())
 
     def __enter__(self) -> "IndexWriter":
         """Returns itself."""
@@ -53,7 +61,7 @@ class IndexWriter:
 
     def __exit__(self, *exception: object) -> None:
         """Closes the files, complete or not."""
-        for file in (*self._parts.values(), *self._values.values()):
+        for file in self._files:
             file.close()
 
     def append(self, episode: Episode) -> None:
@@ -62,9 +70,11 @@ class IndexWriter:
             file = self._values[column]
             if isinstance(file, TextFiles):
                 assert isinstance(rows, list)
-                file.append(rows, f"{episode.where}, feature {column.name!r}")
+                file.append(rows)
             else:
                 file.append(np.asarray(rows))
+        for column, sums in episode.sums.items():
+            self._sums[column].append(sums)
         steps = episode.steps
         self._frames += steps
         rows = {
@@ -87,7 +97,7 @@ class IndexWriter:
         Raises:
           UserError: there was no episode.
         """
-        for file in (*self._parts.values(), *self._values.values()):
+        for file in self._files:
             file.finish()
         if not self._frames:
             raise UserError(f"{dataset}: no records", expected="at least one episode")
@@ -100,7 +110,7 @@ class IndexWriter:
                 continue
             path = index_files.suffixed(path, ".npy")
             if column.feature.kind == "float":
-                values = index_files.load(path).reshape(self._frames, -1)
+                values = sealed.load(path).reshape(self._frames, -1)
                 bad = _first_not_finite(values)
                 if bad is None:
                     statistics[column.name] = _statistics(values).to_json()

@@ -2,20 +2,20 @@
 
 import contextlib
 import dataclasses
-import json
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from vla_jax.core.errors import UserError, nearest
-from vla_jax.data import frame_index, index_files, schema, tfrecord
-from vla_jax.data.episode_walk import Walk
+from vla_jax.core.errors import UserError, listed, nearest
+from vla_jax.data import frame_index, index_files, schema, sealed, tfrecord
+from vla_jax.data.episode_walk import LeftOut, OnCorrupt, Walk
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.index_writer import IndexWriter
 from vla_jax.data.schema import Feature
 from vla_jax.data.shard_marks import ShardMark
 from vla_jax.data.steps import Column
-from vla_jax.runtime import storage
+from vla_jax.runtime import progress, storage
 
 Role = Literal["image", "array", "text"]
 OnProgress = Callable[[str, int, int], None]
@@ -72,7 +72,7 @@ def ensure(
     wanted: Wanted = Wanted(),
     *,
     cache_dir: str | os.PathLike[str] | None = None,
-    verify: bool = False,
+    on_corrupt: OnCorrupt = "error",
     on_progress: OnProgress | None = None,
 ) -> FrameIndex:
     """Opens the index of a split; makes it when there is none or it lacks a feature.
@@ -82,21 +82,23 @@ def ensure(
       split: a whole split; parts of it are chosen by episode.
       wanted: what it shall have at least.
       cache_dir: where to write it; beside the data without.
-      verify: whether to compare the checksums of a shard that is read.
+      on_corrupt: what a record that cannot be read does: it ends all (`error`), or is left out
+        (`skip`) and named in `left_out` of the index.
       on_progress: is called with (what, bytes done, bytes in all) while it is made.
 
     Raises:
-      UserError: a missing feature; a damaged, changed or missing shard; no permission to write.
+      UserError: a missing feature; a damaged, changed or missing shard; an index that left out
+        what may not be; no permission to write.
     """
     columns = wanted.columns(directory)
     while True:  # until no other process has made another one meanwhile
         index = frame_index.find(directory, split, cache_dir=cache_dir)
         if index is not None:
             if all(index.has(column.name, column.role) for column in columns):
-                return index
+                return _allowed(index, on_corrupt, cache_dir)
             columns = _union(columns, index)
         with contextlib.suppress(_OvertakenError):
-            return _build(directory, split, columns, cache_dir, verify, on_progress, keep=True)
+            return _build(directory, split, columns, cache_dir, on_corrupt, on_progress, keep=True)
 
 
 class _OvertakenError(Exception):
@@ -109,12 +111,12 @@ def build(
     wanted: Wanted = Wanted(),
     *,
     cache_dir: str | os.PathLike[str] | None = None,
-    verify: bool = False,
+    on_corrupt: OnCorrupt = "error",
     on_progress: OnProgress | None = None,
 ) -> FrameIndex:
     """Makes the index of a split, whether or not there is one. Arguments as in `ensure`."""
     columns = wanted.columns(directory)
-    return _build(directory, split, columns, cache_dir, verify, on_progress)
+    return _build(directory, split, columns, cache_dir, on_corrupt, on_progress)
 
 
 def _build(
@@ -122,7 +124,7 @@ def _build(
     split: str,
     columns: Sequence[Column],
     cache_dir: str | os.PathLike[str] | None,
-    verify: bool,
+    on_corrupt: OnCorrupt,
     on_progress: OnProgress | None,
     keep: bool = False,
 ) -> FrameIndex:
@@ -132,26 +134,59 @@ def _build(
     files = storage.Files([storage.join(directory, shard) for shard in found.shards])
     marks = [ShardMark.of(files, k) for k in range(len(files))]
     folder = index_files.candidates(directory, split, cache_dir)[0]
-    total, done = sum(mark.size for mark in marks), 0
-    with index_files.replacing(folder) as fresh, IndexWriter(fresh, columns) as writer:
-        for episode in Walk(directory, found, files, marks, columns, verify=verify):
-            writer.append(episode)
-            done += episode.length + tfrecord.FRAME
+    begins, left_out = list(itertools.accumulate((mark.size for mark in marks), initial=0)), []
+    in_cache = cache_dir is not None
+    with (
+        sealed.replacing(folder, is_cache=in_cache) as fresh,
+        IndexWriter(fresh, columns) as writer,
+    ):
+        for item in Walk(directory, found, files, marks, columns, on_corrupt=on_corrupt):
+            if isinstance(item, LeftOut):
+                left_out.append(item.to_json())
+                progress.note(f"left out: {item.reason}")
+                continue
+            writer.append(item)
             if on_progress is not None:
-                on_progress(f"index {name}:{split}", done, total)
+                done = begins[item.shard] + item.start + item.length + tfrecord.FOOTER
+                on_progress(f"index {name}:{split}", done, begins[-1])
         manifest = {
             "format": frame_index.FORMAT,
             "name": name,
             "version": version,
             "split": split,
             "shards": [mark.to_json() for mark in marks],
+            "left_out": left_out,
             **writer.finish(f"dataset {directory}, split {split!r}"),
         }
-        (fresh / index_files.MANIFEST).write_text(json.dumps(manifest, indent=1))
+        sealed.seal(fresh, manifest)
         now = frame_index.find(directory, split, cache_dir=cache_dir) if keep else None
         if now is not None and len(_union(columns, now)) > len(columns):
             raise _OvertakenError
     return FrameIndex.open(directory, split, cache_dir=cache_dir)
+
+
+def _allowed(
+    index: FrameIndex, on_corrupt: OnCorrupt, cache_dir: str | os.PathLike[str] | None
+) -> FrameIndex:
+    """Returns an index if it lacks nothing, or may lack something.
+
+    Raises:
+      UserError: it was made with `skip` and left something out; names that.
+    """
+    if not index.left_out:
+        return index
+    what = f"dataset {index.directory}, split {index.split!r}: its index left out what is damaged"
+    reasons = listed((left.reason.rstrip(".") for left in index.left_out), most=2)
+    if on_corrupt == "skip":
+        progress.note(f"{what}: {reasons}")
+        return index
+    raise UserError(
+        what,
+        found=reasons,
+        fix="Mend the data and run: "
+        f"{frame_index.command(index.directory, index.split, cache_dir)} --verify; or train "
+        "without them: --config.loader.on_corrupt=skip",
+    )
 
 
 def in_megabytes(on_progress: OnProgress | None) -> OnProgress:

@@ -199,5 +199,9 @@ def frame(records: Iterable[bytes]) -> Iterator[bytes]:
 
 def masked_crc32c(record: bytes) -> int:
     """The CRC-32C of a record, rotated and shifted as TFRecord stores it."""
-    check = google_crc32c.value(record)
-    return ((check >> 15 | check << 17) + _MASK_DELTA) & 0xFFFFFFFF
+    return mask(google_crc32c.value(record))
+
+
+def mask(checksum: int) -> int:
+    """Rotates and shifts a CRC-32C as TFRecord stores it."""
+    return ((checksum >> 15 | checksum << 17) + _MASK_DELTA) & 0xFFFFFFFF

@@ -19,11 +19,12 @@ import numpy as np
 
 from vla_jax.core.arrays import Bool, Float
 from vla_jax.core.errors import UserError
-from vla_jax.data import index_files
+from vla_jax.data import beside, index_files
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.robots import robot as robot_lib
 from vla_jax.data.robots import standardize
 from vla_jax.data.robots.robot import Columns, Robot
+from vla_jax.data.sealed import Sealed
 
 Field = Literal["action", "state", "keep"]
 
@@ -39,12 +40,14 @@ class Standard:
       state: float32 [i, s]; s may be 0.
       keep: bool [i], the steps to train on. Only these are known to be finite.
       fingerprint: of the data and of what they mean.
+      kept: the folder that they are mapped from.
     """
 
     action: Float[np.ndarray, "i a"]
     state: Float[np.ndarray, "i s"]
     keep: Bool[np.ndarray, " i"]
     fingerprint: str
+    kept: Sealed
 
 
 def open_standard(index: FrameIndex, robot: Robot) -> Standard:
@@ -56,13 +59,14 @@ def open_standard(index: FrameIndex, robot: Robot) -> Standard:
     """
     fingerprint = digest(index.fingerprint, _meaning(robot))
     name = f"standard-{fingerprint}"
-    keep_beside(index, name, lambda folder: _write(folder, index, robot))
+    kept = beside.keep(index, name, lambda folder: _write(folder, index, robot))
     has_state = robot.state is not None
     return Standard(
-        action=index.load(f"{name}/action.npy"),
-        state=index.load(f"{name}/state.npy") if has_state else np.zeros((len(index), 0)),
-        keep=index.load(f"{name}/keep.npy"),
+        action=kept.load("action.npy"),
+        state=kept.load("state.npy") if has_state else np.zeros((len(index), 0)),
+        keep=kept.load("keep.npy"),
         fingerprint=fingerprint,
+        kept=kept,
     )
 
 
@@ -71,24 +75,7 @@ def digest(*parts: object) -> str:
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
-def keep_beside(
-    index: FrameIndex, name: str, write: Callable[[pathlib.Path], None]
-) -> pathlib.Path:
-    """Returns the folder `name` beside an index; where there is none `write` fills it first.
-
-    The folder appears whole or not at all.
-
-    Raises:
-      UserError: the folder of the index cannot be written.
-    """
-    folder = pathlib.Path(index.folder) / name
-    if not folder.is_dir():
-        with index_files.replacing(folder) as fresh:
-            write(fresh)
-    return folder
-
-
-def _write(folder: pathlib.Path, index: FrameIndex, robot: Robot) -> None:
+def _write(folder: pathlib.Path, index: FrameIndex, robot: Robot) -> dict[str, Any]:
     sizes: dict[Field, int] = {"action": robot.spec.size}
     if robot.state is not None:
         sizes["state"] = len(robot.state_names)
@@ -118,6 +105,7 @@ def _write(folder: pathlib.Path, index: FrameIndex, robot: Robot) -> None:
                 out.append(np.where(bad[:, None], 0, values))
         for file in (*fields.values(), kept):
             file.finish()
+    return {}
 
 
 def apply(robot: Robot, field: Field, columns: Columns) -> np.ndarray:

@@ -16,6 +16,7 @@ from vla_jax.data import tfrecord
 from vla_jax.data.schema import Feature
 
 Rows = np.ndarray | list[list[bytes]]
+_RAGGED = "/ragged_"  # what TFDS puts between the name of a list and those of its parts
 _WIDE = {"int64", "uint32", "uint64"}
 _KINDS = {tfrecord.BYTES: "bytes", tfrecord.FLOAT: "floats", tfrecord.INT: "integers"}
 
@@ -101,15 +102,15 @@ def read_steps(
     try:
         found = tfrecord.features(record.buffer, record.start, record.end)
         values = {
-            column: _values(record, found[column.name], column)
+            column: _values(record, place, column)
             for column in columns
-            if column.name in found
+            if (place := _find(record, found, column)) is not None
         }
     except (ValueError, IndexError, zlib.error) as error:
         raise UserError(
             f"{where}: {error}",
             expected="a tf.train.Example as features.json describes it",
-            fix="Check the shard with --verify, and download or generate it again",
+            fix="The record does not match features.json: generate the dataset again",
         ) from error
     steps = _count(columns, values, where)
     rows: dict[Column, Rows] = {}
@@ -121,7 +122,40 @@ def read_steps(
                 fix="The record does not match features.json: generate the dataset again",
             )
         rows[column] = _per_step(values[column], column, steps, where)
+        if column.role == "text":
+            _check_utf8(rows[column], f"{where}, feature {column.name!r}")
     return steps, rows
+
+
+def _find(
+    record: tfrecord.Record, found: dict[str, tuple[int, int, int]], column: Column
+) -> tuple[int, int, int] | None:
+    """Returns the value list of a feature; None where the record has none.
+
+    A Sequence of fixed length in the steps is stored as TFDS stores lists: all values, and beside
+    them the length of each.
+
+    Raises:
+      ValueError: one has another length.
+    """
+    flat = f"{column.name}{_RAGGED}flat_values"
+    if column.name in found or flat not in found:
+        return found.get(column.name)
+    for axis, size in enumerate(column.feature.shape):
+        name = f"{column.name}{_RAGGED}row_lengths_{axis}"
+        if name not in found:  # an axis of each Tensor in the Sequence
+            break
+        kind, start, end = found[name]
+        if kind != tfrecord.INT:
+            raise ValueError(f"feature {name!r}: expected integers")
+        lengths = tfrecord.integers(record.buffer, start, end)
+        if (lengths != size).any():
+            step = int(np.flatnonzero(lengths != size)[0])
+            raise ValueError(
+                f"feature {column.name!r}, list {step}: expected {size} values, "
+                f"found {lengths[step]}"
+            )
+    return found[flat]
 
 
 def _values(record: tfrecord.Record, place: tuple[int, int, int], column: Column) -> Rows:
@@ -190,3 +224,18 @@ def _per_step(values: Rows, column: Column, steps: int, where: str) -> Rows:
     if rows == steps:
         return values
     return values * steps if isinstance(values, list) else np.repeat(values, steps, axis=0)
+
+
+def _check_utf8(rows: Rows, where: str) -> None:
+    """Makes sure that texts can be read; names the step of one that cannot."""
+    for t, texts in enumerate(rows):
+        for text in texts:
+            try:
+                text.decode()
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{where}, step {t}",
+                    expected="UTF-8",
+                    found=f"the byte {text[error.start]:#04x} in {text[:80]!r}",
+                    fix="Generate the dataset with its texts in UTF-8",
+                ) from error

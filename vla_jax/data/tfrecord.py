@@ -8,7 +8,6 @@ Source: https://www.tensorflow.org/tutorials/load_data/tfrecord and tensorflow/c
 """
 
 import dataclasses
-import struct
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
@@ -25,8 +24,13 @@ CHUNK = 1 << 20  # bytes read at once from a local disk, at least
 BYTES, FLOAT, INT = 1, 2, 3  # field numbers of tf.train.Feature
 _ENTRY = 0x0A  # field 1, length-delimited: map entries, keys and packed or repeated values
 _VALUE = 0x12  # field 2, length-delimited: the value of a map entry
-_HEADER, _FOOTER = 12, 4  # length and its checksum; checksum of the payload
-FRAME = _HEADER + _FOOTER  # bytes around each payload
+_HEADER, FOOTER = 12, 4  # length and its checksum; checksum of the payload
+FRAME = _HEADER + FOOTER  # bytes around each payload
+AGAIN = "Copy, download or generate the shard again"  # what to do about a damaged one
+
+
+class CorruptedError(UserError):
+    """The bytes of a shard are not those that were written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Record(Generic[B]):
     @property
     def crc(self) -> bytes:
         """The checksum of the payload, as stored: 4 bytes."""
-        return bytes(self.buffer[self.end : self.end + _FOOTER])
+        return bytes(self.buffer[self.end : self.end + FOOTER])
 
 
 def records(
@@ -56,7 +60,7 @@ def records(
     size: int,
     name: str,
     *,
-    verify: bool = False,
+    verify: bool = True,
     chunk: int = CHUNK,
 ) -> Iterator[Record[B]]:
     """Yields the records of a shard in order.
@@ -66,11 +70,13 @@ def records(
         be longer.
       size: bytes of the shard.
       name: the shard, for messages, e.g. `dataset D, shard S`.
-      verify: whether to compare the checksums; costs about 1 s of CPU per GB at the most.
+      verify: whether to compare the checksum of each payload; that of its length always is. False
+        is for callers that do so themselves.
       chunk: bytes to read at once, at least; a record that is longer is read whole.
 
     Raises:
-      UserError: the shard ends inside a record, or a checksum is wrong.
+      CorruptedError: the shard ends inside a record, or a checksum is wrong. Records behind a wrong
+        length cannot be found.
     """
     if not size:
         return
@@ -82,11 +88,11 @@ def records(
         """Sees to it that the window holds the bytes from `position` to `end`."""
         nonlocal base, limit, window
         if end > size:
-            raise UserError(
+            raise CorruptedError(
                 f"{name}, episode {number} of the shard (byte {position})",
                 expected="a whole record",
                 found=f"a file that ends at byte {size}",
-                fix="Download or generate the shard again",
+                fix=AGAIN,
             )
         if end > limit:
             # The next record's header comes along, so that its length is known.
@@ -95,32 +101,35 @@ def records(
 
     while position < size:
         load(position + _HEADER)
-        (length,) = struct.unpack_from("<Q", window, position - base)
+        start = position - base + _HEADER
+        header = bytes(window[start - _HEADER : start])
+        place = f"{name}, episode {number} of the shard (byte {position})"
+        if masked_crc32c(header[:8]) != int.from_bytes(header[8:], "little"):
+            raise corrupted(place, "length")
+        length = int.from_bytes(header[:8], "little")
         load(position + length + FRAME)
         start = position - base + _HEADER
         record = Record(window, start, start + length, position + _HEADER)
         if verify:
-            _check(record, f"{name}, episode {number} of the shard (byte {position})")
+            payload = bytes(memoryview(window)[start : start + length])
+            if masked_crc32c(payload) != int.from_bytes(record.crc, "little"):
+                raise corrupted(place, "payload")
         yield record
         position += length + FRAME
         number += 1
 
 
-def _check(record: Record, name: str) -> None:
-    """Compares both checksums of a record."""
-    header = bytes(record.buffer[record.start - _HEADER : record.start])
-    payload = bytes(record.buffer[record.start : record.end])
-    pairs = (("length", header[:8], header[8:]), ("payload", payload, record.crc))
-    for part, data, stored in pairs:
-        (expected,) = struct.unpack("<I", stored)
-        found = masked_crc32c(data)
-        if found != expected:
-            raise UserError(
-                f"{name}: the {part} is corrupt",
-                expected=f"checksum {expected:#010x}",
-                found=f"{found:#010x}",
-                fix="Download or generate the shard again",
-            )
+def corrupted(place: str, part: str) -> CorruptedError:
+    """Returns the error of a record whose checksum is another than the stored one.
+
+    Args:
+      place: dataset, shard and number of the record.
+      part: `length` or `payload`.
+    """
+    return CorruptedError(
+        f"{place}: the {part} is corrupted (its checksum is wrong)",
+        fix=AGAIN,
+    )
 
 
 def _varint(buffer: Buffer, position: int) -> tuple[int, int]:
@@ -176,7 +185,12 @@ def spans(buffer: Buffer, start: int, end: int) -> list[tuple[int, int]]:
     out = []
     first = start
     while start < end:
-        first, start = _field(buffer, start, _ENTRY)
+        if buffer[start] != _ENTRY:
+            raise ValueError(f"byte {start}: expected tag {_ENTRY:#x}, found {buffer[start]:#x}")
+        length, first = buffer[start + 1], start + 2
+        if length >= 0x80:
+            length, first = _varint(buffer, start + 1)
+        start = first + length
         out.append((first, start))
     if start > end:
         raise ValueError(f"byte {first}: an element longer than its list")

@@ -139,6 +139,7 @@ def open_index(
             texts=(*robot.instruction, *plans),
         ),
         cache_dir=config.cache_dir,
+        on_corrupt=config.loader.on_corrupt,
         on_progress=on_progress,
     )
 

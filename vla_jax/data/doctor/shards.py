@@ -40,7 +40,6 @@ def records(
                 lambda start, end, k=k: files.read(k, start, end),
                 sizes[k],
                 f"shard {split.shards[k]}",
-                verify=True,
             ):
                 number += 1
                 if on_progress:

@@ -1,0 +1,232 @@
+import errno
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from small_rlds import values, write
+
+from vla_jax.core.errors import UserError
+from vla_jax.data import indexing, sealed
+from vla_jax.data.frame_index import FrameIndex
+from vla_jax.data.sealed import DamagedError, Sealed
+
+
+@pytest.fixture
+def folder(tmp_path):
+    with sealed.replacing(tmp_path / "kept") as fresh:
+        (fresh / "a").mkdir()
+        np.save(fresh / "a" / "b.npy", np.arange(1000))
+        np.save(fresh / "c.npy", np.arange(3.0))
+        sealed.seal(fresh, {"x": [1, 2.5, None], "ü": float("nan")})
+    return tmp_path / "kept"
+
+
+def test_what_was_sealed_is_read(folder):
+    opened = Sealed.open(folder)
+    assert opened.values["x"] == [1, 2.5, None]
+    assert opened.load("a/b.npy").tolist() == list(range(1000))
+    assert opened.load("c.npy") is opened.load("c.npy")
+    assert Sealed.open(folder / "absent") is None
+
+
+def directory(path):
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGE = {
+    "absent": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    "another": lambda path: path.write_bytes(path.read_bytes()[::-1]),
+    "directory": directory,
+    "link to itself": lambda path: (path.unlink(), path.symlink_to(path)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+@pytest.mark.parametrize("part", ["index.json", "a/b.npy", "c.npy"])
+def test_damage_is_told_with_the_file(folder, part, damage):
+    damage(folder / part)
+    with pytest.raises(DamagedError, match=f"{folder / part}"):
+        Sealed.open(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "3", "null", '{"crc32c": "1"}', '{"crc32c": 1, "crc32c": 1}']
+)
+def test_a_manifest_of_another_shape_is_damaged(folder, text):
+    (folder / "index.json").write_text(text)
+    with pytest.raises(DamagedError, match=r"index\.json"):
+        Sealed.open(folder)
+
+
+def test_a_manifest_whose_values_were_changed_is_damaged(folder):
+    path = folder / "index.json"
+    path.write_text(path.read_text().replace("2.5", "2.25"))
+    with pytest.raises(DamagedError, match=r"index\.json: damaged: expected checksum"):
+        Sealed.open(folder)
+
+
+def test_what_is_left_is_compared_in_the_background(folder):
+    data = bytearray((folder / "a" / "b.npy").read_bytes())
+    data[-8] ^= 1
+    (folder / "a" / "b.npy").write_bytes(data)
+    opened = Sealed.open(folder, seconds=-1.0)
+    end = time.monotonic() + 20
+    with pytest.raises(DamagedError, match=rf"b\.npy: damaged.*Delete {folder} and run"):
+        while time.monotonic() < end:
+            opened.load("c.npy")
+            time.sleep(0.01)
+
+
+def test_a_folder_from_before_checksums_is_none(folder):
+    (folder / "index.json").write_text('{"format": 1}')
+    assert Sealed.open(folder) is None
+
+
+def test_a_file_in_the_place_of_a_folder_is_replaced(tmp_path):
+    (tmp_path / "kept").write_text("a file")
+    assert Sealed.open(tmp_path / "kept") is None
+    with sealed.replacing(tmp_path / "kept") as fresh:
+        sealed.seal(fresh, {"x": 1})
+    assert Sealed.open(tmp_path / "kept").values == {"x": 1}
+
+
+def test_a_damaged_folder_is_replaced_although_its_manifest_is_that_of_the_new_one(folder):
+    shutil.copytree(folder, folder.parent / "copy")
+    (folder / "c.npy").write_bytes(b"")
+    with sealed.replacing(folder) as fresh:
+        shutil.copytree(folder.parent / "copy", fresh, dirs_exist_ok=True)
+    assert Sealed.open(folder).load("c.npy").tolist() == [0, 1, 2]
+
+
+def test_many_at_once_end_with_a_sound_folder(tmp_path):
+    """Threads that put different folders in one place; each has a number of its own."""
+    program = (
+        "import pathlib, sys; from vla_jax.data import sealed\n"
+        "for k in range(40):\n"
+        "  with sealed.replacing(pathlib.Path(sys.argv[1])) as fresh:\n"
+        "    (fresh / 'x').write_bytes(bytes(1000) + sys.argv[2].encode())\n"
+        "    sealed.seal(fresh, {'who': sys.argv[2], 'k': k})\n"
+    )
+    folder = tmp_path / "kept"
+    started = [
+        subprocess.Popen([sys.executable, "-c", program, str(folder), who]) for who in ("a", "b")
+    ]
+    seen = 0
+    while any(process.poll() is None for process in started):
+        seen += Sealed.open(folder) is not None  # never damaged
+    assert [process.wait() for process in started] == [0, 0]
+    assert seen
+    assert Sealed.open(folder).values["k"] == 39
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.EIO])
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, number):
+    def mkdir(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    with (
+        pytest.raises(sealed.UnwritableError, match=os.strerror(number)),
+        sealed.replacing(tmp_path / "kept"),
+    ):
+        pass
+
+
+# A frame index, bit by bit.
+
+
+@pytest.fixture
+def toy(tensorflow, tmp_path):
+    episodes = [values(n) for n in (3, 1, 2, 4)]
+    return write(tensorflow, tmp_path / "d" / "1.0.0", episodes, shards=2)
+
+
+def read_all(index):
+    frames = range(len(index))
+    return (
+        index.fingerprint,
+        index.array("steps/x").tolist(),
+        [index.text("steps/language", i) for i in frames],
+        [index.image_bytes("steps/image", i) for i in frames],
+        {name: stat.to_json() for name, stat in index.statistics.items()},
+        index.t.tolist(),
+    )
+
+
+def test_any_flipped_bit_of_an_index_is_noticed_and_mended(toy):
+    """Nothing is read that is other than it was; the seed chooses 60 bits of all files."""
+    index = indexing.ensure(toy)
+    expected, choose = read_all(index), random.Random(0)
+    paths = sorted(path for path in index.folder.rglob("*") if path.is_file())
+    for _ in range(60):
+        path = choose.choice(paths)
+        data = bytearray(path.read_bytes())
+        data[choose.randrange(len(data))] ^= 1 << choose.randrange(8)
+        path.write_bytes(data)
+        assert read_all(indexing.ensure(toy)) == expected
+
+
+def test_any_flipped_bit_of_a_dataset_is_refused_or_harmless(toy):
+    """60 bits of the shards and the metadata, each before there is an index."""
+    expected, choose = read_all(indexing.ensure(toy)), random.Random(1)
+    paths = sorted(path for path in toy.iterdir() if path.is_file())
+    refused = 0
+    for _ in range(60):
+        shutil.rmtree(toy / ".vla_index", ignore_errors=True)
+        path = choose.choice(paths)
+        whole = path.read_bytes()
+        data = bytearray(whole)
+        data[choose.randrange(len(data))] ^= 1 << choose.randrange(8)
+        path.write_bytes(data)
+        try:
+            found = read_all(indexing.ensure(toy))
+        except UserError:
+            refused += 1
+        else:
+            assert found == expected or path.suffix == ".json"
+        path.write_bytes(whole)
+    assert refused > 30
+
+
+def test_a_damaged_index_is_made_again_with_a_note(toy, capsys):
+    folder = indexing.ensure(toy).folder
+    (folder / "texts" / "steps" / "language.ends.npy").unlink()
+    assert len(indexing.ensure(toy)) == 10
+    assert "language.ends.npy: damaged: expected a file, found No such file" in (
+        capsys.readouterr().out
+    )
+    (folder / "index.json").unlink()
+    assert len(indexing.ensure(toy)) == 10
+    assert "index.json: damaged" in capsys.readouterr().out
+    assert len(FrameIndex.open(toy)) == 10
+
+
+def test_a_damaged_index_that_is_read_only_is_made_again_in_the_cache(toy, tmp_path, monkeypatch):
+    folder = indexing.ensure(toy).folder
+    (folder / "t.npy").write_bytes(b"")
+    real = os.mkdir
+
+    def mkdir(path, *arguments, **options):
+        if str(path).startswith(str(toy)):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    with pytest.raises(
+        UserError, match=r"cannot be written \(Permission denied\)\. Pass --cache-d"
+    ):
+        indexing.ensure(toy)
+    cached = indexing.ensure(toy, cache_dir=tmp_path / "cache")
+    assert cached.folder.is_relative_to(tmp_path / "cache")
+    assert cached.t.tolist() == [0, 1, 2, 0, 1, 0, 0, 1, 2, 3]
