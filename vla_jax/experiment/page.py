@@ -11,16 +11,20 @@ from vla_jax.envs import table
 from vla_jax.eval import html, record, report
 from vla_jax.eval.rate import Rate
 from vla_jax.eval.record import Record
-from vla_jax.experiment import trials
+from vla_jax.experiment import stored, trials
 from vla_jax.experiment.config import RunConfig
-from vla_jax.experiment.workdir import RESULTS, Workdir, read_json
+from vla_jax.experiment.workdir import RESULTS, Workdir
 from vla_jax.runtime import metrics, progress
 
 _REPORT, _ALL = "report.html", "all"
 
 
-def write(workdir: Workdir) -> pathlib.Path:
+def write(workdir: Workdir, results: Mapping[str, Any] | None = None) -> pathlib.Path:
     """Writes the report of a run, finished or not, from the files in its workdir.
+
+    Args:
+      workdir: of the run.
+      results: the content of its results.json, where that is still to be written.
 
     Returns:
       The page's path.
@@ -29,14 +33,15 @@ def write(workdir: Workdir) -> pathlib.Path:
       UserError: there is no run, or a file in it is damaged.
     """
     config = config_lib.to_json(workdir.config())
-    results = _json(workdir.results)
+    results = results or stored.results(workdir.path)
     rows = metrics.read(workdir.path)
     others = sorted(workdir.evaluation.glob(f"*/{RESULTS}"))
-    evaluations = [_evaluation(workdir.path)]
+    evaluations = [_evaluation(workdir.path, results)]
     for path in others:
         of_its_own = path.parent.relative_to(workdir.path).as_posix()
-        evaluations.append(_evaluation(path.parent, f" ({of_its_own})"))
-    origin = _json(workdir.origin)
+        found = stored.results(path.parent)
+        evaluations.append(_evaluation(path.parent, found, f" ({of_its_own})"))
+    origin = stored.origin(workdir.origin)
     content = {
         "title": workdir.path.resolve().name,
         "subtitle": _subtitle(config, rows, results),
@@ -55,14 +60,13 @@ def write(workdir: Workdir) -> pathlib.Path:
     return path
 
 
-def write_evaluation(folder: pathlib.Path) -> pathlib.Path:
+def write_evaluation(folder: pathlib.Path, results: Mapping[str, Any]) -> pathlib.Path:
     """Writes the report of an evaluation that has a folder of its own; returns its path."""
-    results = read_json(folder / RESULTS)
     evaluated = results["evaluated"]
     content = {
         "title": f"{evaluated['checkpoint']} in {results['environment']['name']}",
         "subtitle": ", ".join(f"{k} {v}" for k, v in evaluated.items() if k != "checkpoint"),
-        "evaluations": [_evaluation(folder)],
+        "evaluations": [_evaluation(folder, results)],
         "about": _about(results, None),
         "tiles": [],
         **dict.fromkeys(("questions", "demonstrations", "charts", "mixture", "origin")),
@@ -72,9 +76,11 @@ def write_evaluation(folder: pathlib.Path) -> pathlib.Path:
     return folder / _REPORT
 
 
-def _evaluation(folder: pathlib.Path, where: str = "") -> dict[str, Any] | None:
+def _evaluation(
+    folder: pathlib.Path, results: Mapping[str, Any] | None, where: str = ""
+) -> dict[str, Any] | None:
     """Gathers the episodes of one environment; None where none was played."""
-    results = _json(folder / RESULTS) or {}
+    results = results or {}
     environment = results.get("environment")
     if not environment or not (folder / record.FILE).is_file():
         return None
@@ -181,12 +187,12 @@ def _charts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _mixture(workdir: Workdir) -> dict[str, Any] | None:
-    found = _json(workdir.mixture)
+    found = stored.mixture(workdir.mixture)
     if found is None:
         return None
-    rows = [ledger.Entry(**entry).row() for entry in found["sources"]]
     header = [name.capitalize() for name in ledger.HEADER]
-    return {"header": header, "rows": rows, "left_out": found["left_out"]}
+    rows = [entry.row() for entry in found.sources]
+    return {"header": header, "rows": rows, "left_out": found.left_out}
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -265,7 +271,3 @@ def _tiles(
         note = f"on held-out demonstrations{nll}"
         tiles.append({"name": "Action tokens right", "value": share, "note": note})
     return tiles
-
-
-def _json(path: pathlib.Path) -> dict[str, Any] | None:
-    return read_json(path) if path.is_file() else None

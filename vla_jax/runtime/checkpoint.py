@@ -112,7 +112,9 @@ class Checkpoints:
             damaged = checkpoint_files.damaged(self._directory, items, all_steps=self._writes)
             if self._writes:
                 checkpoint_files.set_aside(self._directory, damaged)
-            whole = [step for step in checkpoint_files.steps(self._directory) if step not in damaged]
+            whole = [
+                step for step in checkpoint_files.steps(self._directory) if step not in damaged
+            ]
             self._readable = whole  # of a reader; a writer asks Orbax, which removes old ones
             self._compared = {(max(whole), item) for item in items} if whole else set()
             if config is not None:
@@ -277,7 +279,9 @@ class Checkpoints:
             )
         for chosen in sorted(steps, reverse=True) if step is None else [step]:
             fresh = [item for item in items if (chosen, item) not in self._compared]
-            reason = checkpoint_files.damage(self._directory / str(chosen), fresh) if fresh else None
+            reason = (
+                checkpoint_files.damage(self._directory / str(chosen), fresh) if fresh else None
+            )
             if reason is None:
                 self._compared |= {(chosen, item) for item in items}
                 return chosen
