@@ -87,16 +87,6 @@ def test_an_ill_typed_value_is_refused_with_its_path(path, value, message):
         ("mixture.name", "bridg", r"config\.mixture\.name: .*'bridg'.*nearest is 'bridge'"),
         ("mixture.robots", {"widow": {}}, r"widow"),
         ("sequence.suffix", 8, r"config\.sequence\.suffix.*at least 9.*found 8"),
-        (
-            "mixture.robots",
-            {"tabletop": {"dir": "no/such/place"}},
-            r"config\.mixture\.robots\.tabletop\.dir: no/such/place: expected a dataset",
-        ),
-        (
-            "mixture.web",
-            {"vqa": {"dir": "no/such/place"}},
-            r"config\.mixture\.web\.vqa\.dir: no/such/place: expected a dataset",
-        ),
         ("evaluation.slots", 0, r"config\.evaluation\.slots: expected 1\.\.4096"),
         ("bins.count", 1, r"config\.bins\.count: expected 2\.\.4096, found 1"),
     ],

@@ -131,6 +131,26 @@ def test_a_split_without_an_episode_names_its_dataset(bridge, split):
         sources.open_data(config, lambda *_: None)
 
 
+@pytest.mark.parametrize("kind", ["robots", "web"])
+def test_a_named_directory_is_looked_for_where_data_are_opened(bridge, kind):
+    entries = {"robots": {"tabletop": RobotConfig(dir="no/such/place")}, "web": {}}
+    if kind == "web":
+        entries = {
+            "robots": {"bridge_orig": RobotConfig()},
+            "web": {"tabletop": WebConfig(dir="no/such/place")},
+        }
+    share = 1.0 if kind == "robots" else 0.5
+    mixture = MixtureConfig(name=None, robot_share=share, **entries)
+    config = RunConfig(data_dir=str(bridge), mixture=mixture)  # acting needs no more
+    where = rf"config\.mixture\.{kind}\.tabletop\.dir: no/such/place: expected a dataset dir"
+    with pytest.raises(UserError, match=where):
+        sources.open_data(config, lambda *_: None)
+    left_out: list[str] = []
+    data = sources.open_data(config, lambda *_: None, left_out)
+    assert [line.partition(":")[0] for line in left_out] == [f"config.mixture.{kind}.tabletop.dir"]
+    assert list(data.robots) == (["bridge_orig"] if kind == "web" else [])
+
+
 def asked_config(root):
     web = {"asked": WebConfig(format="webdataset")}
     mixture = MixtureConfig(robot_share=0.0, name=None, web=web)

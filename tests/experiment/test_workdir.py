@@ -1,5 +1,8 @@
 import dataclasses
 import json
+import os
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -30,6 +33,14 @@ CONFIG = RunConfig(seed=3, checkpoint=CheckpointConfig(keep=5))
 @pytest.fixture
 def workdir(tmp_path):
     return Workdir(tmp_path / "runs" / "first")
+
+
+@pytest.fixture
+def begun(workdir):
+    """A run that has saved a checkpoint."""
+    workdir.claim(CONFIG)
+    (workdir.checkpoints / "10").mkdir(parents=True)
+    return workdir
 
 
 def make_encoder(scheme="overwrite", kind="uniform"):
@@ -64,17 +75,16 @@ def test_an_empty_directory_is_claimed(tmp_path):
     assert Workdir(tmp_path).config() == CONFIG
 
 
-def test_another_run_is_refused_with_what_differs(workdir):
-    workdir.claim(CONFIG)
+def test_another_run_is_refused_with_what_differs(begun):
     other = dataclasses.replace(CONFIG, seed=4, optimizer=OptimizerConfig(learning_rate=0.5))
     with pytest.raises(UserError) as refused:
-        workdir.claim(other)
+        begun.claim(other)
     message = str(refused.value)
     assert "config.seed: 3 -> 4" in message
     assert "config.optimizer.learning_rate: 2e-05 -> 0.5" in message
     assert message.count("->") == 2
-    assert str(workdir.path) in message
-    assert workdir.config() == CONFIG
+    assert str(begun.path) in message
+    assert begun.config() == CONFIG
 
 
 @pytest.mark.parametrize(
@@ -86,40 +96,36 @@ def test_another_run_is_refused_with_what_differs(workdir):
         {"profiler": ProfilerConfig(first=7), "metrics": MetricsConfig(wandb="arms")},
     ],
 )
-def test_a_run_may_go_on_elsewhere(workdir, change):
-    workdir.claim(CONFIG)
+def test_a_run_may_go_on_elsewhere(begun, change):
     other = dataclasses.replace(CONFIG, **change)
-    workdir.claim(other)
-    assert workdir.config() == other
+    begun.claim(other)
+    assert begun.config() == other
 
 
-def test_a_run_of_a_version_with_fewer_fields_goes_on(workdir):
-    workdir.claim(CONFIG)
-    path = workdir.path / "config.json"
+def test_a_run_of_a_version_with_fewer_fields_goes_on(begun):
+    path = begun.path / "config.json"
     before = json.loads(path.read_text())
     del before["bins"]["kind"]
     path.write_text(json.dumps(before))
-    workdir.claim(CONFIG)
+    begun.claim(CONFIG)
     with pytest.raises(UserError, match=r"another run: config\.bins\.kind: uniform -> mu_law"):
-        workdir.claim(dataclasses.replace(CONFIG, bins=BinsConfig(kind="mu_law")))
+        begun.claim(dataclasses.replace(CONFIG, bins=BinsConfig(kind="mu_law")))
 
 
-def test_the_length_of_a_run_is_part_of_it(workdir):
-    workdir.claim(CONFIG)
+def test_the_length_of_a_run_is_part_of_it(begun):
     longer = dataclasses.replace(CONFIG.loop, steps=CONFIG.loop.steps + 1)
     with pytest.raises(UserError, match=r"holds another run: config\.loop\.steps"):
-        workdir.claim(dataclasses.replace(CONFIG, loop=longer))
+        begun.claim(dataclasses.replace(CONFIG, loop=longer))
 
 
-def test_a_run_may_go_on_with_other_threads_and_skip_what_is_damaged(workdir):
-    workdir.claim(CONFIG)
+def test_a_run_may_go_on_with_other_threads_and_skip_what_is_damaged(begun):
     loader = dataclasses.replace(CONFIG.loader, threads=1, prefetch=1, on_corrupt="skip")
     other = dataclasses.replace(CONFIG, loader=loader)
-    workdir.claim(other)
-    assert workdir.config() == other
+    begun.claim(other)
+    assert begun.config() == other
     with pytest.raises(UserError, match=r"another run: config\.seed: 3 -> 4\. Take"):
-        workdir.claim(dataclasses.replace(CONFIG, seed=4))
-    assert workdir.config() == other
+        begun.claim(dataclasses.replace(CONFIG, seed=4))
+    assert begun.config() == other
 
 
 def test_a_directory_of_something_else_is_refused_and_left_alone(tmp_path):
@@ -135,6 +141,143 @@ def test_a_file_in_the_way_is_refused(tmp_path):
         Workdir(tmp_path / "run").claim(CONFIG)
 
 
+def test_a_run_that_saved_nothing_gives_way_to_another(workdir, capsys):
+    workdir.claim(CONFIG, {"command": "first"})
+    workdir.save_encoder(make_encoder())
+    for name in ("frozen/0", "checkpoints/5.orbax-checkpoint-tmp", "events", "nonfinite"):
+        (workdir.path / name).mkdir(parents=True)
+    (workdir.path / "metrics.jsonl").write_text('{"step": 1}')
+    other = dataclasses.replace(CONFIG, seed=4)
+    assert not workdir.check(other)
+    workdir.claim(other, {"command": "second"})
+    assert "gives way to this one (config.seed: 3 -> 4)" in capsys.readouterr().out
+    assert workdir.config() == other
+    assert json.loads(workdir.origin.read_text()) == {"command": "second"}
+    left = {path.name for path in workdir.path.iterdir()}
+    assert left == {"config.json", "origin.json", "nonfinite"}
+    workdir_lib.write_json(workdir.results, {})  # now there is something to lose
+    with pytest.raises(UserError, match="holds another run"):
+        workdir.claim(CONFIG)
+
+
+def test_a_run_goes_on_with_its_datasets_elsewhere(begun, capsys):
+    moved = dataclasses.replace(CONFIG, data_dir="/elsewhere")
+    assert begun.check(moved)
+    assert begun.config() == CONFIG
+    begun.claim(moved)
+    said = "datasets are taken from elsewhere: config.data_dir: data -> /elsewhere"
+    assert said in capsys.readouterr().out
+    assert begun.config() == moved
+
+
+class KilledError(BaseException):
+    """Nothing that any code may catch."""
+
+
+class Killer:
+    """Counts what changes the disk; the process is dead from one of these moments on."""
+
+    CHANGES = ((os, "replace"), (os, "mkdir"), (os, "unlink"), (os, "rmdir"))
+
+    def __init__(self, monkeypatch, moment):
+        self._left = moment
+        for owner, name in (*self.CHANGES, (pathlib.Path, "write_bytes")):
+            monkeypatch.setattr(owner, name, self._deadly(getattr(owner, name), name))
+
+    def _deadly(self, change, name):
+        def call(*inputs, **named):
+            self._tick()
+            if name == "write_bytes" and self._left == 0:  # half of it is written
+                change(inputs[0], inputs[1][: len(inputs[1]) // 2])
+            self._tick()
+            result = change(*inputs, **named)
+            self._tick()
+            return result
+
+        return call
+
+    def _tick(self):
+        if self._left <= 0:
+            raise KilledError
+        self._left -= 1
+
+
+def die_at_every_moment(act, check):
+    """Kills `act` at every moment, and calls `check` after each."""
+    for moment in range(1000):
+        with pytest.MonkeyPatch.context() as patch:
+            Killer(patch, moment)
+            try:
+                act(moment)
+            except KilledError:
+                pass
+            else:
+                return moment
+        check(moment)
+    raise AssertionError("it never ends")
+
+
+def test_a_claim_killed_at_any_moment_is_made_by_the_same_command(tmp_path):
+    origin = {"command": "vla-jax train"}
+
+    def again(moment):
+        workdir = Workdir(tmp_path / str(moment) / "run")
+        with workdir.held():
+            assert workdir.check(CONFIG) == (workdir.path / "config.json").exists()
+            workdir.claim(CONFIG, origin)
+        assert workdir.config() == CONFIG
+        assert json.loads(workdir.origin.read_text()) == origin
+        assert workdir.load_encoder() is None
+        left = {path.name for path in workdir.path.iterdir()}
+        assert left - {".config.json.partial", ".origin.json.partial"} == {
+            "config.json",
+            "origin.json",
+        }
+
+    def claim(moment):
+        workdir = Workdir(tmp_path / str(moment) / "run")
+        with workdir.held():
+            workdir.claim(CONFIG, origin)
+
+    assert die_at_every_moment(claim, again) > 15
+
+
+def test_a_run_that_gives_way_is_never_half_of_two(tmp_path):
+    first = Workdir(tmp_path / "first")
+    first.claim(CONFIG)
+    first.save_encoder(make_encoder())
+    (first.frozen / "0").mkdir(parents=True)
+    other = dataclasses.replace(CONFIG, seed=4)
+
+    def claim(moment):
+        Workdir(tmp_path / str(moment)).claim(other, {})
+
+    def again(moment):
+        for wanted in (other, CONFIG, other):
+            workdir = Workdir(tmp_path / str(moment))
+            assert not (workdir.config() == other and workdir.load_encoder())
+            workdir.claim(wanted, {})
+            assert workdir.config() == wanted
+
+    for moment in range(100):
+        shutil.copytree(first.path, tmp_path / str(moment))
+    assert die_at_every_moment(claim, again) > 20
+
+
+def test_one_training_at_a_time(workdir):
+    with workdir.held():
+        workdir.claim(CONFIG)
+        with (
+            pytest.raises(UserError, match=rf"in use by process {os.getpid()} on .*Wait until"),
+            Workdir(workdir.path).held(),
+        ):
+            pass
+        assert workdir.config() == CONFIG
+    with workdir.held():  # given back
+        pass
+    assert [path.name for path in workdir.path.iterdir()] == ["config.json"]
+
+
 def test_a_directory_without_a_run_has_no_config(workdir):
     with pytest.raises(UserError, match=r"expected a run .*found none.*vla-jax train"):
         workdir.config()
@@ -145,7 +288,7 @@ def test_a_damaged_config_is_named(workdir):
     file = workdir.path / "config.json"
     file.write_text(file.read_text()[:100])
     for act in (workdir.config, lambda: workdir.claim(CONFIG)):
-        with pytest.raises(UserError, match=r"config\.json: not JSON"):
+        with pytest.raises(UserError, match=r"config\.json: not valid JSON"):
             act()
 
 

@@ -53,10 +53,13 @@ def _everything(values: absl_flags.FlagValues, path: str) -> None:
         config = dataclasses.replace(config, evaluation=shorter)
     mesh.split_cpu(config.mesh)
     run = load.open_run(workdir, config)
-    progress.note(f"evaluating step {run.step} of {config.loop.steps}")
+    left_out: list[str] = []
     with progress.Phases() as phases:
-        data = sources.open_data(config, phases)
-    finish.finish(config, workdir, run.policies, data, parts.summary(config, run.step, run.seconds))
+        data = sources.open_data(config, phases, left_out)
+    for line in left_out:
+        progress.note(f"not measured on a dataset that is not here: {line}")
+    summary = parts.summary(config, run.step, run.seconds)
+    finish.finish(config, workdir, run.policies, data, summary, left_out)
 
 
 def _drive(values: absl_flags.FlagValues, path: str) -> None:

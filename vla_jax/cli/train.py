@@ -1,5 +1,6 @@
 """`vla-jax train --config=FILE:variant --workdir=DIR`: data, training, evaluation, pictures."""
 
+import contextlib
 import dataclasses
 import shlex
 from collections.abc import Sequence
@@ -27,7 +28,10 @@ def main(arguments: Sequence[str]) -> None:
 
     workdir = Workdir(values.workdir)
     try:
-        with distributed.joined(flags.processes(values)):
+        with (
+            distributed.joined(flags.processes(values)),
+            workdir.held() if peers.is_first() else contextlib.nullcontext(),
+        ):
             trained = training.train(config, workdir, _origin(arguments, config, values))
             if peers.is_first():  # nothing that follows needs the others
                 finish.finish(config, workdir, trained.policies, trained.data, trained.summary)

@@ -12,14 +12,20 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
       OSError: the file system refuses; names the path, and nothing is left behind.
     """
     path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.partial")
+    growing = partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        os.replace(partial, path)
+        growing.write_bytes(data)
+        os.replace(growing, path)
     except OSError as error:
         # That the disk is full comes without a name.
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
     finally:
         with contextlib.suppress(OSError):
-            partial.unlink()
+            growing.unlink()
+
+
+def partial(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns the name of a file while it is written, which a kill leaves behind."""
+    path = pathlib.Path(path)
+    return path.with_name(f".{path.name}.partial")

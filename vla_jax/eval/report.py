@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from vla_jax.core import files
 from vla_jax.eval.closed_loop import Outcome
 
 _TILE, _CAPTION, _GAP, _COLUMNS = 192, 34, 6, 4
@@ -47,7 +48,14 @@ def curves(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> N
     for axis, title in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
         _draw(axis, rows, *_PANELS[title])
         axis.set_title(title, fontsize=10)
-    figure.savefig(path, dpi=110)
+    write_png(figure, path)
+
+
+def write_png(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Writes a figure as a PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    files.write_whole(path, buffer.getvalue())
 
 
 def panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[str], str]]:
@@ -70,7 +78,7 @@ def panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[str], str]
 
 
 def film(outcomes: Sequence[Outcome], path: str | os.PathLike[str]) -> None:
-    """Writes a film: a grid of episodes, each under its instruction.
+    """Writes a film, whole or not at all: a grid of episodes, each under its instruction.
 
     An episode that is over stands still, its caption green after success and red after failure.
 
@@ -87,18 +95,23 @@ def film(outcomes: Sequence[Outcome], path: str | os.PathLike[str]) -> None:
     if path.suffix == ".gif":
         durations = [_FRAME_MS] * (len(frames) - 1) + [_LAST_MS]
         pages = [frame.convert("P", palette=Image.Palette.ADAPTIVE) for frame in frames]
-        pages[0].save(path, save_all=True, append_images=pages[1:], duration=durations, loop=0)
+        more = {"append_images": pages[1:], "duration": durations, "loop": 0}
+        buffer = io.BytesIO()
+        pages[0].save(buffer, "GIF", save_all=True, **more)
+        data = buffer.getvalue()
     else:
         held = [frames[-1]] * (_LAST_MS // _FRAME_MS - 1)
-        _encode([*frames, *held], path)
+        data = _encode([*frames, *held])
+    files.write_whole(path, data)
 
 
-def _encode(frames: Sequence[Image.Image], path: pathlib.Path) -> None:
-    """Writes a WebM file of pictures of one size."""
+def _encode(frames: Sequence[Image.Image]) -> bytes:
+    """Returns a WebM file of pictures of one size."""
     import av  # noqa: PLC0415  (its libraries take a while to load)
 
     width, height = (side // 2 * 2 for side in frames[0].size)  # chroma is halved
-    with av.open(str(path), "w") as container:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="webm") as container:
         stream = container.add_stream("libvpx-vp9", rate=1000 // _FRAME_MS)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"crf": "28", "b": "0"}  # constant quality
@@ -106,6 +119,7 @@ def _encode(frames: Sequence[Image.Image], path: pathlib.Path) -> None:
             pixels = np.asarray(picture.crop((0, 0, width, height)))
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
+    return buffer.getvalue()
 
 
 def _names(rows: Sequence[Mapping[str, Any]], part: str) -> list[str]:

@@ -9,7 +9,7 @@ from vla_jax.core.errors import UserError
 from vla_jax.eval import compare, record
 from vla_jax.eval.compare import Difference
 from vla_jax.eval.record import Record
-from vla_jax.experiment import run_files
+from vla_jax.experiment import stored
 from vla_jax.experiment.workdir import RESULTS
 
 
@@ -61,13 +61,12 @@ def _read(path: str, env: str | None) -> tuple[dict[str, Any], list[Record]]:
     if env is not None and (folder / "evaluation" / env).is_dir():
         folder = folder / "evaluation" / env
     records = record.read(folder / record.FILE)
-    results = folder / RESULTS
-    found = run_files.results(results)
-    if found is None or found.environment is None:
+    environment = (stored.results(folder) or {}).get("environment")
+    if environment is None:
         raise UserError(
-            f"{results}",
+            f"{folder / RESULTS}",
             expected="the environment of the episodes beside it",
             found="none",
             fix="Evaluate again with this version: vla-jax eval",
         )
-    return found.environment, records
+    return environment, records

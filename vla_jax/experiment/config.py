@@ -1,7 +1,6 @@
-"""RunConfig: every folder's configuration in one, and the checks across them."""
+"""RunConfig: every folder's configuration in one, and the checks across them; no disk is read."""
 
 import dataclasses
-import pathlib
 from typing import Annotated
 
 from vla_jax.actions.bins import BinsConfig
@@ -17,7 +16,6 @@ from vla_jax.envs.tabletop.datasets import DatasetsConfig
 from vla_jax.envs.tabletop.world import Split
 from vla_jax.models.pretrained import PretrainedConfig
 from vla_jax.models.vlm_config import VLMConfig
-from vla_jax.runtime import storage
 from vla_jax.runtime.checkpoint import CheckpointConfig
 from vla_jax.runtime.mesh import MeshConfig
 from vla_jax.runtime.metrics import MetricsConfig
@@ -151,18 +149,6 @@ class RunConfig(Checked):
                     + f", as config.model.images={self.model.images}",
                     found=getattr(self.prompts, wanted),
                 )
-        for kind, entries in {"robots": robots, "web": self.mixture.web}.items():
-            for name, settings in entries.items():
-                if (
-                    settings.dir is not None
-                    and not storage.is_remote(settings.dir)
-                    and not pathlib.Path(settings.dir).is_dir()
-                ):
-                    raise UserError(
-                        f"config.mixture.{kind}.{name}.dir: {settings.dir}",
-                        expected="a dataset directory",
-                        found="no such directory",
-                    )
 
     @property
     def image_tokens(self) -> int:

@@ -105,12 +105,14 @@ def ask(
     """
     policy = next(iter(policies.values()), None)  # any: questions have no robot
     rates: dict[str, Rate] = {}
+    # Of those there are to be: a set that cannot be opened gives no other its name.
+    several = sum(each.held_out is not None for each in config.mixture.web.values()) > 1
     for name, questions in web.items():
         if policy is None:
             break
         answers = vqa.answer_all(policy, questions, config.evaluation.questions)
         found = vqa.rates(answers, locations=config.tokenizer.locations)
-        rates |= {f"{name}/{k}" if len(web) > 1 else k: rate for k, rate in found.items()}
+        rates |= {f"{name}/{k}" if several else k: rate for k, rate in found.items()}
     return rates
 
 
@@ -150,7 +152,7 @@ def _quantisation(
 ) -> dict[str, float]:
     """Errors of writing actions as tokens; `ROBOT/...` where there are several robots."""
     return {
-        f"{name}/{dimension.name}" if len(robots) > 1 else dimension.name: dimension.mean
+        f"{name}/{dimension.name}" if len(policies) > 1 else dimension.name: dimension.mean
         for name, robot in robots.items()
         if name in policies
         for dimension in round_trip.measure(policies[name].action_tokens, robot.chunks(_WRITTEN))
@@ -160,7 +162,7 @@ def _quantisation(
 def _latency(policies: Mapping[str, Policy], held_out: Mapping[str, Episodes]) -> dict[str, float]:
     """Times the decisions; `ROBOT/...` where there are several robots."""
     return {
-        f"{name}/decode_ms" if len(held_out) > 1 else "decode_ms": latency.decode_ms(
+        f"{name}/decode_ms" if len(policies) > 1 else "decode_ms": latency.decode_ms(
             policies[name], episodes.example(0)
         )
         for name, episodes in held_out.items()
@@ -179,5 +181,5 @@ def _errors(
         count = min(config.evaluation.frames, len(episodes))
         chosen = [episodes.example(i * len(episodes) // count) for i in range(count)]
         found = open_loop.action_error(policies[name], chosen)
-        errors |= {f"{name}/{k}" if len(held_out) > 1 else k: v for k, v in found.items()}
+        errors |= {f"{name}/{k}" if len(policies) > 1 else k: v for k, v in found.items()}
     return errors

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vla_jax.eval import record, report
@@ -22,6 +22,7 @@ def finish(
     policies: Mapping[str, Policy],
     data: Data,
     train: Mapping[str, Any],
+    left_out: Sequence[str] = (),
 ) -> Results:
     """Measures the policy and leaves everything a reader wants in the workdir.
 
@@ -31,18 +32,24 @@ def finish(
       policies: what to measure, by robot.
       data: the held-out examples.
       train: steps, seconds and samples_per_s of the training, for results.json.
+      left_out: what could not be measured and why, for results.json.
     """
     with progress.Phases() as phases:
         results = evaluation.evaluate(config, policies, data, phases)
-    _write(results, workdir.path, {"train": dict(train)})
-    report.curves(metrics.read(workdir.path), workdir.curves)
+    more = {"train": dict(train)} | ({"left_out": list(left_out)} if left_out else {})
+
+    def write_rest(content: Mapping[str, Any]) -> pathlib.Path:
+        report.curves(metrics.read(workdir.path), workdir.curves)
+        return page.write(workdir, content)
+
+    where = _write(results, workdir.path, more, write_rest)
     _tables(results)
     progress.table("training", tuple(train), [tuple(train.values())])
     progress.note(f"results: {workdir.results}")
     progress.note(f"curves: {workdir.curves}")
     if results.filmed:
         progress.note(f"episodes: {workdir.episodes}")
-    progress.note(f"report: {page.write(workdir)}")
+    progress.note(f"report: {where}")
     return results
 
 
@@ -55,20 +62,38 @@ def leave(results: Results, folder: str | os.PathLike[str], about: Mapping[str, 
       about: the checkpoint, for results.json.
     """
     folder = pathlib.Path(folder)
-    _write(results, folder, {"evaluated": dict(about)})
+
+    def write_rest(content: Mapping[str, Any]) -> pathlib.Path:
+        return page.write_evaluation(folder, content)
+
+    where = _write(results, folder, {"evaluated": dict(about)}, write_rest)
     _tables(results)
     progress.note(f"results: {folder / RESULTS}")
-    progress.note(f"report: {page.write_evaluation(folder)}")
+    progress.note(f"report: {where}")
 
 
-def _write(results: Results, folder: pathlib.Path, more: Mapping[str, Any]) -> None:
-    write_json(folder / RESULTS, {**results.to_json(), **more})
+def _write(
+    results: Results,
+    folder: pathlib.Path,
+    more: Mapping[str, Any],
+    write_rest: Callable[[Mapping[str, Any]], pathlib.Path],
+) -> pathlib.Path:
+    """Writes what was measured, results.json last: where that is, everything is.
+
+    Returns:
+      What `write_rest` returns, which is given the content of results.json.
+    """
+    content = {**results.to_json(), **more}
+    paths = [folder / f"episodes.{suffix}" for suffix in ("gif", "webm")]
+    for path in (folder / RESULTS, *paths, folder / record.FILE):
+        path.unlink(missing_ok=True)  # of another evaluation
     if results.records:
         record.write(folder / record.FILE, results.records)
-    for suffix in ("gif", "webm"):
-        path = folder / f"episodes.{suffix}"
-        path.unlink(missing_ok=True)  # of another evaluation
+    for path in paths:
         report.film([outcome for _, outcome in results.filmed], path)
+    where = write_rest(content)
+    write_json(folder / RESULTS, content)
+    return where
 
 
 def _row(name: str, rate: Rate, *more: str) -> tuple[str, ...]:

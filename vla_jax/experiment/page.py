@@ -11,7 +11,7 @@ from vla_jax.envs import table
 from vla_jax.eval import html, record, report
 from vla_jax.eval.rate import Rate
 from vla_jax.eval.record import Record
-from vla_jax.experiment import run_files, trials
+from vla_jax.experiment import stored, trials
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.workdir import RESULTS, Workdir
 from vla_jax.runtime import metrics, progress
@@ -19,8 +19,12 @@ from vla_jax.runtime import metrics, progress
 _REPORT, _ALL = "report.html", "all"
 
 
-def write(workdir: Workdir) -> pathlib.Path:
+def write(workdir: Workdir, results: Mapping[str, Any] | None = None) -> pathlib.Path:
     """Writes the report of a run, finished or not, from the files in its workdir.
+
+    Args:
+      workdir: of the run.
+      results: the content of its results.json, where that is still to be written.
 
     Returns:
       The page's path.
@@ -29,14 +33,15 @@ def write(workdir: Workdir) -> pathlib.Path:
       UserError: there is no run, or a file in it is damaged.
     """
     config = config_lib.to_json(workdir.config())
-    results = run_files.results(workdir.results)
+    results = results or stored.results(workdir.path)
     rows = metrics.read(workdir.path)
     others = sorted(workdir.evaluation.glob(f"*/{RESULTS}"))
-    evaluations = [_evaluation(workdir.path)]
+    evaluations = [_evaluation(workdir.path, results)]
     for path in others:
         of_its_own = path.parent.relative_to(workdir.path).as_posix()
-        evaluations.append(_evaluation(path.parent, f" ({of_its_own})"))
-    origin = run_files.origin(workdir.origin)
+        found = stored.results(path.parent)
+        evaluations.append(_evaluation(path.parent, found, f" ({of_its_own})"))
+    origin = stored.origin(workdir.origin)
     content = {
         "title": workdir.path.resolve().name,
         "subtitle": _subtitle(config, rows, results),
@@ -55,14 +60,13 @@ def write(workdir: Workdir) -> pathlib.Path:
     return path
 
 
-def write_evaluation(folder: pathlib.Path) -> pathlib.Path:
+def write_evaluation(folder: pathlib.Path, results: Mapping[str, Any]) -> pathlib.Path:
     """Writes the report of an evaluation that has a folder of its own; returns its path."""
-    results = run_files.results(folder / RESULTS) or run_files.Results()
-    evaluated, environment = results.evaluated, results.environment or {}
+    evaluated = results["evaluated"]
     content = {
-        "title": f"{evaluated.get('checkpoint')} in {environment.get('name')}",
+        "title": f"{evaluated['checkpoint']} in {results['environment']['name']}",
         "subtitle": ", ".join(f"{k} {v}" for k, v in evaluated.items() if k != "checkpoint"),
-        "evaluations": [_evaluation(folder)],
+        "evaluations": [_evaluation(folder, results)],
         "about": _about(results, None),
         "tiles": [],
         **dict.fromkeys(("questions", "demonstrations", "charts", "mixture", "origin")),
@@ -72,10 +76,12 @@ def write_evaluation(folder: pathlib.Path) -> pathlib.Path:
     return folder / _REPORT
 
 
-def _evaluation(folder: pathlib.Path, where: str = "") -> dict[str, Any] | None:
+def _evaluation(
+    folder: pathlib.Path, results: Mapping[str, Any] | None, where: str = ""
+) -> dict[str, Any] | None:
     """Gathers the episodes of one environment; None where none was played."""
-    results = run_files.results(folder / RESULTS) or run_files.Results()
-    environment = results.environment
+    results = results or {}
+    environment = results.get("environment")
     if not environment or not (folder / record.FILE).is_file():
         return None
     records = record.read(folder / record.FILE)
@@ -90,7 +96,7 @@ def _evaluation(folder: pathlib.Path, where: str = "") -> dict[str, Any] | None:
         "wrong": bool(trials.wrong_block(records)),
         "tasks": _tasks(records),
         "film": html.data_uri(film) if film else None,
-        "filmed": results.film,
+        "filmed": results.get("film", []),
         "fingerprint": [(name.removeprefix("."), value) for name, value in leaves],
     }
 
@@ -128,8 +134,8 @@ def _tasks(records: Sequence[Record]) -> dict[str, Any] | None:
     return {"names": names, "rows": rows} if rows else None
 
 
-def _questions(results: run_files.Results | None) -> list[dict[str, Any]]:
-    kinds = results.vqa if results else {}
+def _questions(results: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    kinds = {k: Rate(**rate) for k, rate in (results or {}).get("vqa", {}).items()}
     rows = [{"kind": kind, "rate": rate, "total": False} for kind, rate in kinds.items()]
     if len(kinds) > 1:
         rows.append({"kind": _ALL, "rate": _pooled(kinds.values()), "total": True})
@@ -142,10 +148,10 @@ def _pooled(rates: Any) -> Rate:
     return Rate.of([True] * right + [False] * (asked - right))
 
 
-def _demonstrations(results: run_files.Results | None, workdir: Workdir) -> list[dict[str, Any]]:
+def _demonstrations(results: Mapping[str, Any] | None, workdir: Workdir) -> list[dict[str, Any]]:
     """Returns a table per robot: dimension, unit, errors, and what is said of its tokens."""
-    values = results.open_loop if results else {}
-    written = results.quantisation if results else {}
+    values = (results or {}).get("open_loop", {})
+    written = (results or {}).get("quantisation", {})
     encoder = workdir.load_encoder() if values else None
     tables = []
     for robot, tokens in encoder.actions.items() if encoder else ():
@@ -181,11 +187,11 @@ def _charts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _mixture(workdir: Workdir) -> dict[str, Any] | None:
-    found = run_files.mixture(workdir.mixture)
+    found = stored.mixture(workdir.mixture)
     if found is None:
         return None
-    rows = [entry.row() for entry in found.sources]
     header = [name.capitalize() for name in ledger.HEADER]
+    rows = [entry.row() for entry in found.sources]
     return {"header": header, "rows": rows, "left_out": found.left_out}
 
 
@@ -204,20 +210,20 @@ def _columns(differences: Sequence[str]) -> list[tuple[str, str, str]]:
     return columns
 
 
-def _origin(origin: run_files.Origin | None) -> dict[str, Any] | None:
+def _origin(origin: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if origin is None:
         return None
-    changes = _columns(origin.overrides)
-    return {"command": origin.command, "file": origin.config, "changes": changes}
+    changes = _columns(origin["overrides"])
+    return {"command": origin["command"], "file": origin["config"], "changes": changes}
 
 
 def _about(
-    results: run_files.Results | None, origin: run_files.Origin | None
+    results: Mapping[str, Any] | None, origin: Mapping[str, Any] | None
 ) -> list[tuple[str, str]]:
     """Says which code trained and which evaluated."""
     rows = []
     for what, found in (("training", origin), ("evaluation", results)):
-        code = found.code if found else None
+        code = (found or {}).get("code")
         if code:
             rows.append((f"revision, {what}", code["revision"] or "not a git checkout"))
             versions = ", ".join(f"{name} {v}" for name, v in code["versions"].items())
@@ -228,11 +234,11 @@ def _about(
 def _subtitle(
     config: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
-    results: run_files.Results | None,
+    results: Mapping[str, Any] | None,
 ) -> str:
     steps = config["loop"]["steps"]
     done = rows[-1]["step"] if rows else 0
-    train = results.train if results else None
+    train = (results or {}).get("train")
     parts = [f"step {done:,} of {steps:,}", f"seed {config['seed']}"]
     if train:
         parts.append(f"{progress.duration(train['seconds'])} of training")
@@ -241,7 +247,7 @@ def _subtitle(
 
 
 def _tiles(
-    evaluations: Sequence[Mapping[str, Any]], results: run_files.Results | None
+    evaluations: Sequence[Mapping[str, Any]], results: Mapping[str, Any] | None
 ) -> list[dict[str, str]]:
     """Returns the few numbers that a reader looks for first."""
     tiles = []
@@ -258,7 +264,7 @@ def _tiles(
     questions = _questions(results)
     if questions:
         add("Questions answered", questions[-1]["rate"])
-    values = results.open_loop if results else {}
+    values = (results or {}).get("open_loop", {})
     if "token_accuracy" in values:
         nll = f", {values['nll']:.2g} nats per token" if "nll" in values else ""
         share = f"{values['token_accuracy']:.1%}"

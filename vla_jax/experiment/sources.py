@@ -1,7 +1,9 @@
 """The datasets of a run: found or generated, indexed, opened as mixture sources."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 from etils import epath
@@ -10,6 +12,7 @@ from vla_jax.core.errors import UserError
 from vla_jax.data import indexing, mixture, splits
 from vla_jax.data.episodes import Episodes, Part
 from vla_jax.data.frame_index import FrameIndex
+from vla_jax.data.mixture import RobotConfig, WebConfig
 from vla_jax.data.robots import table
 from vla_jax.data.robots.robot import Robot
 from vla_jax.data.source import Source
@@ -67,41 +70,80 @@ def robots(config: RunConfig) -> dict[str, Robot]:
     }
 
 
-def open_data(config: RunConfig, on_progress: OnProgress) -> Data:
+def open_data(
+    config: RunConfig, on_progress: OnProgress, left_out: list[str] | None = None
+) -> Data:
     """Opens the datasets; generates the tabletop's and builds missing indexes first.
+
+    Args:
+      config: the run.
+      on_progress: called with a description, what is done and how much there is.
+      left_out: takes why a dataset cannot be opened, which is then left out; None: this is an
+        error.
 
     Raises:
       UserError: a dataset is not there, damaged, or not as its adapter says.
     """
     if _is_generated(config):
-        datasets.ensure(config.tabletop, config.data_dir, on_progress)
+        with _tolerance(left_out):
+            datasets.ensure(config.tabletop, config.data_dir, on_progress)
     in_bytes = indexing.in_megabytes(on_progress)
     # Without a held-out share there is no such part.
     parts: tuple[Part, ...] = ("train", "held_out") if config.loader.held_out else ("train",)
     opened: dict[Part, dict[str, Episodes]] = {"train": {}, "held_out": {}}
     for name, robot in robots(config).items():
-        index = open_index(config, name, robot, _existing(config, "robots", name), in_bytes)
-        for part in parts:
-            opened[part][name] = open_episodes(config, name, robot, index, part)
+        with _tolerance(left_out):
+            index = open_index(config, name, robot, _existing(config, "robots", name), in_bytes)
+            found = [open_episodes(config, name, robot, index, part) for part in parts]
+            for part, episodes in zip(parts, found, strict=True):
+                opened[part][name] = episodes
     web, web_held_out = {}, {}
-    for name, settings in config.mixture.web.items():
-        directory = _existing(config, "web", name)
-        common = {
-            "directory": directory,
-            "cache_dir": config.cache_dir,
-            "on_progress": in_bytes,
-        }
-        blocks = config.loader.blocks if storage.is_remote(directory) else None
-        web[name] = open_web(name, settings, blocks=blocks, **common)
-        if settings.held_out is not None:
-            held_out = dataclasses.replace(settings, split=settings.held_out)
-            web_held_out[name] = open_web(name, held_out, **common)
+    for name in config.mixture.web:
+        with _tolerance(left_out):
+            train, held_out = _open_questions(config, name, in_bytes)
+            web[name] = train
+            if held_out is not None:
+                web_held_out[name] = held_out
     return Data(
         robots=opened["train"],
         robots_held_out=opened["held_out"],
         web=web,
         web_held_out=web_held_out,
     )
+
+
+def _open_questions(
+    config: RunConfig, name: str, on_progress: OnProgress
+) -> tuple[Questions, Questions | None]:
+    """Opens a web source and, where it names one, its held-out split."""
+    settings = config.mixture.web[name]
+    directory = _existing(config, "web", name)
+    common = {
+        "directory": directory,
+        "cache_dir": config.cache_dir,
+        "on_progress": on_progress,
+    }
+    blocks = config.loader.blocks if storage.is_remote(directory) else None
+    train = open_web(name, settings, blocks=blocks, **common)
+    if settings.held_out is None:
+        return train, None
+    held_out = dataclasses.replace(settings, split=settings.held_out)
+    return train, open_web(name, held_out, **common)
+
+
+@contextlib.contextmanager
+def _tolerance(left_out: list[str] | None) -> Iterator[None]:
+    """Lets `left_out`, where there is one, take what a dataset cannot be opened for."""
+    try:
+        yield
+    except UserError as error:
+        if left_out is None:
+            raise
+        left_out.append(str(error))
+    except OSError as error:  # of the place where it would be generated, or indexed
+        if left_out is None:
+            raise
+        left_out.append(f"{error.filename}: {error.strerror}")
 
 
 def open_together(config: RunConfig) -> Data:
@@ -166,9 +208,9 @@ def open_episodes(
 
 def directory(config: RunConfig, kind: Literal["robots", "web"], name: str) -> str | None:
     """Returns where a dataset of the mixture is, or will be generated; None if it is not found."""
-    entries = mixture.resolve(config.mixture) if kind == "robots" else config.mixture.web
-    if entries[name].dir is not None:
-        return entries[name].dir
+    named = _entries(config, kind)[name].dir
+    if named is not None:
+        return named
     made = datasets.directories(config.tabletop, config.data_dir)
     generated = {("robots", TABLETOP): made.robot, ("web", QUESTIONS): made.web}
     if (kind, name) in generated:
@@ -184,9 +226,17 @@ def _existing(config: RunConfig, kind: Literal["robots", "web"], name: str) -> s
     """Returns where a dataset is.
 
     Raises:
-      UserError: it is neither named by a directory nor found in `data_dir`.
+      UserError: it is neither in the directory that is named nor found in `data_dir`.
     """
     found = directory(config, kind, name)
+    named = _entries(config, kind)[name].dir
+    if named is not None and not storage.is_remote(named) and not pathlib.Path(named).is_dir():
+        raise UserError(
+            f"config.mixture.{kind}.{name}.dir: {named}",
+            expected="a dataset directory",
+            found="no such directory",
+            fix="Correct it; where the dataset has moved, its run goes on with the new place",
+        )
     if found is None:
         place = f"{config.data_dir}/{name}"
         form = config.mixture.web[name].format if kind == "web" else "tfds"
@@ -199,6 +249,12 @@ def _existing(config: RunConfig, kind: Literal["robots", "web"], name: str) -> s
             fix=f"Download it there, or name it with --config.mixture.{kind}.{name}.dir=DIR",
         )
     return found
+
+
+def _entries(
+    config: RunConfig, kind: Literal["robots", "web"]
+) -> Mapping[str, RobotConfig] | Mapping[str, WebConfig]:
+    return mixture.resolve(config.mixture) if kind == "robots" else config.mixture.web
 
 
 def _all_sources(data: Data) -> dict[str, Source]:

@@ -14,6 +14,7 @@ from vla_jax.experiment import frozen, parts, sources, warm_start
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.hooks import Hooks
 from vla_jax.experiment.planning import fit
+from vla_jax.experiment.pretraining import Start
 from vla_jax.experiment.workdir import Workdir, write_json
 from vla_jax.models import attention
 from vla_jax.policy.policy import Policy
@@ -60,14 +61,16 @@ def train(config: RunConfig, workdir: Workdir, origin: Mapping[str, Any] | None 
     mesh = mesh_lib.make_mesh(config.mesh)
     attention.check(config.model.backend)
     _check_batch(config, mesh)
-    encoder = workdir.load_encoder()
-    # A wrong checkpoint is told before the directory is taken and datasets are opened.
+    encoder = workdir.load_encoder() if workdir.check(config) else None
+    seen = {"holds a run": encoder is not None}
+    peers.agree("workdir", seen, "Take a --workdir on a file system that all hosts share")
+    # Whatever the run may be refused for is told before the directory is taken.
     weights = warm_start.open_weights(config) if encoder is None else None
-    peers.first(lambda: workdir.claim(config, origin))
-    workdir.check_shared()
     data = sources.open_together(config)
     if encoder is None:
-        peers.first(lambda: workdir.save_encoder(parts.make_encoder(config, data, weights)))
+        peers.first(lambda: _begin(config, workdir, origin, data, weights))
+    workdir.check_shared()
+    if encoder is None:
         encoder = cast(Encoder, workdir.load_encoder(wait=True))
     config = fit.fit(config, encoder.vocabulary, mesh)
     peers.agree("devices", {"remat that fits": config.model.remat}, "Set config.model.remat")
@@ -80,6 +83,8 @@ def train(config: RunConfig, workdir: Workdir, origin: Mapping[str, Any] | None 
             fit.memory_errors(),
         ):
             state, position = _start(config, workdir, model, encoder, data, checkpoints)
+            # The data are known by now to be the same, wherever they are.
+            peers.first(lambda: workdir.claim(config, origin))
             clock = loop.Clock(position.get("seconds", 0.0))
             _announce(config, data, encoder, model, int(state.step))
             state = _run(
@@ -112,6 +117,23 @@ def _check_batch(config: RunConfig, mesh: jax.sharding.Mesh) -> None:
             fix="Change it, or config.mesh"
             + (" or config.optimizer.accumulate" if parts_of_batch > 1 else ""),
         )
+
+
+def _begin(
+    config: RunConfig,
+    workdir: Workdir,
+    origin: Mapping[str, Any] | None,
+    data: sources.Data,
+    weights: Start | None,
+) -> None:
+    """Makes the tokens of a new run and takes its directory.
+
+    Raises:
+      UserError: something of the data or of the directory is not as the run needs it.
+    """
+    encoder = parts.make_encoder(config, data, weights)
+    workdir.claim(config, origin)
+    workdir.save_encoder(encoder)
 
 
 def _start(

@@ -1,6 +1,7 @@
 """One run, one directory: what lies where, and whose it is.
 
-config.json      the resolved configuration
+config.json      the resolved configuration; its being there makes the directory a run's
+lock             who trains, while somebody does
 tokenizer.json   the tokenizer
 fast/            the vocabulary of FAST, for a run whose actions it writes
 policy.json      action space, statistics and bins per robot, action token ids, prompts, layout
@@ -14,23 +15,26 @@ results.json, episodes.jsonl, report.html, curves.png, episodes.gif   written at
 evaluation/      results in other environments, a folder each
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import re
+import shutil
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vla_jax.actions.bins import Bins
 from vla_jax.actions.spec import ActionSpec
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core import config as config_lib
-from vla_jax.core import files
-from vla_jax.core.errors import UserError
+from vla_jax.core import files, json_file
+from vla_jax.core.errors import UserError, listed
 from vla_jax.experiment.config import RunConfig
-from vla_jax.runtime import peers
+from vla_jax.runtime import lock, metrics, peers, progress
 from vla_jax.tokens.action_tokens import ActionTokens
 from vla_jax.tokens.encoder import Encoder
 from vla_jax.tokens.fast import Fast
@@ -40,6 +44,7 @@ from vla_jax.tokens.sequence import SequenceConfig
 from vla_jax.tokens.tokenizer import Tokenizer
 
 RESULTS = "results.json"
+_DAMAGED = "Restore it from a copy; a run that saved nothing may as well be removed"
 _SECONDS_TO_APPEAR = 60  # network file systems remember for so long that a file was not there
 
 # What each host may have its own of.
@@ -55,6 +60,14 @@ _FREE = (
     *(f"config.loop.{field}" for field in ("on_nonfinite", "max_nonfinite")),
     *(f"config.loader.{field}" for field in ("on_corrupt", "max_skipped")),
 )
+# Where datasets lie. What they hold is what counts: their fingerprints are in the checkpoints.
+_PLACES = re.compile(r"config\.(data_dir|mixture\.(robots|web)\..*\.dir): ")
+# What a run makes before its first checkpoint; without the first of them none is read.
+_MADE = (
+    *("policy.json", "tokenizer.json", "fast", "frozen", "checkpoints", "mixture.json"),
+    *metrics.FILES,
+)
+_SAVED = re.compile(r"\d+(\.damaged)?")  # the name of a checkpoint, not of one being written
 
 
 def as_now(config: dict[str, Any]) -> dict[str, Any]:
@@ -90,42 +103,114 @@ class Workdir:
         self._tokenizer = self.path / "tokenizer.json"
         self._policy = self.path / "policy.json"
 
+    def check(self, config: RunConfig) -> bool:
+        """Finds out whether this is the directory of a run, or may become it; writes nothing.
+
+        A run that goes on may do so on other hosts, with more patience for damaged images, and
+        with its datasets elsewhere: the fields that its sound batches do not depend on may change.
+
+        Args:
+          config: the run.
+
+        Returns:
+          Whether the run is there. If not, there is none, or one of which nothing was ever saved.
+
+        Raises:
+          UserError: the directory holds another run, or things that are no run.
+        """
+        if not self._config.exists():
+            self._check_free()
+            return False
+        others = [line for line in binding(self._changes(config)) if not _PLACES.match(line)]
+        if others and self.has_saved():
+            raise UserError(
+                f"workdir {self.path} holds another run: {'; '.join(others)}",
+                fix="Take another --workdir, or give the flags that this run began with",
+            )
+        return not others
+
     def claim(self, config: RunConfig, origin: Mapping[str, Any] | None = None) -> None:
         """Makes the directory this run's, or finds that it already is.
 
-        A run that goes on may do so on other hosts, with more patience for damaged images: the
-        fields that its sound batches do not depend on may change.
+        To be called when nothing is left that the run may be refused for. Killed at any moment, it
+        can be called again.
 
         Args:
           config: the run.
           origin: of a new run: what asked for it, written to origin.json.
 
         Raises:
-          UserError: it holds another run, or things that are no run.
+          UserError: as `check`.
         """
-        wanted = config_lib.to_json(config)
+        goes_on, wanted = self.check(config), config_lib.to_json(config)
         if self._config.exists():
-            changes = config_lib.differences(as_now(read_json(self._config)), wanted)
-            others = binding(changes)
-            if others:
-                raise UserError(
-                    f"workdir {self.path} holds another run: {'; '.join(others)}",
-                    fix="Take another --workdir, or give the flags that this run began with",
+            changes = self._changes(config)
+            if not goes_on:
+                progress.note(
+                    f"workdir {self.path}: a run that has saved nothing gives way to this one "
+                    f"({listed(binding(changes))})"
                 )
-            if changes:
-                write_json(self._config, wanted)
-            return
-        if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+                self._forget()
+            elif moved := [line for line in changes if _PLACES.match(line)]:
+                progress.note(f"datasets are taken from elsewhere: {listed(moved)}")
+            if not changes:
+                return
+        self.path.mkdir(parents=True, exist_ok=True)
+        if origin is not None and not goes_on:
+            write_json(self.origin, dict(origin))
+        write_json(self._config, wanted)  # This is what claims it.
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other trainings away; reading, evaluating and reporting go on beside.
+
+        Raises:
+          UserError: another process trains here, or there is something else in the way.
+        """
+        if not self._config.exists():
+            self._check_free()
+        with lock.held(
+            self.path,
+            f"workdir {self.path}",
+            "Wait until {holder} has ended, stop it, or take another --workdir",
+        ):
+            yield
+
+    def has_saved(self) -> bool:
+        """Whether there is a checkpoint, be it a damaged one, or a result."""
+        saved = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
+        return self.results.exists() or any(_SAVED.fullmatch(path.name) for path in saved)
+
+    def _check_free(self) -> None:
+        """Refuses a directory in which there is more than a killed claim leaves."""
+        ours = {lock.FILE, self.origin.name}
+        for path in (self.origin, self._config):
+            ours.add(files.partial(path).name)
+        if self.path.is_dir():
+            others = sorted(path.name for path in self.path.iterdir() if path.name not in ours)
+        else:  # a file, or a link that leads nowhere
+            others = [self.path.name] if os.path.lexists(self.path) else []
+        if others:
             raise UserError(
                 f"workdir {self.path}",
                 expected="a new or empty directory, or one that holds this run",
-                found="something else in the way",
+                found=f"something else in the way ({listed(others)})",
                 fix="Take another --workdir",
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        if origin is not None:
-            write_json(self.origin, dict(origin))
-        write_json(self._config, wanted)
+
+    def _changes(self, config: RunConfig) -> list[str]:
+        """Returns in what a run differs from the one that is here."""
+        before = as_now(json_file.read(self._config, dict[str, Any], fix=_DAMAGED))
+        return config_lib.differences(before, config_lib.to_json(config))
+
+    def _forget(self) -> None:
+        """Removes what a run has left that never saved anything, but for what it was asked for."""
+        for name in _MADE:
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     @staticmethod
     def agree(config: RunConfig) -> None:
@@ -167,7 +252,11 @@ class Workdir:
                 found="none",
                 fix="Train first: vla-jax train --config=... --workdir=...",
             )
-        return config_lib.build(RunConfig, read_json(self._config))
+        values = json_file.read(self._config, dict[str, Any], fix=_DAMAGED)
+        try:
+            return config_lib.build(RunConfig, values)
+        except UserError as error:
+            raise UserError(f"{self._config}: {str(error).removesuffix('.')}") from error
 
     def save_encoder(self, encoder: Encoder) -> None:
         """Writes tokenizer.json, fast/ where actions are written so, and policy.json."""
@@ -210,7 +299,7 @@ class Workdir:
         if not (appears(self._policy) if wait else self._policy.exists()):
             return None
         try:
-            return self._read_encoder(read_json(self._policy))
+            return self._read_encoder(json_file.read(self._policy, dict[str, Any]))
         except KeyError as error:
             raise UserError(
                 f"{self._policy}",
@@ -266,18 +355,6 @@ def appears(path: pathlib.Path, seconds: float = _SECONDS_TO_APPEAR) -> bool:
 def binding(changes: Sequence[str]) -> list[str]:
     """Returns those of `config.differences` that make it another run."""
     return [change for change in changes if not change.startswith(_FREE)]
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-      UserError: the file is damaged.
-    """
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
 
 
 def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:

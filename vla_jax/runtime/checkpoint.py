@@ -3,7 +3,7 @@
 On disk a checkpoint is `DIRECTORY/STEP` with two Orbax trees, `params` and `training` (everything
 else), so that the parameters can be read without the optimizer. Leaves are stored by name in
 nested dicts, whatever containers held them. Nothing about the mesh is stored: arrays come back
-onto the shardings that the reader asks for. A checkpoint whose files are not those that were
+onto the shardings that the reader asks for. A checkpoint whose files have not the bytes that were
 written (`checkpoint_files.py`) is passed over, by name, and the one before it is used.
 """
 
@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 import jax
@@ -21,11 +21,10 @@ from etils import epath
 
 from vla_jax.core import errors, trees
 from vla_jax.core.fields import Checked, Count
-from vla_jax.runtime import checkpoint_files, checkpoint_tree
+from vla_jax.runtime import checkpoint_files, checkpoint_tree, peers, progress
+from vla_jax.runtime.checkpoint_files import ITEMS, PARAMS, TRAINING
 from vla_jax.runtime.disk_errors import errors_of
 
-_PARAMS = "params"
-_TRAINING = "training"
 _LOADER = "loader"
 _BEST = "best"  # the one metric that Orbax is given
 _SMALL = 16 * 2**20  # bytes
@@ -92,26 +91,41 @@ class Checkpoints:
                 "checkpoints", expected="an existing directory", found=self._directory
             )
         self._saving = 0
+        self._checkpointer: Any = None
+        # Acting needs the parameters alone: a reader compares the bytes of the rest when it reads.
+        items = ITEMS if self._writes else (PARAMS,)
         with errors_of("open", self._directory):
             if self._writes:
                 self._directory.mkdir(parents=True, exist_ok=True)
-            self._damaged = checkpoint_files.damaged(self._directory)
+            damaged = checkpoint_files.damaged(self._directory, items, all_steps=self._writes)
             if self._writes:
-                checkpoint_files.set_aside(self._directory, self._damaged)
-                self._damaged = []
+                checkpoint_files.set_aside(self._directory, damaged)
+            whole = [
+                step for step in checkpoint_files.steps(self._directory) if step not in damaged
+            ]
+            self._readable = whole  # of a reader; a writer asks Orbax, which removes old ones
+            self._compared = {(max(whole), item) for item in items} if whole else set()
+            if config is not None:
+                self._checkpointer = self._open_writer(config)
 
-            def record() -> None:
-                """Is called in the first process, all being written, just before the commit."""
-                checkpoint_files.record(self._directory, self._saving)
+    def _open_writer(self, config: CheckpointConfig) -> Any:
+        def record() -> None:
+            """Is called in the first process, all being written, just before the commit."""
+            checkpoint_files.record(self._directory, self._saving)
 
-            # Orbax copies its options deeply: a bound method would bring a copy of all this along.
-            recording = ocp.options.AsyncOptions(post_finalization_callback=record)
-            self._checkpointer = ocp.training.Checkpointer(
-                self._directory,
-                preservation_policy=(config or CheckpointConfig()).preservation(),
-                cleanup_tmp_directories=self._writes,
-                context=ocp.Context(async_options=recording, array_options=_written_whole()),
-            )
+        def record_part() -> None:
+            """Is called in every process of several that has written what it has to."""
+            checkpoint_files.record_part(self._directory, self._saving)
+
+        # Orbax copies its options deeply: a bound method would bring a copy of all this along.
+        recording = _Recording(post_finalization_callback=record)
+        recording.before_the_others = record_part
+        return ocp.training.Checkpointer(
+            self._directory,
+            preservation_policy=config.preservation(),
+            cleanup_tmp_directories=True,
+            context=ocp.Context(async_options=recording, array_options=_written_whole()),
+        )
 
     def __enter__(self) -> "Checkpoints":
         """Returns itself."""
@@ -149,14 +163,14 @@ class Checkpoints:
         """
         if not self._writes:
             raise ValueError(f"{self._directory} was opened for reading")
-        if _PARAMS not in arrays:
-            raise ValueError(f"arrays have no {_PARAMS!r}, only {sorted(arrays)}")
+        if PARAMS not in arrays:
+            raise ValueError(f"arrays have no {PARAMS!r}, only {sorted(arrays)}")
         if step in self._steps():
             return
-        rest = {name: tree for name, tree in arrays.items() if name != _PARAMS}
-        items = {_PARAMS: trees.nest(trees.named_leaves(arrays[_PARAMS]))}
+        rest = {name: tree for name, tree in arrays.items() if name != PARAMS}
+        items = {PARAMS: trees.nest(trees.named_leaves(arrays[PARAMS]))}
         if nested := trees.nest(trees.named_leaves(rest)):
-            items[_TRAINING] = nested
+            items[TRAINING] = nested
         self._wait()  # Orbax would wait as well; `record` must know whose files it sees.
         self._saving = step
         with errors_of(f"save step {step} in", self._directory):
@@ -186,11 +200,11 @@ class Checkpoints:
         Raises:
           UserError: there is no such checkpoint, or its tree does not fit.
         """
-        step = self._resolve(step)
-        rest = {name: tree for name, tree in abstract.items() if name != _PARAMS}
-        wanted = {_PARAMS: abstract[_PARAMS], _TRAINING: rest}
+        step = self._resolve(step, ITEMS)
+        rest = {name: tree for name, tree in abstract.items() if name != PARAMS}
+        wanted = {PARAMS: abstract[PARAMS], TRAINING: rest}
         restored, loader = self._read(step, wanted)
-        arrays = {_PARAMS: restored[_PARAMS], **restored[_TRAINING]}
+        arrays = {PARAMS: restored[PARAMS], **restored[TRAINING]}
         return step, arrays, loader
 
     def restore_params(self, abstract_params: Any, step: int | None = None) -> Any:
@@ -206,8 +220,8 @@ class Checkpoints:
         Raises:
           UserError: as `restore`.
         """
-        step = self._resolve(step)
-        return self._read(step, {_PARAMS: abstract_params})[0][_PARAMS]
+        step = self._resolve(step, (PARAMS,))
+        return self._read(step, {PARAMS: abstract_params})[0][PARAMS]
 
     def loader_state(self, step: int | None = None) -> dict[str, Any]:
         """Reads the loader state of a checkpoint, no array.
@@ -219,8 +233,7 @@ class Checkpoints:
           UserError: there is no such checkpoint.
         """
         directory = self._directory / str(self._resolve(step))
-        metadata: Any = ocp.metadata(directory, checkpointable_name=_PARAMS)
-        return dict(metadata.custom_metadata[_LOADER])
+        return dict(_metadata(directory, PARAMS).custom_metadata[_LOADER])
 
     def close(self) -> None:
         """Waits until the save under way is on disk.
@@ -228,18 +241,22 @@ class Checkpoints:
         Raises:
           UserError: the disk is full or not writable.
         """
-        with errors_of("save in", self._directory):
-            self._checkpointer.close()
+        if self._writes:
+            with errors_of("save in", self._directory):
+                self._checkpointer.close()
 
     def _wait(self) -> None:
-        with errors_of("save in", self._directory):
-            self._checkpointer.wait()
+        if self._writes:
+            with errors_of("save in", self._directory):
+                self._checkpointer.wait()
 
     def _steps(self) -> list[int]:
-        steps = (checkpoint.step for checkpoint in self._checkpointer.checkpoints)
-        return [step for step in steps if step not in self._damaged]
+        if not self._writes:
+            return self._readable
+        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
-    def _resolve(self, step: int | None) -> int:
+    def _resolve(self, step: int | None, items: Collection[str] = ()) -> int:
+        """Returns which checkpoint is read: that of `step`, or the newest whose bytes are right."""
         self._wait()
         steps = self._steps()
         if not steps or (step is not None and step not in steps):
@@ -248,7 +265,21 @@ class Checkpoints:
                 expected="a complete checkpoint" if step is None else f"step {step}",
                 found=f"steps {', '.join(map(str, sorted(steps)))}" if steps else "none",
             )
-        return max(steps) if step is None else step
+        for chosen in sorted(steps, reverse=True) if step is None else [step]:
+            fresh = [item for item in items if (chosen, item) not in self._compared]
+            reason = (
+                checkpoint_files.damage(self._directory / str(chosen), fresh) if fresh else None
+            )
+            if reason is None:
+                self._compared |= {(chosen, item) for item in items}
+                return chosen
+            progress.note(f"checkpoint {self._directory / str(chosen)} is damaged: {reason}")
+        raise errors.UserError(
+            f"checkpoint in {self._directory}",
+            expected="a whole one" if step is None else f"step {step}, whole",
+            found="only damaged ones" if step is None else "a damaged one",
+            fix="Restore its files from a copy",
+        )
 
     def _read(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Reads the trees `wanted` by name, and the loader state."""
@@ -260,12 +291,12 @@ class Checkpoints:
             stored = {}
             if (directory / item).exists():
                 # Not `checkpointables_metadata`, which opens the arrays of all items.
-                metadata = ocp.metadata(directory, checkpointable_name=item)
+                metadata = _metadata(directory, item)
                 stored, loader = trees.named_leaves(metadata.metadata), metadata.custom_metadata
-            prefix = f"{_PARAMS}/" if item == _PARAMS else ""
+            prefix = f"{PARAMS}/" if item == PARAMS else ""
             checkpoint_tree.check_fit(f"checkpoint {directory}", prefix, leaves, stored)
-        loaded = self._checkpointer.load_checkpointables(
-            step, {item: trees.nest(leaves) for item, leaves in named.items() if leaves}
+        loaded = ocp.load_checkpointables(
+            directory, {item: trees.nest(leaves) for item, leaves in named.items() if leaves}
         )
         out = {}
         for item, tree in wanted.items():
@@ -275,6 +306,42 @@ class Checkpoints:
                 structure, [leaves[name] for name in named[item]]
             )
         return out, dict(loader[_LOADER])
+
+
+class _Recording(ocp.options.AsyncOptions):
+    """Options of Orbax, and what a process does between its own writing and that of the others."""
+
+    before_the_others: Callable[[], None]
+
+    def v0(self) -> Any:
+        """Returns what Orbax asks for, with a barrier that first records."""
+        options = super().v0()
+        if peers.count() > 1:
+            before = self.before_the_others
+
+            def record_and_meet(*, key: str, timeout_ms: int) -> None:
+                if key.startswith("async_write_complete"):
+                    before()
+                peers.client().wait_at_barrier(key, timeout_ms)
+
+            options.barrier_sync_fn = record_and_meet
+        return options
+
+
+def _metadata(directory: epath.Path, item: str) -> Any:
+    """Reads what is said of a tree.
+
+    Raises:
+      UserError: it is damaged, in a checkpoint of a version without checksums.
+    """
+    try:
+        return ocp.metadata(directory, checkpointable_name=item)
+    except Exception as error:  # of tensorstore, of JSON, of Orbax
+        reason = f"{type(error).__name__} {error}"
+        raise errors.UserError(
+            f"checkpoint {directory}: damaged ({reason[:200]})",
+            fix="Remove it, so that the one before it is used, or restore its files",
+        ) from error
 
 
 def _written_whole() -> Any:

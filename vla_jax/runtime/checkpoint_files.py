@@ -1,26 +1,52 @@
-"""The files of checkpoints, listed before the commit and held against the list before a read.
+"""The files of checkpoints: listed with their checksums before the commit, compared before a read.
 
-So one whose files were cut short or lost afterwards is known without reading its arrays.
+`FILES.json` of a checkpoint has the bytes and the CRC32C of every file and what Orbax's metadata
+(the loader state among it) says, with a checksum of itself. Orbax and tensorstore have checksums of
+their own for the index of a file at most, never for the bytes of an array.
+
+In a job of several processes each one reads its share: when saving the files that it wrote, when
+restoring the n-th part of all.
 """
 
+import concurrent.futures
 import json
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-import jax
+import google_crc32c
 from etils import epath
-from jax.experimental import multihost_utils
 
-from vla_jax.core import errors
-from vla_jax.runtime import progress
+from vla_jax.core import errors, json_file
+from vla_jax.core.errors import UserError
+from vla_jax.runtime import peers, progress
 
+PARAMS, TRAINING = ITEMS = ("params", "training")  # the trees of a checkpoint
 LIST = "FILES.json"
 # What Orbax writes after the list, at the commit.
 _COMMIT = "commit_success.txt"
 _METADATA = "_CHECKPOINT_METADATA"
+_COMMITTED_AT = "commit_timestamp_nsecs"
 _ASIDE = ".damaged"
+_PART = re.compile(r"FILES\.process_\d+\.json")  # checksums of one process, until they are joined
+_OWNER = re.compile(r"/ocdbt\.process_(\d+)/")
+_PIECE = 2**20  # bytes, so that no other thread waits long for the interpreter
+_THREADS = 8  # reads under way
+
+Checksums = Mapping[str, tuple[int, int | None]]  # bytes and CRC32C of a file, by its path
 
 
-def record(directory: epath.Path, step: int) -> None:
-    """Writes the list of a checkpoint that is complete but for its commit.
+def steps(directory: epath.Path) -> list[int]:
+    """Returns the steps of the checkpoints that were committed, in order."""
+    found = [path for path in directory.iterdir() if path.name.isdigit()]
+    if "://" in os.fspath(directory):  # elsewhere the name itself is the commit
+        found = [path for path in found if (path / _COMMIT).exists()]
+    return sorted(int(path.name) for path in found)
+
+
+def record_part(directory: epath.Path, step: int) -> None:
+    """Writes the checksums of what this process has written of a checkpoint of several.
 
     Args:
       directory: of all checkpoints.
@@ -29,77 +55,199 @@ def record(directory: epath.Path, step: int) -> None:
     Raises:
       OSError: the file system refuses.
     """
-    # Under its last name where the commit is a file, as on object storage.
-    (written,) = (path for path in directory.iterdir() if _step(path) == step)
-    (written / LIST).write_text(json.dumps(_sizes(written), indent=0))
+    if peers.is_first():
+        return  # Its share is listed with what all share, in `record`.
+    written = _growing(directory, step)
+    mine = {name: path for name, path in _files(written).items() if _owner(name) == peers.index()}
+    part = written / f"FILES.process_{peers.index()}.json"
+    part.write_text(json.dumps(_checksums(mine)))
 
 
-def damage(directory: epath.Path) -> str | None:
+def record(directory: epath.Path, step: int) -> None:
+    """Writes the list of a checkpoint that is complete but for its commit, in the first process.
+
+    Args:
+      directory: of all checkpoints.
+      step: whose.
+
+    Raises:
+      OSError: the file system refuses.
+    """
+    written = _growing(directory, step)
+    files = _files(written)
+    sums: dict[str, Any] = {}
+    for part in [path for path in written.iterdir() if _PART.fullmatch(path.name)]:
+        sums |= json.loads(part.read_text())
+        part.unlink()
+    sums |= _checksums({name: path for name, path in files.items() if name not in sums})
+    listed = {
+        "metadata": _without_commit(json.loads((written / _METADATA).read_bytes())),
+        "files": {name: sums[name] for name in files},
+    }
+    text = json.dumps({"crc32c": _digest(listed), "list": listed}, indent=0)
+    (written / LIST).write_text(text)
+
+
+def damage(directory: epath.Path, items: Collection[str]) -> str | None:
     """Returns what is wrong with one checkpoint, None where nothing is.
 
-    One without a list, from before there were lists, is taken to be whole. Costs one `stat` per
-    file.
+    One without a list, from before there were lists, is taken to be whole. All processes call this
+    at once. It costs a `stat` per file, and reads the files of `items`.
+
+    Args:
+      directory: the checkpoint.
+      items: the trees whose bytes are compared; of the others it is the sizes alone.
     """
-    if not (directory / LIST).exists():
-        return None
-    contents = {}
-    for name in (_METADATA, LIST):
-        try:
-            contents[name] = json.loads((directory / name).read_text())
-        except FileNotFoundError:
-            return f"{name} is missing"
-        except json.JSONDecodeError:
-            return f"{name} is cut short"
-    found = _sizes(directory)
-    for name, size in contents[LIST].items():
-        if name not in found:
-            return f"{name} is missing"
-        if found[name] != size:
-            return f"{name} has {found[name]} of {size} bytes"
-    return None
+    return next(filter(None, peers.gather("damage", _damage(directory, items))), None)
 
 
-def damaged(directory: epath.Path) -> list[int]:
+def damaged(directory: epath.Path, items: Collection[str], *, all_steps: bool) -> list[int]:
     """Returns the steps of the damaged checkpoints newer than the newest whole one; notes them.
+
+    Args:
+      directory: of all checkpoints.
+      items: as for `damage`, of the newest.
+      all_steps: whether those that are older are looked at as well, but for their arrays.
 
     Raises:
       UserError: there are checkpoints, and all are damaged.
     """
-    steps = sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
-    out: list[int] = []
-    for step in reversed(steps):
-        reason = damage(directory / str(step))
-        if reason is None:
+    found, out = steps(directory), []
+    newest: int | None = None
+    for step in reversed(found):
+        if newest is not None and not all_steps:
+            break
+        reason = damage(directory / str(step), items if newest is None else ())
+        if reason is not None:
+            progress.note(f"checkpoint {directory / str(step)} is damaged: {reason}")
+            out.append(step)
+        elif newest is None:
+            newest = step
             if out:
                 progress.note(f"the checkpoint before it is used: {directory / str(step)}")
-            return out
-        progress.note(f"checkpoint {directory / str(step)} is damaged: {reason}")
-        out.append(step)
-    if out:
-        raise errors.UserError(
+    if out and newest is None:
+        raise UserError(
             f"checkpoints in {directory}",
             expected="a whole one",
-            found=f"only damaged ones (steps {', '.join(map(str, steps))})",
+            found=f"only damaged ones (steps {errors.listed(found)})",
             fix="Restore one of them, or remove the directory to begin anew",
         )
-    return []
+    return out
 
 
-def set_aside(directory: epath.Path, steps: list[int]) -> None:
+def set_aside(directory: epath.Path, steps: Sequence[int]) -> None:
     """Renames checkpoints to STEP.damaged, so that their steps can be saved again.
 
     To be called by all processes at once; the first one renames.
     """
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("all know the damaged checkpoints")
-    if jax.process_index() == 0:
+    peers.wait("all know the damaged checkpoints")
+    if peers.is_first():
         for step in steps:
             aside = directory / f"{step}{_ASIDE}"
             if aside.exists():
                 aside.rmtree()
             (directory / str(step)).rename(aside)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+    peers.wait("damaged checkpoints are set aside")
+
+
+def _damage(directory: epath.Path, items: Collection[str]) -> str | None:
+    try:
+        if not (directory / LIST).exists():
+            progress.note(f"checkpoint {directory} is of an older version: no checksums to compare")
+            return None
+        expected = _expected(directory)
+        files = _files(directory)
+        sizes = {name: files[name].stat().length for name in expected if name in files}
+    except UserError as error:
+        return str(error).removesuffix(".")
+    except OSError as error:
+        return f"{error.strerror}: {error.filename}"
+    for name, (size, _) in expected.items():
+        if name not in sizes:
+            return f"{name} is missing"
+        if sizes[name] != size:
+            return f"{name} has {sizes[name]} of {size} bytes"
+    looked_at = {
+        name: path
+        for name, path in _share(files, sizes).items()
+        if expected[name][1] is not None and ("/" not in name or _is_read(name, items))
+    }
+    try:
+        found = _checksums(looked_at)
+    except OSError as error:
+        return f"{error.strerror}: {error.filename}"
+    changed = [name for name, (_, crc) in found.items() if crc != expected[name][1]]
+    return f"{changed[0]} has not the bytes that were written" if changed else None
+
+
+def _is_read(name: str, items: Collection[str]) -> bool:
+    """Whether a file belongs to one of the trees, or to none: what is small is always read."""
+    item = name.partition("/")[0]
+    return item in items or item not in ITEMS
+
+
+def _share(files: Mapping[str, epath.Path], sizes: Mapping[str, int]) -> dict[str, epath.Path]:
+    """Returns the files that this process compares, about as many bytes as each other one."""
+    dealt = sorted(sizes, key=lambda name: (-sizes[name], name))
+    return {name: files[name] for name in dealt[peers.index() :: peers.count()]}
+
+
+def _expected(directory: epath.Path) -> Checksums:
+    """Reads the list.
+
+    Raises:
+      UserError: it, or Orbax's metadata, is damaged.
+    """
+    content = _json(directory, LIST)
+    if "list" not in content:  # of a version that had sizes alone
+        _json(directory, _METADATA)
+        sizes = json_file.convert(content, dict[str, int], LIST)
+        progress.note(f"checkpoint {directory} is of an older version: no checksums to compare")
+        return {name: (size, None) for name, size in sizes.items()}
+    listed = content["list"]
+    if _digest(listed) != content.get("crc32c"):
+        raise UserError(f"{LIST} has not the bytes that were written")
+    metadata = _without_commit(_json(directory, _METADATA))
+    if _digest(metadata) != _digest(listed["metadata"]):
+        raise UserError(f"{_METADATA} has not the bytes that were written")
+    return json_file.convert(listed["files"], dict[str, tuple[int, int | None]], LIST)
+
+
+def _json(directory: epath.Path, name: str) -> dict[str, Any]:
+    try:
+        data = (directory / name).read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{name} is missing") from error
+    return json_file.decode(data, dict[str, Any], name)
+
+
+def _without_commit(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metadata.items() if name != _COMMITTED_AT}
+
+
+def _digest(value: Any) -> int:
+    """Returns the CRC32C of a JSON value, however it is spelled."""
+    return google_crc32c.value(json.dumps(value, sort_keys=True).encode())
+
+
+def _checksums(files: Mapping[str, epath.Path]) -> dict[str, tuple[int, int]]:
+    with concurrent.futures.ThreadPoolExecutor(_THREADS, "checksum") as threads:
+        return dict(zip(files, threads.map(_checksum, files.values()), strict=True))
+
+
+def _checksum(path: epath.Path) -> tuple[int, int]:
+    """Returns the bytes of a file and their CRC32C."""
+    size, crc = 0, 0
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            size, crc = size + len(piece), google_crc32c.extend(crc, piece)
+    return size, crc
+
+
+def _growing(directory: epath.Path, step: int) -> epath.Path:
+    """Returns where a checkpoint is written; under its last name where the commit is a file."""
+    (path,) = (path for path in directory.iterdir() if _step(path) == step)
+    return path
 
 
 def _step(path: epath.Path) -> int | None:
@@ -108,12 +256,18 @@ def _step(path: epath.Path) -> int | None:
     return int(name) if name.isdigit() and not path.name.endswith(_ASIDE) else None
 
 
-def _sizes(directory: epath.Path) -> dict[str, int]:
-    """Returns the bytes of every file below a directory, by its path within it."""
-    sizes: dict[str, int] = {}
+def _owner(name: str) -> int | None:
+    """Returns which process wrote a file alone, by its name; None where several have to do."""
+    found = _OWNER.search(f"/{name}")
+    return int(found[1]) if found else None
+
+
+def _files(directory: epath.Path) -> dict[str, epath.Path]:
+    """Returns every file below a directory that the list is about, by its path within it."""
+    files: dict[str, epath.Path] = {}
     for path in sorted(directory.iterdir()):
         if path.is_dir():
-            sizes |= {f"{path.name}/{name}": size for name, size in _sizes(path).items()}
-        elif path.name not in (LIST, _COMMIT, _METADATA):
-            sizes[path.name] = path.stat().length
-    return sizes
+            files |= {f"{path.name}/{name}": file for name, file in _files(path).items()}
+        elif path.name not in (LIST, _COMMIT, _METADATA) and not _PART.fullmatch(path.name):
+            files[path.name] = path
+    return files

@@ -16,8 +16,7 @@ import tensorboardX
 
 from vla_jax.core import errors, files, json_file
 
-FILE = "metrics.jsonl"
-_WANDB_ID = "wandb_id"
+FILES = FILE, _EVENTS, _WANDB_ID = "metrics.jsonl", "events", "wandb_id"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ class MetricWriter:
         # TensorBoard forgets the later steps as well.
         purge = start_step + 1 if start_step else None
         self._events = tensorboardX.SummaryWriter(
-            str(self._path.parent / "events"), purge_step=purge
+            str(self._path.parent / _EVENTS), purge_step=purge
         )
 
     def __enter__(self) -> "MetricWriter":

@@ -5,7 +5,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from vla_jax.core import config as config_lib
 from vla_jax.core.errors import UserError
@@ -16,6 +16,13 @@ from vla_jax.sweep.sweep import Arm, Needs, Sweep
 # From the arguments of `vla-jax train` to the configuration it would run.
 Resolve = Callable[[Sequence[str]], RunConfig]
 PREREQUISITES = "prerequisites"
+
+
+class Lineage(TypedDict):
+    """What a run was made from: its configuration, and the same of each run that it needs."""
+
+    config: dict[str, Any]
+    needs: "dict[str, Lineage]"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,9 +67,10 @@ class Run:
         """Updates until it is done."""
         return self.config["loop"]["steps"]
 
-    def lineage(self) -> dict[str, Any]:
+    def lineage(self) -> Lineage:
         """Returns its configuration and those of all that it was made from, as JSON values."""
-        return {"config": self.config, "needs": {run.name: run.lineage() for run in self.needs}}
+        needs = {run.name: run.lineage() for run in self.needs}
+        return Lineage(config=self.config, needs=needs)
 
 
 def plan(

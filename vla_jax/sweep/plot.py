@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vla_jax.eval import report
 from vla_jax.sweep.significance import Mean
 from vla_jax.sweep.table import Table
 
@@ -52,7 +53,7 @@ def draw(table: Table, path: str | os.PathLike[str]) -> None:
         figure.legend(handles.values(), labels, loc="outside upper center", ncols=4, fontsize=9)
     for panel in list(figure.axes)[len(measures) :]:
         panel.set_visible(False)
-    figure.savefig(path, dpi=110)
+    report.write_png(figure, path)
 
 
 def pareto(table: Table, path: str | os.PathLike[str]) -> None:
@@ -88,7 +89,7 @@ def pareto(table: Table, path: str | os.PathLike[str]) -> None:
         near.set_xlim(*_around(xs))
         near.set_ylim(*_around(ys))
     figure.legend(*near.get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    figure.savefig(path, dpi=110)
+    report.write_png(figure, path)
 
 
 def _around(values: Sequence[float]) -> tuple[float, float]:

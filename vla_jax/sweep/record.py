@@ -9,16 +9,33 @@ lock         held by the training process itself, so that no second one starts b
 import contextlib
 import dataclasses
 import enum
-import fcntl
 import os
 import time
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, NotRequired, TypedDict
 
 from vla_jax.core import config as config_lib
+from vla_jax.core import json_file
 from vla_jax.core.errors import UserError
-from vla_jax.experiment.workdir import Workdir, as_now, binding, read_json, write_json
-from vla_jax.sweep.plan import Run
+from vla_jax.experiment.workdir import Workdir, as_now, binding, write_json
+from vla_jax.runtime import lock as locks
+from vla_jax.sweep.plan import Lineage, Run
+
+_REMOVE = "Remove it"
+
+
+class _Attempts(TypedDict):
+    needs: NotRequired[dict[str, Lineage]]
+    seconds: NotRequired[float]
+    began: NotRequired[float]
+
+
+class _Steps(TypedDict, total=False):
+    steps: int
+
+
+class _Results(TypedDict, total=False):
+    train: _Steps
 
 
 class State(enum.Enum):
@@ -54,17 +71,30 @@ def read(run: Run) -> Record:
       UserError: a file of it is damaged.
     """
     file = run.directory / "record.json"
-    record = read_json(file) if file.exists() else {}
+    record = json_file.read(file, _Attempts, fix=_REMOVE) if file.exists() else _Attempts()
     workdir = Workdir(run.workdir)
     config = run.workdir / "config.json"
     if not config.exists():
         return Record(run=run, state=State.NEW)
-    here = {"config": read_json(config), "needs": record.get("needs", {})}
+    here = Lineage(
+        config=json_file.read(config, dict[str, Any], fix="Restore it, or run anew with --rerun"),
+        needs=record.get("needs", {}),
+    )
     if why := "; ".join(_differences(here, run.lineage())):
-        return Record(run=run, state=State.STALE, why=why)
+        # One that has saved nothing gives way: `Workdir.claim`.
+        state = State.STALE if workdir.has_saved() else State.NEW
+        return Record(run=run, state=state, why=why if state is State.STALE else "")
     seconds = record.get("seconds", 0.0) + _lost(run, record)
-    state = State.DONE if workdir.results.exists() else State.BEGUN
-    return Record(run=run, state=state, seconds=seconds)
+    return Record(run=run, state=_state(run, workdir), seconds=seconds)
+
+
+def _state(run: Run, workdir: Workdir) -> State:
+    """Returns whether a run is done: results.json is written last, but by any evaluation."""
+    if not workdir.results.exists():
+        return State.BEGUN
+    results = json_file.read(workdir.results, _Results, fix=f"{_REMOVE}, and the run goes on")
+    steps = results.get("train", {}).get("steps", run.steps)
+    return State.DONE if steps >= run.steps else State.BEGUN
 
 
 def begin(run: Run) -> None:
@@ -76,9 +106,10 @@ def begin(run: Run) -> None:
 
 def end(run: Run) -> None:
     """Writes down that the attempt is over."""
-    record = read_json(run.directory / "record.json")
-    seconds = record["seconds"] + max(0.0, time.time() - record["began"])
-    _write(run, {"needs": record["needs"], "seconds": seconds})
+    record = json_file.read(run.directory / "record.json", _Attempts, fix=_REMOVE)
+    elapsed = max(0.0, time.time() - record.get("began", time.time()))
+    seconds = record.get("seconds", 0.0) + elapsed
+    _write(run, {"needs": record.get("needs", {}), "seconds": seconds})
 
 
 def set_aside(run: Run) -> None:
@@ -104,18 +135,14 @@ def lock(run: Run) -> Iterator[IO[str] | None]:
       The open file, or None where somebody holds the lock.
     """
     run.directory.mkdir(parents=True, exist_ok=True)
-    with (run.directory / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
-            yield file
+    file = locks.take(run.directory / locks.FILE)
+    with file or contextlib.nullcontext():
+        yield file
 
 
 def is_running(run: Run) -> bool:
     """Tells whether a process on this machine trains the run."""
-    if not (run.directory / "lock").exists():
+    if not (run.directory / locks.FILE).exists():
         return False
     with lock(run) as held:
         return held is None
@@ -137,7 +164,7 @@ def last_line(run: Run) -> str:
     return lines[-1].strip() if lines else ""
 
 
-def _differences(here: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+def _differences(here: Lineage, wanted: Lineage) -> list[str]:
     """Compares two lineages."""
     out = binding(config_lib.differences(as_now(here["config"]), wanted["config"]))
     for name, need in wanted["needs"].items():
@@ -148,7 +175,7 @@ def _differences(here: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return out
 
 
-def _lost(run: Run, record: dict[str, Any]) -> float:
+def _lost(run: Run, record: _Attempts) -> float:
     """Returns the seconds of an attempt whose end nobody saw: until its last line."""
     log = run.directory / "train.log"
     if "began" not in record or not log.exists():
@@ -156,5 +183,5 @@ def _lost(run: Run, record: dict[str, Any]) -> float:
     return max(0.0, log.stat().st_mtime - record["began"])
 
 
-def _write(run: Run, values: dict[str, Any]) -> None:
-    write_json(run.directory / "record.json", values)
+def _write(run: Run, values: _Attempts) -> None:
+    write_json(run.directory / "record.json", {**values})

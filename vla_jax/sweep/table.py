@@ -6,12 +6,12 @@ import io
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
-from vla_jax.core import files
+from vla_jax.core import files, json_file
 from vla_jax.core.errors import UserError, nearest
 from vla_jax.eval.compare import welch
-from vla_jax.experiment.workdir import Workdir, read_json
+from vla_jax.experiment.workdir import Workdir
 from vla_jax.sweep.plan import Run
 from vla_jax.sweep.record import Record, State
 from vla_jax.sweep.significance import LEVEL, Mean, holm
@@ -19,6 +19,15 @@ from vla_jax.sweep.sweep import Needs, Sweep
 
 # Columns of results.csv after the measures.
 HOURS, MADE_FROM = "hours", "made_from"
+_RERUN = "Evaluate the run again: vla-jax eval WORKDIR"
+
+
+class _Training(TypedDict):
+    seconds: float
+
+
+class _Finished(TypedDict):
+    train: _Training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,7 +186,10 @@ def _mean_of(paths: tuple[str, ...], numbers: Mapping[str, float]) -> float:
 
 
 def _numbers(run: Run) -> dict[str, float]:
-    return dict(_leaves(read_json(Workdir(run.workdir).results), ""))
+    path = Workdir(run.workdir).results
+    content = json_file.read(path, dict[str, Any], fix=_RERUN)
+    json_file.convert(content, _Finished, str(path), fix=_RERUN)
+    return dict(_leaves(content, "", str(path)))
 
 
 def _check_known(paths: tuple[str, ...], found: Mapping[str, Mapping[str, float]]) -> None:
@@ -192,14 +204,15 @@ def _check_known(paths: tuple[str, ...], found: Mapping[str, Mapping[str, float]
             )
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, float]]:
+def _leaves(tree: Mapping[str, Any], prefix: str, what: str) -> list[tuple[str, float]]:
     """Lists numbers by path; a rate with its interval is one number."""
     out: list[tuple[str, float]] = []
     for key, value in tree.items():
         if isinstance(value, Mapping) and "rate" in value:
-            out.append((prefix + key, float(value["rate"])))
+            where = f"{what}, field {prefix}{key}/rate"
+            out.append((prefix + key, json_file.convert(value["rate"], float, where, fix=_RERUN)))
         elif isinstance(value, Mapping):
-            out += _leaves(value, f"{prefix}{key}/")
+            out += _leaves(value, f"{prefix}{key}/", what)
         elif isinstance(value, int | float):
             out.append((prefix + key, float(value)))
     return out

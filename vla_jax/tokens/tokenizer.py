@@ -13,6 +13,7 @@ from typing import Annotated
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from vla_jax.core import files
 from vla_jax.core.errors import UserError
 from vla_jax.core.fields import Checked, PathText, Range
 
@@ -135,8 +136,8 @@ class Tokenizer:
         return cls(inner)
 
     def save(self, path: str | pathlib.Path) -> None:
-        """Writes `tokenizer.json`; `load` inverts it."""
-        self._inner.save(str(path))
+        """Writes `tokenizer.json`, whole or not at all; `load` inverts it."""
+        files.write_whole(path, self._inner.to_str(pretty=True).encode())
 
     @property
     def size(self) -> int:
