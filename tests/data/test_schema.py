@@ -195,8 +195,8 @@ def tree(change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f.update(x=3), r"features\[\.\.\.\]: expected object, got int"),
-        (lambda f: f["x"].update(tensor=[]), "tensor: expected object, got array"),
+        (lambda f: f.update(x=3), "feature 'x': expected object, got int"),
+        (lambda f: f["x"].update(tensor=[]), "feature 'x', field tensor: expected object"),
         (lambda f: f["x"]["tensor"].update(dtype=7), "tensor.dtype: expected str, got int"),
         (lambda f: f["x"]["tensor"].update(dtype="float33"), "'x': dtype: expected one of numpy's"),
         (lambda f: f["x"]["tensor"].update(shape={"dimensions": "7"}), "expected array, got str"),

@@ -48,16 +48,16 @@ class _Tensor(msgspec.Struct, frozen=True):
 
 
 class _Sequence(msgspec.Struct, frozen=True):
-    feature: "Node"
+    feature: Any
     length: _Size = -1
 
 
 class _FeaturesDict(msgspec.Struct, frozen=True):
-    features: "dict[str, Node]" = {}
+    features: dict[str, Any] = {}
 
 
 class Node(msgspec.Struct, frozen=True):
-    """A node of the tree of features; a leaf has none of the first two."""
+    """A node of the tree of features, its children unchecked; a leaf has not the first two."""
 
     features_dict: _FeaturesDict | None = msgspec.field(default=None, name="featuresDict")
     sequence: _Sequence | None = None
@@ -99,7 +99,20 @@ def features(directory: Directory) -> Node:
             found=", ".join(map(repr, sorted(tree))) or "nothing",
             fix="Write the dataset's metadata again with tfds.folder_dataset.write_metadata",
         )
-    return json_file.convert(tree, Node, storage.join(directory, "features.json"), fix=_AGAIN)
+    return node(tree, storage.join(directory, "features.json"))
+
+
+def node(value: Any, where: str) -> Node:
+    """Checks a node of the tree.
+
+    Args:
+      value: JSON values.
+      where: file and feature, for messages.
+
+    Raises:
+      UserError: it is not what TFDS writes; names the field.
+    """
+    return json_file.convert(value, Node, where, fix=_AGAIN)
 
 
 def info(directory: Directory) -> DatasetInfo:

@@ -209,11 +209,14 @@ def _flatten(
       UserError: a name is no path below a folder, or a dtype does not exist.
     """
     if node.features_dict is not None:
-        for key, child in node.features_dict.features.items():
-            yield from _flatten(child, f"{name}/{key}" if name else key, outer, where)
+        for key, value in node.features_dict.features.items():
+            inner = f"{name}/{key}" if name else key
+            child = metadata.node(value, f"{where}, feature {inner[:200]!r}")
+            yield from _flatten(child, inner, outer, where)
     elif node.sequence is not None:
         around = () if name == STEPS[:-1] else _shape([node.sequence.length])
-        yield from _flatten(node.sequence.feature, name, outer + around, where)
+        child = metadata.node(node.sequence.feature, f"{where}, feature {name[:200]!r}")
+        yield from _flatten(child, name, outer + around, where)
     else:
         paths.below(".", name, f"{where}, feature {name[:200]!r}")  # it names files of the index
         encoding = "none" if node.tensor is None else node.tensor.encoding
