@@ -86,6 +86,7 @@ class Libero(hdf5.Demonstrations):
 
     def _state(self, demo: hdf5.Demonstration) -> np.ndarray:
         """Reads the state; LIBERO's files hold most of it twice, and have no checksums."""
+        state = demo.join(_STATE)
         if demo.has(_POSE):
             pose, again = demo.read(_POSE), demo.join(_STATE[:2])
             if pose.shape != again.shape or not np.array_equal(pose, again, equal_nan=True):
@@ -94,7 +95,7 @@ class Libero(hdf5.Demonstrations):
                     expected="the same numbers twice",
                     fix="Fetch the file again",
                 )
-        return demo.join(_STATE)
+        return state
 
     def _instruction(self, demo: hdf5.Demonstration) -> str:
         """Returns what the file says, else the option, else the words of the file's name."""
