@@ -83,7 +83,7 @@ def read(path: str | os.PathLike[str]) -> list[Record]:
     """Reads what `write` wrote.
 
     Raises:
-      UserError: there is no such file, a line is no record, a number is not finite, or an episode
+      UserError: there is no such file, a line is no record, a number is not
         stands twice; names the line and the field.
     """
     path = pathlib.Path(path)
