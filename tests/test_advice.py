@@ -104,7 +104,8 @@ def test_every_flag_behind_a_verb_is_one_of_its_own():
 
 
 def test_every_flag_that_is_named_is_one_of_some_verb():
-    known = set().union(*FLAGS.values()) | FOREIGN | {"help", "config", "flag"}
+    known = set().union(*FLAGS.values())
+    known |= {f"no{name}" for name in known} | FOREIGN | {"help", "config", "flag"}
     found = matches(r"(?<![\w-])--(?!config\.)([a-z][a-z0-9_-]*[a-z])")
     wrong = [(where, m[1]) for where, m in found if m[1].replace("_", "-") not in known]
     allowed = ("tpu_scripts", "sweep/slurm.py", "sweep/cluster.py", "sweep/jobset.py", "git")

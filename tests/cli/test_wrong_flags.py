@@ -18,7 +18,7 @@ POSITIONAL = {
     "sweep": ["absent.py"],
     "inspect": [f"{CONFIG}:smoke"],
     "plan": [f"{CONFIG}:smoke"],
-    "train": [f"--config={CONFIG}:smoke"],
+    "train": [f"--config={CONFIG}:smoke", "--workdir=run"],
 }
 # A flag of each verb that takes an integer, or a number.
 NUMBER = {
