@@ -134,7 +134,7 @@ def damaged(directory: epath.Path, items: Collection[str], *, all_steps: bool) -
             f"checkpoints in {directory}",
             expected="a whole one",
             found=f"only damaged ones (steps {errors.listed(found)})",
-            fix="Restore one of them, or remove the directory to begin anew",
+            fix="Restore the files of one of them, or begin anew in another --workdir",
         )
     return out
 
