@@ -1,9 +1,11 @@
 """The same run in one process and in several, cut short at any moment: the same numbers."""
 
 import json
+import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import time
 
@@ -250,3 +252,80 @@ def test_kills_at_random_moments_change_no_bit(trainer, processes, kills, record
     assert in_saves >= kills // 4
     assert_same_bits(trainer.workdir(name), expected)
     record_property("kills in a save", in_saves)
+
+
+# Ends the process at a change of the disk, before it is made; or lists them all.
+DIE = """
+import os, sys
+
+_root, _listing, _moment = {root!r}, {listing!r}, {moment!r}
+_count = 0
+
+def _watch(event, arguments):
+    global _count
+    if event not in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"):
+        return
+    path = arguments[1] if event == "os.rename" else arguments[0]  # the name it gets
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        return
+    path = os.fsdecode(path)
+    if not path.startswith(_root):
+        return
+    if event == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        return
+    if _count == _moment:
+        os._exit(9)
+    _count += 1
+    if _listing:
+        with open(_listing, "a") as file:  # lies elsewhere
+            file.write(path.removeprefix(_root) + "\\n")
+
+sys.addaudithook(_watch)
+"""
+SMALL = ("--config.loop.steps=4", "--config.loop.eval_every=2", "--config.checkpoint.every=2")
+PHASES = {  # parts of paths, by what is done there
+    "data": ("/data/",),
+    "claim": ("lock", "origin.json", "config.json", "tokenizer.json", "policy.json"),
+    "save": ("/checkpoints/",),
+    "evaluation": ("results.json", "episodes", "curves", "report"),
+}
+
+
+def moments_by_phase(listing, kills):
+    """Returns changes of the disk, by number, and what is done there; spread over each phase."""
+    changes, chosen = listing.read_text().splitlines(), {}
+    for phase, parts in PHASES.items():
+        found = [k for k, path in enumerate(changes) if any(part in path for part in parts)]
+        if phase == "save":
+            found = found[: len(found) // 2]  # the first one
+        assert len(found) > 3, (phase, changes)
+        count = min(kills, len(found))
+        chosen |= {found[i * len(found) // count]: phase for i in range(count)}
+    return chosen
+
+
+@pytest.mark.slow
+def test_kills_at_the_changes_of_the_disk_change_no_bit(start_job, tmp_path, capsys):
+    def start(name, moment=None, listing=None):
+        root = tmp_path / name
+        values = {"root": str(root), "listing": listing and str(listing), "moment": moment}
+        flags = (*SMALL, f"--config.data_dir={root / 'data'}", f"--workdir={root / 'run'}")
+        return start_job(
+            *("train", f"--config={CONFIG}", *flags),
+            before=lambda _: DIE.format(**values) if moment is not None or listing else "",
+        )
+
+    (code, *said) = start("straight", listing=tmp_path / "changes").wait(TIMEOUT)[0]
+    assert code == 0, said
+    expected = Workdir(tmp_path / "straight" / "run")
+    chosen = moments_by_phase(tmp_path / "changes", int(os.environ.get("KILLS_PER_PHASE", "10")))
+    for number, (moment, phase) in enumerate(chosen.items()):
+        name = f"killed{moment}"
+        (code, *said) = start(name, moment=moment).wait(TIMEOUT)[0]
+        assert code == 9, (phase, moment, said)
+        (code, *said) = start(name).wait(TIMEOUT)[0]
+        assert code == 0, (phase, moment, said)
+        assert_same_bits(Workdir(tmp_path / name / "run"), expected)
+        shutil.rmtree(tmp_path / name)
+        with capsys.disabled():
+            print(f"{number + 1} of {len(chosen)}: {phase}, change {moment}")  # noqa: T201

@@ -1,6 +1,7 @@
 """`act`, `export` and `eval` on a run's directory, and everything they refuse."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from PIL import Image
 from vla_jax.cli import act
 from vla_jax.cli.main import main
 from vla_jax.data.robots.tabletop import TABLETOP
+from vla_jax.experiment.workdir import Workdir
 from vla_jax.policy.export import gate, weights
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
@@ -134,7 +136,7 @@ def test_a_directory_without_a_policy_is_refused(refused, run, picture, tmp_path
     message = {
         "none": "expected a run",
         "no checkpoint": "expected a checkpoint, found none yet",
-        "damaged": "not JSON",
+        "damaged": "config.json: not valid JSON",
     }
     assert message[state] in line
     assert not out.exists()
@@ -261,3 +263,64 @@ def test_the_arguments_of_the_process_are_the_default(vla_jax, monkeypatch, caps
         main()
     assert stop.value.code == 0
     assert "usage: vla-jax VERB" in capsys.readouterr().out
+
+
+@pytest.fixture
+def far_from_its_data(run, tmp_path):
+    """The run, when the directories that its configuration names are gone."""
+    workdir = tmp_path / "run"
+    shutil.copytree(run, workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    entry = {"weight": 1.0, "dir": str(tmp_path / "gone")}
+    config["mixture"] |= {"name": None, "robots": {"tabletop": entry}}
+    config["mixture"]["web"] = {"tabletop_questions": {"dir": str(tmp_path / "gone")}}
+    (workdir / "config.json").write_text(json.dumps(config))
+    return workdir
+
+
+def test_a_run_acts_and_is_evaluated_without_its_datasets(vla_jax, far_from_its_data, picture):
+    instruction = "--instruction=pick up the red cube"
+    code, out, err = vla_jax("act", far_from_its_data, f"--image={picture}", instruction)
+    assert code == 0, err
+    assert out.endswith("policy of step 7\n")
+    code, out, err = vla_jax("eval", far_from_its_data)
+    assert code == 0, err
+    assert "evaluating step 7 of" in out
+    results = json.loads((far_from_its_data / "results.json").read_text())
+    assert results["success"]["seen"]["episodes"] == 4
+    assert not results["open_loop"]
+    reasons = [line.partition(": ")[0] for line in results["left_out"]]
+    assert reasons == [
+        "config.mixture.robots.tabletop.dir",
+        "config.mixture.web.tabletop_questions.dir",
+    ]
+    assert all(line in " ".join(out.split()) for line in results["left_out"])
+
+
+def test_a_second_training_in_a_workdir_is_refused(refused, tmp_path):
+    workdir = Workdir(tmp_path / "run")
+    with workdir.held():
+        line = refused("train", "--config=configs/tabletop.py:smoke", f"--workdir={workdir.path}")
+    assert f"workdir {workdir.path} is in use by process {os.getpid()} on " in line
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "[]", "config.json: expected object, got array"),
+        ("config.json", '{"seed": "x"}', "config.json: config.seed: expected int"),
+        ("results.json", '{"success": {"seen": 3}}', "field success[...]: expected object"),
+        ("results.json", '{"environment": {}}', "missing required field name"),
+        ("origin.json", '{"command": 3}', "origin.json, field command: expected str, got int"),
+        ("mixture.json", '{"sources": [{}]}', "mixture.json, field sources[0]: "),
+    ],
+)
+def test_a_file_of_another_shape_is_named_with_its_field(
+    refused, run, tmp_path, name, content, message
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(run, workdir)
+    (workdir / name).write_text(content)
+    line = refused("report", workdir)
+    assert str(workdir / name) in line
+    assert message in line

@@ -1,3 +1,7 @@
+import errno
+import os
+import pathlib
+import re
 from xml.etree import ElementTree
 
 import av
@@ -130,3 +134,20 @@ def test_curves_show_what_was_measured(tmp_path):
     report.curves(ROWS, tmp_path / "all.png")
     report.curves(ROWS[:2], tmp_path / "some.png")
     assert (tmp_path / "all.png").read_bytes() != (tmp_path / "some.png").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webm", "a.png"])
+def test_a_picture_that_does_not_fit_the_disk_costs_nothing_else(tmp_path, monkeypatch, name):
+    path = tmp_path / name
+    path.write_bytes(b"before")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    with pytest.raises(OSError, match=re.escape(f"No space left on device: '{path}'")):
+        if path.suffix == ".png":
+            report.curves([{"step": 1, "loss/a": 1.0}], path)
+        else:
+            report.film([outcome(3)], path)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(name, b"before")]

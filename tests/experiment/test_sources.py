@@ -141,7 +141,8 @@ def test_a_named_directory_is_looked_for_where_data_are_opened(bridge, kind):
         }
     share = 1.0 if kind == "robots" else 0.5
     mixture = MixtureConfig(name=None, robot_share=share, **entries)
-    config = RunConfig(data_dir=str(bridge), mixture=mixture)  # acting needs no more
+    loader = LoaderConfig(held_out=0.5)
+    config = RunConfig(data_dir=str(bridge), mixture=mixture, loader=loader)  # acting needs no more
     where = rf"config\.mixture\.{kind}\.tabletop\.dir: no/such/place: expected a dataset dir"
     with pytest.raises(UserError, match=where):
         sources.open_data(config, lambda *_: None)

@@ -241,3 +241,21 @@ def test_after_a_kill_of_the_sweep_no_run_is_started_twice(
     assert set(queue.states.values()) == {local.DONE}
     assert [len(attempts(run)) for run in runs] == [1, 1, 2, 1]
     assert queue.records["a-seed0"].seconds >= 0
+
+
+def test_a_run_that_was_evaluated_before_its_end_is_not_done(make_sweep, make_plan, work):
+    (run, *_) = make_plan(make_sweep())
+    work([run])
+    assert record.read(run).state is State.DONE
+    for steps, state in ((run.steps - 1, State.BEGUN), (run.steps, State.DONE)):
+        run.workdir.joinpath("results.json").write_text(json.dumps({"train": {"steps": steps}}))
+        assert record.read(run).state is state
+
+
+def test_a_run_that_saved_nothing_may_change(make_sweep, make_plan, work):
+    before = make_plan(make_sweep(arms=(Arm(name="a", set={"bins.count": 16}),), seeds=(0,)))
+    work(before, a_seed0={"codes": [1]})  # refused by something, as its log says
+    (after,) = make_plan(make_sweep(arms=(Arm(name="a", set={"bins.count": 32}),), seeds=(0,)))
+    assert record.read(after).state is State.NEW
+    work(before)
+    assert record.read(after).state is State.STALE

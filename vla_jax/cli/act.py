@@ -31,7 +31,8 @@ def main(arguments: Sequence[str]) -> None:
     pictures = [(view, read_image(file)) for view, _, file in pairs]
     state = None if values.state is None else _numbers(values.state)
     compilation.use_cache()
-    policy = load.open_run(Workdir(path)).policy(values.robot)
+    run = load.open_run(Workdir(path))
+    policy = run.policy(values.robot)
     seen: dict[str, list[np.ndarray]] = {}
     for view, picture in pictures:
         seen.setdefault(view or policy.observer.views[0], []).append(picture)
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     for title, action in (("first call, compiling", first), ("second call", again)):
         times = ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in action.milliseconds.items())
         progress.note(f"{title}: {times}")
+    progress.note(f"policy of step {run.step}")
 
 
 def read_image(file: str) -> UInt8[np.ndarray, "y x 3"]:

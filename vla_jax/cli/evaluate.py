@@ -53,6 +53,7 @@ def _everything(values: absl_flags.FlagValues, path: str) -> None:
         config = dataclasses.replace(config, evaluation=shorter)
     mesh.split_cpu(config.mesh)
     run = load.open_run(workdir, config)
+    progress.note(f"evaluating step {run.step} of {config.loop.steps}")
     left_out: list[str] = []
     with progress.Phases() as phases:
         data = sources.open_data(config, phases, left_out)
@@ -69,6 +70,7 @@ def _drive(values: absl_flags.FlagValues, path: str) -> None:
 
     environment = table.find(values.env or "tabletop")
     opened = actors.open_actor(path, environment, values.robot)
+    progress.note(f"evaluating {', '.join(f'{k} {v}' for k, v in opened.about.items())}")
     wanted = _trials(values, opened.image_size(environment))
     with progress.Phases() as phases:
         results = evaluation.drive(wanted, opened.policy, values.film, phases)

@@ -12,7 +12,6 @@ from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.workdir import Workdir
 from vla_jax.policy.policy import Policy
 from vla_jax.runtime import mesh as mesh_lib
-from vla_jax.runtime import progress
 from vla_jax.runtime.checkpoint import Checkpoints
 from vla_jax.tokens.encoder import Encoder
 
@@ -70,7 +69,6 @@ def open_run(workdir: Workdir, config: RunConfig | None = None) -> Run:
         abstract = model.abstract_state()
         trained = checkpoints.restore_params(abstract.params, step)
         seconds = checkpoints.loader_state(step)["seconds"]
-    progress.note(f"run {workdir.path}: step {step:,} of {config.loop.steps:,}")
     untrained = frozen.restore(workdir.frozen, abstract.frozen)
     return Run(
         config=config,

@@ -90,7 +90,7 @@ class Checkpoints:
             raise errors.UserError(
                 "checkpoints", expected="an existing directory", found=self._directory
             )
-        self._saving = 0
+        self._saving, self._custom = 0, {}
         self._checkpointer: Any = None
         # Acting needs the parameters alone: a reader compares the bytes of the rest when it reads.
         items = ITEMS if self._writes else (PARAMS,)
@@ -111,7 +111,7 @@ class Checkpoints:
     def _open_writer(self, config: CheckpointConfig) -> Any:
         def record() -> None:
             """Is called in the first process, all being written, just before the commit."""
-            checkpoint_files.record(self._directory, self._saving)
+            checkpoint_files.record(self._directory, self._saving, self._custom)
 
         def record_part() -> None:
             """Is called in every process of several that has written what it has to."""
@@ -172,7 +172,7 @@ class Checkpoints:
         if nested := trees.nest(trees.named_leaves(rest)):
             items[TRAINING] = nested
         self._wait()  # Orbax would wait as well; `record` must know whose files it sees.
-        self._saving = step
+        self._saving, self._custom = step, {_LOADER: dict(loader)}
         with errors_of(f"save step {step} in", self._directory):
             # Forced: the default policy drops a save while an earlier one is still under way.
             self._checkpointer.save_checkpointables_async(
@@ -180,7 +180,7 @@ class Checkpoints:
                 items,
                 force=True,
                 metrics=None if best is None or not math.isfinite(best) else {_BEST: best},
-                custom_metadata={_LOADER: dict(loader)},
+                custom_metadata=self._custom,
             )
 
     def restore(

@@ -1,7 +1,7 @@
 """The files of checkpoints: listed with their checksums before the commit, compared before a read.
 
 `FILES.json` of a checkpoint has the bytes and the CRC32C of every file and what Orbax's metadata
-(the loader state among it) says, with a checksum of itself. Orbax and tensorstore have checksums of
+says (the loader state among it), with a checksum of itself. Orbax and tensorstore have checksums of
 their own for the index of a file at most, never for the bytes of an array.
 
 In a job of several processes each one reads its share: when saving the files that it wrote, when
@@ -9,9 +9,11 @@ restoring the n-th part of all.
 """
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import re
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +29,8 @@ LIST = "FILES.json"
 # What Orbax writes after the list, at the commit.
 _COMMIT = "commit_success.txt"
 _METADATA = "_CHECKPOINT_METADATA"
-_COMMITTED_AT = "commit_timestamp_nsecs"
+_READ = ("custom_metadata", "item_handlers")  # the rest are times
+_PATIENCE = 300  # seconds
 _ASIDE = ".damaged"
 _PART = re.compile(r"FILES\.process_\d+\.json")  # checksums of one process, until they are joined
 _OWNER = re.compile(r"/ocdbt\.process_(\d+)/")
@@ -63,15 +66,16 @@ def record_part(directory: epath.Path, step: int) -> None:
     part.write_text(json.dumps(_checksums(mine)))
 
 
-def record(directory: epath.Path, step: int) -> None:
+def record(directory: epath.Path, step: int, custom: Mapping[str, Any]) -> None:
     """Writes the list of a checkpoint that is complete but for its commit, in the first process.
 
     Args:
       directory: of all checkpoints.
       step: whose.
+      custom: what Orbax was given to write into its metadata.
 
     Raises:
-      OSError: the file system refuses.
+      OSError: the file system refuses, or Orbax has not written its metadata.
     """
     written = _growing(directory, step)
     files = _files(written)
@@ -81,7 +85,7 @@ def record(directory: epath.Path, step: int) -> None:
         part.unlink()
     sums |= _checksums({name: path for name, path in files.items() if name not in sums})
     listed = {
-        "metadata": _without_commit(json.loads((written / _METADATA).read_bytes())),
+        "metadata": _written_metadata(written / _METADATA, custom),
         "files": {name: sums[name] for name in files},
     }
     text = json.dumps({"crc32c": _digest(listed), "list": listed}, indent=0)
@@ -130,7 +134,7 @@ def damaged(directory: epath.Path, items: Collection[str], *, all_steps: bool) -
             f"checkpoints in {directory}",
             expected="a whole one",
             found=f"only damaged ones (steps {errors.listed(found)})",
-            fix="Restore one of them, or remove the directory to begin anew",
+            fix="Restore the files of one of them, or begin anew in another --workdir",
         )
     return out
 
@@ -207,7 +211,8 @@ def _expected(directory: epath.Path) -> Checksums:
     listed = content["list"]
     if _digest(listed) != content.get("crc32c"):
         raise UserError(f"{LIST} has not the bytes that were written")
-    metadata = _without_commit(_json(directory, _METADATA))
+    metadata = _json(directory, _METADATA)
+    metadata = {name: metadata.get(name) for name in listed["metadata"]}
     if _digest(metadata) != _digest(listed["metadata"]):
         raise UserError(f"{_METADATA} has not the bytes that were written")
     return json_file.convert(listed["files"], dict[str, tuple[int, int | None]], LIST)
@@ -221,8 +226,16 @@ def _json(directory: epath.Path, name: str) -> dict[str, Any]:
     return json_file.decode(data, dict[str, Any], name)
 
 
-def _without_commit(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in metadata.items() if name != _COMMITTED_AT}
+def _written_metadata(path: epath.Path, custom: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those fields of Orbax's metadata that are read, once its thread has written them."""
+    wanted, deadline = json.loads(json.dumps(custom)), time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError, ValueError):  # so far, or half of it
+            found = json.loads(path.read_bytes())
+            if _digest(found.get("custom_metadata")) == _digest(wanted):
+                return {name: found.get(name) for name in _READ}
+        time.sleep(0.01)
+    raise TimeoutError(f"{path} was not written within {_PATIENCE} s")
 
 
 def _digest(value: Any) -> int:
