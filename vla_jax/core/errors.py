@@ -33,6 +33,21 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+class TextError(UserError):
+    """A text of a dataset that is blank or does not fit its slots; the same in every example.
+
+    Attributes:
+      text: the text.
+    """
+
+    text = ""
+
+    def of(self, text: str) -> "TextError":
+        """Notes the text; returns itself."""
+        self.text = text
+        return self
+
+
 class Preempted(KeyboardInterrupt):
     """The machine is taken away (SIGTERM, maintenance); what was done is saved.
 

@@ -93,7 +93,10 @@ def _make_actions(
     config: RunConfig, data: Data, tokenizer: Tokenizer, texts: Mapping[str, set[str]]
 ) -> tuple[Tokenizer, dict[str, ActionTokens | FastTokens]]:
     """Chooses the ids of actions, says whose they were, and returns each robot's actions."""
-    used = {name: collisions.usage(tokenizer, each) for name, each in texts.items()}
+    used = {
+        name: collisions.usage(tokenizer, each, places=name in data.web and data.web[name].places)
+        for name, each in texts.items()
+    }
     everything = sum((Counter(usage.count) for usage in used.values()), Counter[int]())
     fast = _make_fast(config, data) if config.action_tokens.scheme == "fast" else None
     count = config.bins.largest if fast is None else len(fast.pieces)

@@ -31,6 +31,7 @@ class Questions:
 
     Attributes:
       ram: bytes that reading may hold.
+      places: whether `<locNNNN>` in its answers stands for a place.
 
     Raises:
       UserError: the budget of the blocks is too small.
@@ -52,7 +53,7 @@ class Questions:
     ):
         self.name, self.index, self._part = name, index, part
         self._form, self._layout = form, layout
-        self.episodes = len(part)
+        self.episodes, self.places = len(part), layout.places
         self.fingerprint = f"{index.fingerprint}[{part.start}:{part.stop}]"
         if layout.is_prompt:
             self.fingerprint += ", whole prompts"
@@ -86,6 +87,7 @@ class Questions:
             prefix=texts.prefix,
             is_prompt=self._layout.is_prompt,
             suffix=texts.suffixes[int(draw) % len(texts.suffixes)],
+            places=self._layout.places,
             images={_VIEW: (self._form.image(data, row, path, where),)},
             dataset=self.name,
             episode=i,
