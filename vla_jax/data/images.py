@@ -67,9 +67,10 @@ def check(image: np.ndarray, name: str) -> UInt8[np.ndarray, "y x 3"]:
     """Returns `image` if it is RGB uint8.
 
     Raises:
-      UserError: another dtype, number of axes or number of channels.
+      UserError: another dtype, number of axes or number of channels, or no pixel.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+    is_image = image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] == 3
+    if not is_image or not image.size:
         raise UserError(
             f"image {name}",
             expected="RGB uint8 [rows, columns, 3], 0..255",

@@ -4,8 +4,8 @@ config.json      the resolved configuration; its being there makes the directory
 lock             who trains, while somebody does
 tokenizer.json   the tokenizer
 fast/            the vocabulary of FAST, for a run whose actions it writes
-manifest.json    the SHA-256 of these, and of
 policy.json      action space, statistics and bins per robot, action token ids, prompts, layout
+manifest.json    the SHA-256 of tokenizer.json, fast/ and policy.json
 checkpoints/     Orbax, one folder per step
 metrics.jsonl    and TensorBoard event files beside it
 nonfinite/       batches whose loss or gradient was no number
