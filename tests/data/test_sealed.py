@@ -1,5 +1,4 @@
 import errno
-import json
 import os
 import random
 import shutil
