@@ -147,7 +147,7 @@ def test_a_directory_without_a_policy_is_refused(refused, run, picture, tmp_path
     message = {
         "none": "expected a run",
         "no checkpoint": "expected a checkpoint, found none yet",
-        "damaged": "not JSON",
+        "damaged": "not valid JSON",
     }
     assert message[state] in line
     assert not out.exists()

@@ -8,11 +8,12 @@ import exported_images
 import exported_manifest
 import numpy as np
 import pytest
-import torch
-import torch_policy
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 from small_policies import export
+
+torch = pytest.importorskip("torch")
+import torch_policy
 
 LOAD = torch_policy.TorchPolicy.load
 IMAGE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)

@@ -8,7 +8,6 @@ from absl import flags as absl_flags
 
 from vla_jax.cli import flags
 from vla_jax.core.errors import UserError
-from vla_jax.core.paths import expand
 from vla_jax.runtime import compilation, progress
 
 _GIGABYTE = 10**9
@@ -30,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
         dtype=values.dtype,
         shard_bytes=int(values.shard_size * _GIGABYTE),
         peft=values.peft,
-        openvla_code=None if code is None else pathlib.Path(expand(code)),
+        openvla_code=None if code is None else pathlib.Path(code),
         timm_models=tuple(values.timm_models),
     )
     compilation.use_cache()
@@ -40,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
         values.robot,
         form=values.format,
         options=options,
-        python=expand(values.python) or sys.executable,
+        python=values.python or sys.executable,
         skip_parity=values.skip_parity,
     )
     progress.note(f"exported step {report.step} to {out} ({report.format}, {report.dtype})")
