@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from small_policies import export
 
 torch = pytest.importorskip("torch")
-import torch_policy
+torch_policy = pytest.importorskip("torch_policy")
 
 LOAD = torch_policy.TorchPolicy.load
 IMAGE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
