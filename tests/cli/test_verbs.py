@@ -13,6 +13,7 @@ from PIL import Image
 
 from vla_jax.cli import act
 from vla_jax.cli.main import main
+from vla_jax.core.errors import UserError
 from vla_jax.data.robots.tabletop import TABLETOP
 from vla_jax.experiment.workdir import Workdir
 from vla_jax.policy.export import gate, weights
@@ -30,7 +31,7 @@ def picture(tmp_path):
 def test_act_prints_every_dimension_with_its_unit(vla_jax, run, picture):
     code, out, err = vla_jax("act", run, f"--image={picture}", "--instruction=pick up the red cube")
     assert code == 0, err
-    lines = out.splitlines()
+    lines = out.splitlines()[1:]  # the first says which step of the run it is
     for line, name, unit in zip(lines, TABLETOP.spec.names, TABLETOP.spec.units, strict=False):
         found, value, rest = line.split(maxsplit=2)
         assert (found, rest) == (name, unit)
@@ -86,13 +87,25 @@ def test_an_image_is_read_as_it_is(picture):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "no such file"), (b"hello", "no image that can be read")]
+    ("content", "message"), [(None, "No such file"), (b"hello", "expected JPEG or PNG bytes")]
 )
 def test_act_refuses_what_is_no_image(refused, run, tmp_path, content, message):
     file = tmp_path / "x.png"
     if content is not None:
         file.write_bytes(content)
     assert message in refused("act", run, f"--image={file}", "--instruction=pick")
+
+
+def test_images_that_cannot_be_whole_are_refused(picture, tmp_path):
+    cut, huge = tmp_path / "cut.png", tmp_path / "huge.png"
+    cut.write_bytes(picture.read_bytes()[:-40])
+    with pytest.raises(UserError, match=r"cut\.png: expected a PNG or JPEG file, found a damaged"):
+        act.read_image(str(cut))
+    Image.new("1", (20_000, 20_000)).save(huge)
+    with pytest.raises(UserError, match=r"huge\.png"):
+        act.read_image(str(huge))
+    with pytest.raises(UserError, match="found Is a directory"):
+        act.read_image(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sys
 
 import cv2
 import exported_images
+import exported_manifest
 import numpy as np
 import pytest
 import selftest
@@ -166,6 +167,7 @@ def test_the_selftest_fails_when_a_golden_token_differs(exported, tmp_path):
     ids = json.loads((folder / "policy.json").read_text())["action_token_ids"]
     golden["tokens"][-1, -1] = ids[ids.index(golden["tokens"][-1, -1]) - 1]
     np.savez(folder / "golden.npz", **golden)
+    exported_manifest.accept(folder)
     run = run_alone(folder, "--selftest")
     assert run.returncode == 1
     assert "wrong_tokens 1, allowed 0" in run.stdout

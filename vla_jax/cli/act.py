@@ -1,11 +1,11 @@
 """`vla-jax act WORKDIR --image=FILE --instruction="..."`: one decision, printed."""
 
+import io
 import pathlib
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import PIL
 from absl import flags as absl_flags
 from PIL import Image
 
@@ -58,19 +58,23 @@ def read_image(file: str) -> UInt8[np.ndarray, "y x 3"]:
     """Reads an image file that is RGB with 8 bits per channel, and converts nothing silently.
 
     Raises:
-      UserError: there is no such file, it is no image, or an image of another mode.
+      UserError: there is no such file, it is no image, a damaged one, one of another mode, or of
+        more pixels than are decoded.
     """
     path = pathlib.Path(expand(file))
-    if not path.is_file():
-        raise UserError(f"image {path}", expected="an image file", found="no such file")
     try:
-        with Image.open(path) as picture:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"image {path}", expected="an image file", found=error.strerror) from error
+    images_lib.size(data, str(path))  # refuses one of too many pixels before it is decoded
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
             mode = picture.mode
-    except (PIL.UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
+            picture.load()
+    except Exception as error:  # every format has exceptions of its own
         raise UserError(
-            f"image {path}", expected="a PNG or JPEG file", found="no image that can be read"
+            f"image {path}", expected="a PNG or JPEG file", found=f"a damaged one ({error})"
         ) from error
-    data = path.read_bytes()
     raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if raw is not None and raw.dtype != np.uint8:
         mode = f"{mode} with {8 * raw.dtype.itemsize} bits per channel"

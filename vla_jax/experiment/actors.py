@@ -2,16 +2,16 @@
 
 import dataclasses
 import importlib
-import json
 import os
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
 from vla_jax.actions.spec import ActionSpec
+from vla_jax.core import json_file, paths
 from vla_jax.core.arrays import Float, Int
 from vla_jax.core.errors import UserError
 from vla_jax.data.robots import table
@@ -20,12 +20,19 @@ from vla_jax.eval.closed_loop import Actor
 from vla_jax.experiment import load, sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.workdir import Workdir
+from vla_jax.policy import exported_checks, exported_manifest
+from vla_jax.policy.export.description import FORMAT_VERSION
+from vla_jax.policy.export.format import ALWAYS
 
 if TYPE_CHECKING:  # a program of an export: it imports its neighbours as they lie in a folder
     from vla_jax.policy.exported_policy import ExportedPolicy
 
 _PROGRAMS = {"jax": ("jax_policy", "JaxPolicy")}  # of the other formats: PyTorch
 _TORCH = ("torch_policy", "TorchPolicy")
+
+
+class _Versioned(TypedDict):
+    format_version: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,12 +95,12 @@ def open_actor(
 
 
 def is_exported(path: str | os.PathLike[str]) -> bool:
-    """Tells whether a directory is an exported folder."""
-    description = pathlib.Path(path) / "policy.json"
-    try:
-        return "format_version" in json.loads(description.read_text())
-    except (OSError, ValueError):
-        return False
+    """Tells whether a directory is an exported folder, damaged or not.
+
+    A run's workdir has a policy.json, too, of another form, and some formats have a config.json.
+    """
+    folder = pathlib.Path(paths.expand(path))
+    return any((folder / name).is_file() for name in ALWAYS)
 
 
 def _run(path: str | os.PathLike[str], environment: Environment, robot: str | None) -> Opened:
@@ -110,20 +117,48 @@ def _run(path: str | os.PathLike[str], environment: Environment, robot: str | No
 
 
 def _exported(path: str | os.PathLike[str], environment: Environment) -> Opened:
-    folder = pathlib.Path(path).absolute()
-    description = json.loads((folder / "policy.json").read_text())
+    folder = pathlib.Path(paths.expand(path)).absolute()
+    description = _description(folder)
     if not _fits(ActionSpec.from_json(description["action_spec"]), environment):
         raise _unfit(f"export {path}", environment, [description["robot"]], None)
     module, name = _PROGRAMS.get(description["format"], _TORCH)
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the folder stays as it is
     sys.path.insert(0, str(folder))  # the programs of a folder import each other by name
     try:
-        policy = getattr(importlib.import_module(module), name).load(folder)
+        program = getattr(importlib.import_module(module), name)
+        policy = program.load(folder, verify=False)  # its programs, too, were verified before
     except (ImportError, ValueError) as error:
         raise UserError(f"export {path}: {error}") from error
     finally:
         sys.path.remove(str(folder))
+        sys.dont_write_bytecode = writes
     about = {name: description[name] for name in ("format", "dtype", "robot")}
     return Opened(policy=_OneByOne(policy), about={"checkpoint": str(path), **about})
+
+
+def _description(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the policy.json of an exported folder that is as it was written.
+
+    Raises:
+      UserError: it is of another version, damaged, or makes no sense; or another file differs from
+        the manifest.
+    """
+    file = folder / "policy.json"
+    version = json_file.read(file, _Versioned)["format_version"]
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"export {folder}",
+            expected=f"format {FORMAT_VERSION}",
+            found=version,
+            fix="Export it anew",
+        )
+    try:
+        exported_manifest.verify(folder)
+        description = json_file.read(file, dict[str, Any])
+        exported_checks.check(description, str(file))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return description
 
 
 def _fits(spec: ActionSpec, environment: Environment) -> bool:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from vla_jax.core import paths
 from vla_jax.core.errors import UserError, nearest
 from vla_jax.envs.tabletop import scene
 from vla_jax.experiment import adapters, load, sources
@@ -78,6 +79,7 @@ def export(
         case `OUT.incomplete` stays behind, marked.
     """
     options = options or Options()
+    out = paths.expand(out)
     growing = folder.check_place(out)
     kind = _format(form)
     config = workdir.config()

@@ -5,6 +5,7 @@ lock             who trains, while somebody does
 tokenizer.json   the tokenizer
 fast/            the vocabulary of FAST, for a run whose actions it writes
 policy.json      action space, statistics and bins per robot, action token ids, prompts, layout
+manifest.json    the SHA-256 of tokenizer.json, fast/ and policy.json
 checkpoints/     Orbax, one folder per step
 metrics.jsonl    and TensorBoard event files beside it
 nonfinite/       batches whose loss or gradient was no number
@@ -55,7 +56,15 @@ _FREE = (
 _PLACES = re.compile(r"config\.(data_dir|mixture\.(robots|web)\..*\.dir): ")
 # What a run makes before its first checkpoint; without the first of them none is read.
 _MADE = (
-    *("policy.json", "tokenizer.json", "fast", "frozen", "checkpoints", "mixture.json"),
+    *(
+        "policy.json",
+        "manifest.json",
+        "tokenizer.json",
+        "fast",
+        "frozen",
+        "checkpoints",
+        "mixture.json",
+    ),
     *metrics.FILES,
 )
 _SAVED = re.compile(r"\d+(\.damaged)?")  # the name of a checkpoint, not of one being written

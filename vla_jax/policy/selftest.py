@@ -101,14 +101,14 @@ def judge(found: Mapping[str, float], allowed: Mapping[str, float]) -> list[str]
     ]
 
 
-def run(load: Load, folder: pathlib.Path, device: str) -> dict[str, Any]:
+def run(load: Load, folder: pathlib.Path, device: str, *, verify: bool = True) -> dict[str, Any]:
     """Measures in float32, and in the dtype of the weights if that is another.
 
     Returns:
       `versions` of what computed, and `measured`: dtype -> measurements and `failures`.
     """
     measured: dict[str, Any] = {}
-    policy = load(folder, device, "float32", unchecked=True)
+    policy = load(folder, device, "float32", unchecked=True, verify=verify)
     golden = _golden(folder / "golden.npz")
     parity, stored = policy.description["parity"], policy.description["dtype"]
     measured["float32"] = measure(policy, golden)
@@ -189,7 +189,7 @@ def _act(policy: ExportedPolicy, options: argparse.Namespace) -> None:
 
 
 def _selftest(load: Load, options: argparse.Namespace) -> int:
-    result = run(load, options.folder, options.device)
+    result = run(load, options.folder, options.device, verify=not options.skip_verify)
     for dtype, found in result["measured"].items():
         rows = {name: value for name, value in found.items() if name != "failures"}
         lines = [f"{name:<14} {value:.6g}" for name, value in rows.items()]

@@ -299,6 +299,15 @@ def test_a_missing_shard_is_named(single):
             {"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2.0}},
             "plain rotary positions",
         ),
+        ({"model_type": ["llama"]}, "field model_type: expected str . null, got array"),
+        (
+            {"model_type": "llama", "hidden_size": "64"},
+            "field hidden_size: expected int . null, got",
+        ),
+        ({"model_type": "llama", "num_hidden_layers": 10**9}, "layers: expected int <= 10000"),
+        ({"model_type": "llama", "num_attention_heads": 0}, "heads: expected int >= 1"),
+        ({"model_type": "paligemma", "text_config": []}, "text_config: expected object, got array"),
+        ({"model_type": "openvla", "timm_model_ids": [], "text_config": {}}, "sizes of the model"),
         ({"model_type": "llama", "hidden_act": "swish7"}, "hidden_act: expected .*found swish7"),
     ],
 )

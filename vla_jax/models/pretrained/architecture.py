@@ -57,6 +57,7 @@ def infer(files: Files, given: VLMConfig | None = None) -> Architecture:
     try:
         if config is None:
             return _from_names(files)
+        config_json.check(config, f"checkpoint {files.path}: its config.json")
         kind = config.get("model_type", config.get("architecture"))
         if kind == "paligemma":
             return Architecture(huggingface.paligemma, _paligemma(config))
@@ -78,7 +79,7 @@ def infer(files: Files, given: VLMConfig | None = None) -> Architecture:
                 _timm(tensors, "", kind, None if given is None else given.vision), features="final"
             )
             return Architecture(openvla.timm_alone, VLMConfig(vision=tower), ("vision",))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
         raise UserError(
             f"checkpoint {files.path}: its config.json",
             expected="the sizes of the model",

@@ -6,8 +6,11 @@ Source: transformers:models/*/configuration_*.py, of the classes named in `_DEFA
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Annotated, Any, TypedDict, cast
 
+from msgspec import Meta
+
+from vla_jax.core import json_file
 from vla_jax.core.errors import UserError
 from vla_jax.models import dinov2 as dinov2_sizes
 from vla_jax.models import layers
@@ -15,6 +18,49 @@ from vla_jax.models.decoder import DecoderConfig
 from vla_jax.models.vit import ViTConfig
 
 Json = Mapping[str, Any]
+
+_Size = Annotated[int, Meta(gt=0, le=10**6)] | None
+_Layers = Annotated[int, Meta(gt=0, le=10**4)] | None
+_Factor = Annotated[float, Meta(gt=0)] | None
+
+
+class _Sizes(TypedDict, total=False):
+    """The fields of a tower or a decoder that are read below; null stands for the default."""
+
+    hidden_size: _Size
+    intermediate_size: _Size
+    num_hidden_layers: _Layers
+    num_attention_heads: _Size
+    num_key_value_heads: _Size
+    head_dim: _Size
+    image_size: _Size
+    patch_size: _Size
+    sliding_window: _Size
+    num_register_tokens: Annotated[int, Meta(ge=0)] | None
+    mlp_ratio: _Factor
+    query_pre_attn_scalar: _Factor
+    attn_logit_softcapping: _Factor
+    final_logit_softcapping: _Factor
+    rms_norm_eps: _Factor
+    layer_norm_eps: _Factor
+    rope_theta: _Factor
+    rope_parameters: dict[str, Any] | None
+    rope_scaling: dict[str, Any] | None
+    hidden_act: str | None
+    attention_bias: bool | None
+    mlp_bias: bool | None
+    tie_word_embeddings: bool | None
+    use_swiglu_ffn: bool | None
+    model_type: str | None
+
+
+class _Config(_Sizes, total=False):
+    architecture: str
+    text_config: _Sizes
+    vision_config: _Sizes
+    timm_model_ids: list[str]
+    use_fused_vision_backbone: bool | None
+
 
 _GEMMA_SIZES = {
     "hidden_size": 3072,
@@ -71,6 +117,19 @@ _ACTIVATIONS: dict[str, layers.Activation] = {
     "silu": "silu",
     "relu": "relu",
 }
+
+
+def check(config: Json, what: str) -> None:
+    """Checks the types and ranges of what a config.json says, if it says it.
+
+    Args:
+      config: its content.
+      what: its name, for the message.
+
+    Raises:
+      UserError: names the field.
+    """
+    json_file.convert(dict(config), _Config, what)
 
 
 def decoder(config: Json, kind: str) -> DecoderConfig:
