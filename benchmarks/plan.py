@@ -13,8 +13,9 @@ import jax
 
 from vla_jax.core import config as config_lib
 from vla_jax.experiment.config import RunConfig
+from vla_jax.experiment.planning import fit, report, vocabulary
 from vla_jax.experiment.planning import plan as plans
-from vla_jax.experiment.planning import report, vocabulary
+from vla_jax.runtime import mesh as mesh_lib
 from vla_jax.runtime import progress
 from vla_jax.runtime.chips import GIB
 from vla_jax.runtime.topology import Topology
@@ -59,7 +60,10 @@ def make(file: str, topology: str) -> plans.Plan:
     """Plans one configuration with the compiler."""
     values = runpy.run_path(str(ROOT / "configs" / file))["get_config"]()
     config = config_lib.build(RunConfig, values)
-    plan = plans.on_paper(config, vocabulary.find(config)[0], Topology.parse(topology))
+    machines, tokens = Topology.parse(topology), vocabulary.find(config)[0]
+    mesh = mesh_lib.abstract_mesh(config.mesh, machines.devices)
+    config = fit.choose_remat(config, tokens, mesh, machines.chip.memory)
+    plan = plans.on_paper(config, tokens, machines)
     return plans.compiled(config, plan, report.waiting)
 
 

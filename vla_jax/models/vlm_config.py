@@ -33,9 +33,9 @@ class VLMConfig:
         place of STATE_TOKEN where images are inline. 0 for none.
       dtype: dtype of the computation.
       param_dtype: dtype in which parameters are kept.
-      remat: what the backward pass recomputes: `none`; `dots`, all but matrix products; `full`,
-        everything; `auto`, the least that fits into the memory of a known chip, as it is estimated,
-        and nothing on others.
+      remat: what the backward pass recomputes: `none`; `dots`, all but matrix products; `narrow`,
+        those of hidden width too; `full`, everything; `auto`, the least that fits into the memory
+        of a known chip, as it is estimated, and nothing on others.
       unroll: layers per loop iteration of the stacks.
       backend: what computes attention in training: `xla`, `cudnn` (GPU, bfloat16), `splash` (TPU),
         or `auto`, see `attention.choose`. Decoding takes XLA, so that a run opens anywhere.

@@ -28,7 +28,7 @@ def needed(config, kind):
 
 def test_the_least_that_fits_is_chosen(config):
     sizes = {kind: needed(config, kind) for kind in fit.REMATS}
-    assert sizes["none"] > sizes["dots"] > sizes["full"]
+    assert sizes["none"] > sizes["dots"] > sizes["narrow"] > sizes["full"]
     open_ = given(config, "auto")
     for kind in fit.REMATS:
         chosen = fit.choose_remat(open_, VOCABULARY, MESH, 1.001 * sizes[kind] / 0.9)
