@@ -4,10 +4,11 @@ Needs libtpu, no TPU. Compiling all of it takes half an hour of one core, the se
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import runpy
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -15,18 +16,33 @@ from vla_jax.core import config as config_lib
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.planning import fit, report, vocabulary
 from vla_jax.experiment.planning import plan as plans
+from vla_jax.models.layers import Remat
 from vla_jax.runtime import mesh as mesh_lib
 from vla_jax.runtime import progress
 from vla_jax.runtime.chips import GIB
 from vla_jax.runtime.topology import Topology
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+
+class Case(NamedTuple):
+    """One plan: a file of `configs/`, machines, and what is changed of the configuration."""
+
+    file: str
+    topology: str
+    batch: int | None = None
+    remat: Remat | None = None
+
+
 CASES = {
-    "tabletop_v5e-4": ("tabletop.py", "v5e:2x2"),
-    "paligemma_3b_v5e-16": ("paligemma_bridge.py", "v5e:4x4"),
-    "openvla_7b_v5p-64": ("openvla_7b.py", "v5p:4x4x4"),
-    "palix_55b_v4-512": ("rt2_palix_55b.py", "v4:8x8x8"),
-    "palix_55b_v5p-512": ("rt2_palix_55b.py", "v5p:8x8x8"),
+    "tabletop_v5e-4": Case("tabletop.py", "v5e:2x2"),
+    "paligemma_3b_v5e-16": Case("paligemma_bridge.py", "v5e:4x4"),
+    "openvla_7b_v5p-64": Case("openvla_7b.py", "v5p:4x4x4"),
+    "palix_55b_v4-512": Case("rt2_palix_55b.py", "v4:8x8x8"),
+    "palix_55b_v5p-512": Case("rt2_palix_55b.py", "v5p:8x8x8"),
+    "paligemma_3b_h200-8": Case("paligemma_bridge.py", "h200:8", batch=256),
+    "paligemma_3b_h200-8_full": Case("paligemma_bridge.py", "h200:8", batch=256, remat="full"),
+    "openvla_7b_h100-8": Case("openvla_7b.py", "h100:8", batch=256),
 }
 HEADER = (
     *("configuration", "topology", "mesh", "batch", "parameters"),
@@ -47,7 +63,7 @@ def main() -> None:
     if unknown := set(arguments.names) - CASES.keys():
         parser.error(f"no {', '.join(unknown)}; there are {', '.join(CASES)}")
     for name in arguments.names or CASES:
-        plan = make(*CASES[name])
+        plan = make(CASES[name])
         (folder / f"{name}.json").write_text(json.dumps(plan.to_json(), indent=1) + "\n")
         progress.note(f"{name}: {plan.taken / GIB:.2f} GiB")
     done = {name: folder / f"{name}.json" for name in CASES}
@@ -56,13 +72,27 @@ def main() -> None:
     (arguments.out / "plan.md").write_text("\n".join([TITLE, *lines, "", NOTES]))
 
 
-def make(file: str, topology: str) -> plans.Plan:
-    """Plans one configuration with the compiler."""
-    values = runpy.run_path(str(ROOT / "configs" / file))["get_config"]()
+def run_of(case: Case) -> RunConfig:
+    """Returns what is planned."""
+    values = runpy.run_path(str(ROOT / "configs" / case.file))["get_config"]()
     config = config_lib.build(RunConfig, values)
-    machines, tokens = Topology.parse(topology), vocabulary.find(config)[0]
+    if case.batch is not None:
+        loader = dataclasses.replace(config.loader, batch_size=case.batch)
+        config = dataclasses.replace(config, loader=loader)
+    return config if case.remat is None else fit.with_remat(config, case.remat)
+
+
+def chosen(case: Case) -> tuple[RunConfig, int, Topology]:
+    """Returns the run with what it leaves open, its number of token ids, and the machines."""
+    config, machines = run_of(case), Topology.parse(case.topology)
+    tokens = vocabulary.find(config)[0]
     mesh = mesh_lib.abstract_mesh(config.mesh, machines.devices)
-    config = fit.choose_remat(config, tokens, mesh, machines.chip.memory)
+    return fit.choose_remat(config, tokens, mesh, machines.chip.memory), tokens, machines
+
+
+def make(case: Case) -> plans.Plan:
+    """Plans one configuration with the compiler."""
+    config, tokens, machines = chosen(case)
     plan = plans.on_paper(config, tokens, machines)
     return plans.compiled(config, plan, report.waiting)
 
@@ -75,7 +105,7 @@ def row(name: str, plan: dict[str, Any]) -> list[str]:
     sizes += [plan["estimate_bytes"]["total"]]
     work = sum(plan["flops_per_step"].values()) / plan["devices"] / 1e12
     return [
-        CASES[name][0].removesuffix(".py"),
+        CASES[name].file.removesuffix(".py"),
         plan["topology"],
         " ".join(f"{axis} {size}" for axis, size in plan["mesh"].items() if size > 1),
         str(plan["batch"]),

@@ -172,8 +172,16 @@ class _Sizes(NamedTuple):
         hidden: float,
         scores: float,
     ) -> _Layer:
-        """Bytes of a layer, from elements of a token: of heads that ask and that are asked, of
-        products that are narrow and wide, between products of the hidden width, and scores.
+        """Bytes of a layer.
+
+        Args:
+          depth: how many such layers there are.
+          tokens: how many a device has.
+          width: of the residual stream.
+          heads: elements of a token in queries, and in keys.
+          products: elements of a token in other products, narrow and wide.
+          hidden: elements of a token between products of the hidden width.
+          scores: of a token with all others.
         """
         (asked, given), (narrow, wide) = heads, products
         return _Layer(
