@@ -84,6 +84,16 @@ def test_every_gpu_has_a_description(chip):
     assert re.search(r"core_count: 1\d\d\n", text)
 
 
+def test_a_compiler_without_its_assembler_is_told_in_one_line():
+    with (
+        pytest.raises(UserError, match=r"expected ptxas\. pip install 'vla_jax\[plan-gpu\]'"),
+        gpu_compiler.tool_errors(),
+    ):
+        raise jax.errors.JaxRuntimeError("NOT_FOUND: Couldn't find a suitable version of ptxas.")
+    with pytest.raises(jax.errors.JaxRuntimeError), gpu_compiler.tool_errors():
+        raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+
 def test_a_plug_in_of_another_version_is_told_in_one_line(monkeypatch):
     def refuse(name, **options):
         raise RuntimeError("Unknown platform cuda\nmore")

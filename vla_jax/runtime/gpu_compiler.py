@@ -11,10 +11,12 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
+import jax
 from jax.experimental import topologies
 
 from vla_jax.core.errors import UserError
@@ -151,6 +153,19 @@ def target(chip: Chip) -> str:
       block_dim_limit_z: 65535
     }}
     """
+
+
+@contextlib.contextmanager
+def tool_errors() -> Iterator[None]:
+    """Turns "no ptxas" into a UserError: the plug-in is here, NVIDIA's assembler is not."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not re.search(r"ptxas|nvlink", str(error)):
+            raise
+        raise UserError(
+            "the GPUs' compiler lacks NVIDIA's assembler", expected="ptxas", fix=INSTALL
+        ) from error
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,9 @@ from vla_jax.runtime.gpu_program import Program
 from vla_jax.runtime.topology import Memory, NoRoomError, Topology
 
 __all__ = ["Compiled", "NoRoomError", "train_step"]
+
+# Where cuDNN's rule of partitioning lies in this process, in the program's text.
+_ADDRESS = re.compile(r'(@CustomSPMDPartitioning\(.*?backend_config = )"\d+"')
 
 Tick = Callable[[float], None]
 
@@ -51,7 +55,7 @@ def train_step(config: RunConfig, vocabulary: int, machines: Topology, tick: Tic
       tick: told the seconds every second.
 
     Raises:
-      UserError: the compiler is not installed.
+      UserError: the compiler is not installed, or not all of it.
       NoRoomError: the step takes more memory than there is.
     """
     is_gpu = machines.chip.platform == "gpu"
@@ -66,8 +70,10 @@ def train_step(config: RunConfig, vocabulary: int, machines: Topology, tick: Tic
     found = _remembered(path)
     if found is None:
         options = gpu_compiler.OPTIONS if is_gpu else None
+        held = bytes_per_device(arguments)
         try:
-            result = topology.compile_lowered(lowered, bytes_per_device(arguments), tick, options)
+            with gpu_compiler.tool_errors():
+                result = topology.compile_lowered(lowered, held, tick, options)
         except NoRoomError as error:
             found = Compiled(needed=error.needed)
         else:
@@ -93,6 +99,7 @@ def _remembered(path: pathlib.Path) -> Compiled | None:
 
 def _key(program: str, machines: Topology) -> str:
     """Names a compilation by all it depends on."""
+    program = _ADDRESS.sub(r"\1", program)
     versions = [importlib.metadata.version(name) for name in ("jax", "jaxlib")]
     if machines.chip.platform == "gpu":
         versions += [str(gpu_compiler.version()), str(sorted(gpu_compiler.OPTIONS.items()))]

@@ -1,4 +1,4 @@
-"""Device memory of a training step on paper: for GPUs, and to choose what to compile for a TPU.
+"""Device memory of a training step on paper: where no compiler is, and to choose what to compile.
 
 What has shapes (state, batch, gradients) is exact; activations are counted tensor by tensor, as far
 as the backward pass needs them (Korthikanti et al. 2022, section 4, for another block). The tests
