@@ -55,6 +55,12 @@ INGEST = ["h5py>=3.11", "pyarrow>=16"]
 # The TPU's compiler, which runs anywhere, for `vla-jax plan`.
 PLAN = ["libtpu>=0.0.42"]
 
+# The GPU's, without a GPU and its libraries; the plug-in has to be of JAX's version.
+PLAN_GPU = [
+    "jax-cuda13-plugin>=0.10.2,<0.11; platform_system == 'Linux'",
+    "nvidia-cuda-nvcc>=13; platform_system == 'Linux'",
+]
+
 # Checkpoints from the Hugging Face hub.
 HUB = ["huggingface_hub>=0.34"]
 
@@ -96,6 +102,7 @@ EXTRAS = {
     "ingest": INGEST,
     "hub": HUB,
     "plan": PLAN,
+    "plan-gpu": PLAN_GPU,
     **SIMULATORS,
     # Not on the package index.
     "dlimp": ["dlimp @ git+https://github.com/kvablack/dlimp"],

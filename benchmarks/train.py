@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = turns.parser(__doc__ or "", list(ROWS), times=10)
     parser.add_argument("--batch", type=int, default=0, help="examples per step; 0 as the shape")
     parser.add_argument("--remat", default="none", help="of vla_jax: none, dots or full")
-    parser.add_argument("--backend", default="xla", help="attention of vla_jax: xla or cudnn")
+    parser.add_argument("--backend", default="xla", help="attention of vla_jax: xla or auto")
     return parser
 
 

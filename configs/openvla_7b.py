@@ -23,6 +23,7 @@ def get_config(variant: str = "bridge") -> config_dict.ConfigDict:
         )
     c = experiment.defaults()
     c.model = to_config_dict(variants.OPENVLA_7B)
+    c.model.remat = "auto"
     c.pretrained.path = "checkpoints/openvla-7b"
     c.tokenizer.path = "checkpoints/openvla-7b/tokenizer.json"
     c.action_tokens.rows = "openvla"

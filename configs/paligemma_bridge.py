@@ -25,6 +25,7 @@ def get_config(variant: str = "robot_only") -> config_dict.ConfigDict:
         )
     c = experiment.defaults()
     c.model = to_config_dict(variants.PALIGEMMA_3B)
+    c.model.remat = "auto"
     c.pretrained.path = "checkpoints/paligemma-3b-pt-224"
     c.tokenizer.path = "checkpoints/paligemma-3b-pt-224/tokenizer.json"
     c.prompts.robot = "rt2"

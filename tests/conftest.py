@@ -23,6 +23,7 @@ os.environ["MPLBACKEND"] = "agg"
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -55,6 +56,17 @@ def no_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refusing(_connect))
     monkeypatch.setattr(socket.socket, "connect_ex", refusing(_connect_ex))
+
+
+@pytest.fixture
+def no_cache():
+    """Programs compiled for devices that are not there cannot be read back."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", before)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture

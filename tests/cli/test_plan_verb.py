@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from vla_jax.cli.main import main
+from vla_jax.runtime import gpu_compiler
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 TABLETOP, PALIGEMMA = str(CONFIGS / "tabletop.py"), str(CONFIGS / "paligemma_bridge.py")
@@ -27,13 +28,21 @@ def argv(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["vla-jax"])
 
 
-def test_a_plan_for_gpus(capsys, tmp_path):
+@pytest.fixture
+def no_gpu_compiler(monkeypatch):
+    """A machine without the extra `plan-gpu`."""
+    monkeypatch.setattr(gpu_compiler, "version", lambda: None)
+
+
+def test_a_plan_for_gpus(capsys, tmp_path, no_gpu_compiler):
     file = tmp_path / "plans" / "plan.json"
     arguments = ["--topology", "h200:8", "--examples=1e7", "--mfu=0.5", "--price=4"]
     code, out, _ = plan(capsys, PALIGEMMA, *arguments, f"--json={file}")
     assert code == 0
     assert "fits" in out.splitlines()[-1]
     assert "2,923,335,408" in out
+    assert "an estimate: the GPUs' compiler is not here (pip install 'vla_jax[plan-gpu]'" in out
+    assert "config.model.remat=auto: dots, the least that should fit" in out
     written = json.loads(file.read_text())
     assert written["fits"]
     assert written["compiled_bytes"] is None
@@ -60,7 +69,7 @@ def test_what_does_not_fit_ends_with_1_and_the_nearest_change(capsys):
     assert code == 0
 
 
-def test_a_search_shows_what_it_tries(capsys):
+def test_a_search_shows_what_it_tries(capsys, no_gpu_compiler):
     code, out, _ = plan(capsys, PALIGEMMA, "--topology=h100:8", "--search", "--batch=64")
     assert code == 0
     assert "examples/s at best" in out

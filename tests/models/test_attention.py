@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vla_jax.core.errors import UserError
-from vla_jax.models import attention
+from vla_jax.models import attention, variants
 
 RNG = np.random.default_rng(0)
 
@@ -102,18 +102,48 @@ def test_logits_are_capped_before_the_softmax():
     )
 
 
+def choose(backend, queries, *, head=64, dtype="bfloat16", softcap=None):
+    shape = jax.ShapeDtypeStruct((1, queries, 2, head), jnp.dtype(dtype))
+    return attention.choose(backend, shape, shape, softcap=softcap)
+
+
 def test_one_query_and_short_sequences_take_xla():
-    assert attention.choose("splash", 1) == "xla"
-    assert attention.choose("cudnn", 1) == "xla"
-    assert attention.choose("cudnn", 2) == "cudnn"
-    assert attention.choose("auto", 8192) == "xla"  # not a TPU
+    assert choose("splash", 1) == "xla"
+    assert choose("cudnn", 1) == "xla"
+    assert choose("cudnn", 2) == "cudnn"
+    assert choose("auto", 8192) == "xla"  # not a TPU
 
 
 def test_long_sequences_take_splash_on_a_tpu(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert attention.choose("auto", 8192) == "splash"
-    assert attention.choose("auto", 1024) == "xla"
+    assert choose("auto", 8192) == "splash"
+    assert choose("auto", 1024) == "xla"
     attention.check("splash")
+
+
+def on_gpus(*, kind="NVIDIA H200", tensor=1):
+    """The mesh of a plan for GPUs."""
+    device = jax.sharding.AbstractDevice(kind, None, "gpu")
+    mesh = jax.sharding.AbstractMesh((8 // tensor, tensor), ("fsdp", "tensor"))
+    return jax.sharding.use_abstract_mesh(mesh.update(abstract_device=device))
+
+
+@pytest.mark.parametrize(
+    ("head", "dtype", "softcap", "machine", "expected"),
+    [
+        (72, "bfloat16", None, {}, "cudnn"),  # SigLIP
+        (128, "bfloat16", None, {}, "cudnn"),  # Llama
+        (256, "bfloat16", None, {}, "xla"),  # Gemma
+        (128, "bfloat16", 50.0, {}, "xla"),  # Gemma 2 27B
+        (128, "float32", None, {}, "xla"),
+        (12, "bfloat16", None, {}, "xla"),
+        (128, "bfloat16", None, {"kind": "AMD Instinct MI300X"}, "xla"),
+        (128, "bfloat16", None, {"tensor": 2}, "xla"),
+    ],
+)
+def test_gpus_take_cudnn_module_by_module(head, dtype, softcap, machine, expected):
+    with on_gpus(**machine):
+        assert choose("auto", 300, head=head, dtype=dtype, softcap=softcap) == expected
 
 
 @pytest.mark.parametrize(("backend", "device"), [("cudnn", "GPU"), ("splash", "TPU")])
@@ -138,7 +168,12 @@ def hopper(monkeypatch):
 
 @pytest.mark.parametrize(
     ("heads", "key_heads", "size", "queries", "keys", "masked"),
-    [(8, 1, 256, 321, 321, True), (16, 16, 72, 256, 256, False), (4, 2, 64, 17, 320, True)],
+    [
+        (32, 32, 128, 321, 321, True),
+        (16, 16, 72, 256, 256, False),
+        (16, 16, 64, 261, 261, False),
+        (4, 2, 64, 17, 320, True),
+    ],
 )
 def test_cudnn_takes_the_models_shapes_odd_lengths_included(
     hopper, heads, key_heads, size, queries, keys, masked
@@ -169,11 +204,13 @@ def test_padding_for_cudnn_changes_no_answer(monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", on_cpu)
     valid = np.ones((2, 7), bool)
     valid[1, 3] = False
-    for everyone, queries in ((4, 7), (0, 7), (4, 3), (7, 2)):
+    for everyone, queries in ((4, 7), (0, 7), (4, 3), (7, 2), (None, 7)):
         query, key, value = (
             jnp.asarray(RNG.normal(size=(2, n, 2, 8)), jnp.float32) for n in (queries, 7, 7)
         )
-        mask = attention.Mask(valid=jnp.asarray(valid), everyone=everyone)
+        mask = None
+        if everyone is not None:
+            mask = attention.Mask(valid=jnp.asarray(valid), everyone=everyone)
         found, expected = (
             attention.attend(query, key, value, mask, backend=backend)
             for backend in ("cudnn", "xla")
@@ -184,9 +221,12 @@ def test_padding_for_cudnn_changes_no_answer(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({}, "dtype float32"),
-        ({"dtype": "bfloat16", "heads": 2}, r"heads of \[4, 8\]"),
-        ({"dtype": "bfloat16", "attention_softcap": 50.0}, r"attention_softcap 50\.0"),
+        ({}, "config.model.vision with dtype float32"),
+        ({"dtype": "bfloat16", "heads": 2}, "config.model.vision with heads of 4"),
+        (
+            {"dtype": "bfloat16", "attention_softcap": 50.0},
+            r"config.model.decoder with attention_softcap 50\.0",
+        ),
     ],
 )
 def test_what_cudnn_lacks_is_refused(build_config, changes, found):
@@ -203,3 +243,12 @@ def test_what_cudnn_lacks_is_refused(build_config, changes, found):
             dtype=changes.get("dtype", "float32"),
             backend="cudnn",
         )
+
+
+def test_gemmas_heads_are_refused_by_name():
+    with pytest.raises(
+        UserError,
+        match=r"found config\.model\.decoder with heads of 256 \(128 is the limit\)\. .*auto",
+    ):
+        dataclasses.replace(variants.PALIGEMMA_3B, backend="cudnn")
+    assert dataclasses.replace(variants.OPENVLA_7B, backend="cudnn").backend == "cudnn"

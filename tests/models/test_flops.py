@@ -164,3 +164,14 @@ def test_remat_runs_the_layers_again():
     layers = forward["vision"] + forward["decoder"] + forward["attention"]
     for remat, again in {"none": 0, "dots": forward["attention"], "full": layers}.items():
         assert flops.recomputed(dataclasses.replace(TINY, remat=remat), forward) == again
+
+
+def test_narrow_remat_makes_hidden_features_again():
+    config = dataclasses.replace(variants.PALIGEMMA_3B, remat="narrow")
+    forward = flops.forward(config, 257_152, images=1, prefix=48, suffix=16)
+    tokens, tower, decoder = 256 + 48 + 15, config.vision, config.decoder
+    again = flops.recomputed(config, forward) - forward["attention"]
+    hidden = 2 * tokens * decoder.depth * 2 * decoder.width * decoder.mlp
+    hidden += 2 * 256 * tower.depth * tower.width * tower.mlp
+    # The share is taken of all of a tower, patches and attention too: 4% of it.
+    assert again == pytest.approx(hidden, rel=0.01)

@@ -69,7 +69,7 @@ def test_initializer_draws_the_given_deviation_and_stacks_layers():
 
 
 @pytest.mark.parametrize("unroll", [1, 3])
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("remat", ["none", "dots", "narrow", "full"])
 def test_a_stack_is_a_loop_over_its_layers(remat, unroll):
     block = Affine(layers.Initializer(nnx.Rngs(0), jnp.dtype("float32"), layers=3))
     shift = jnp.arange(3.0)

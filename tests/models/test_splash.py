@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.experimental import topologies
-from jax.experimental.compilation_cache import compilation_cache
 
 from vla_jax.models import attention, splash
 from vla_jax.runtime import mesh as mesh_lib
@@ -120,17 +119,6 @@ def test_splash_is_split_over_a_mesh(interpreted, groups):
 def test_only_what_divides_is_split(batch, heads, groups, expected):
     mesh = jax.sharding.AbstractMesh((1, 1, 2, 4), ("slice", "data", "fsdp", "tensor"))
     assert splash._places(mesh, batch, heads, groups) == expected
-
-
-@pytest.fixture
-def no_cache():
-    """Programs compiled for devices that are not there cannot be read back."""
-    before = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_enable_compilation_cache", before)
-    compilation_cache.reset_cache()
 
 
 @pytest.mark.slow

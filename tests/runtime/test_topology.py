@@ -1,12 +1,15 @@
 import importlib.util
+import re
 import types
 
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import topologies
 
 from vla_jax.core.errors import UserError
-from vla_jax.runtime import topology
+from vla_jax.runtime import gpu_compiler, topology
+from vla_jax.runtime.chips import CHIPS
 from vla_jax.runtime.topology import Topology
 
 
@@ -54,16 +57,58 @@ def test_without_libtpu_the_error_says_what_to_install(monkeypatch):
         Topology.parse("v5e:2x2").compiler_devices()
 
 
-def test_gpus_have_no_compiler_here():
-    with pytest.raises(UserError, match="expected TPUs"):
+def test_without_the_plug_in_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"h200: .*pip install 'vla_jax\[plan-gpu\]'"):
         Topology.parse("h200:8").compiler_devices()
+
+
+def test_gpus_are_described_to_their_compiler(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(gpu_compiler, "version", lambda: "jax_cuda13_plugin 1")
+    monkeypatch.setattr(
+        topologies,
+        "get_topology_desc",
+        lambda name, **options: asked.update(options) or types.SimpleNamespace(devices=[name]),
+    )
+    assert Topology.parse("h200:8x2").compiler_devices() == [""]
+    assert (asked["platform"], asked["topology"]) == ("cuda", "2x8x1")
+    assert "device_memory_size: 141000000000\n" in asked["target_config"]
+
+
+@pytest.mark.parametrize("chip", [chip for chip in CHIPS.values() if chip.platform == "gpu"])
+def test_every_gpu_has_a_description(chip):
+    text = gpu_compiler.target(chip)
+    assert text.count("{") == text.count("}") == 3
+    assert f"memory_bandwidth: {chip.bandwidth:.0f}\n" in text
+    assert re.search(r"core_count: 1\d\d\n", text)
+
+
+def test_a_compiler_without_its_assembler_is_told_in_one_line():
+    with (
+        pytest.raises(UserError, match=r"expected ptxas\. pip install 'vla_jax\[plan-gpu\]'"),
+        gpu_compiler.tool_errors(),
+    ):
+        raise jax.errors.JaxRuntimeError("NOT_FOUND: Couldn't find a suitable version of ptxas.")
+    with pytest.raises(jax.errors.JaxRuntimeError), gpu_compiler.tool_errors():
+        raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+
+def test_a_plug_in_of_another_version_is_told_in_one_line(monkeypatch):
+    def refuse(name, **options):
+        raise RuntimeError("Unknown platform cuda\nmore")
+
+    monkeypatch.setattr(gpu_compiler, "version", lambda: "jax_cuda13_plugin 1")
+    monkeypatch.setattr(topologies, "get_topology_desc", refuse)
+    with pytest.raises(UserError, match=r"^jax_cuda13_plugin 1: Unknown platform cuda\. pip "):
+        Topology.parse("a100:8").compiler_devices()
 
 
 def test_the_memory_of_a_program():
     x = jax.ShapeDtypeStruct((256, 256), jnp.float32)
     lowered = jax.jit(lambda a, b: (a @ b @ b, b + 1), donate_argnums=1).lower(x, x)
     seconds = []
-    memory = topology.compile_for_memory(lowered, 0, seconds.append)
+    memory = topology.memory_of(topology.compile_lowered(lowered, 0, seconds.append))
     size = 256 * 256 * 4
     assert memory.arguments == 2 * size
     assert memory.output >= 2 * size
@@ -89,19 +134,19 @@ def test_the_memory_of_a_program():
     ],
 )
 def test_a_program_that_does_not_fit_tells_what_it_needs(message, gib):
-    def compile():
+    def compile(compiler_options):
         raise RuntimeError(message)
 
     program = types.SimpleNamespace(compile=compile)
     with pytest.raises(topology.NoRoomError) as raised:
-        topology.compile_for_memory(program, 8 * 2**30, lambda seconds: None)
+        topology.compile_lowered(program, 8 * 2**30, lambda seconds: None)
     expected = None if gib is None else pytest.approx(gib * 2**30)
     assert raised.value.needed == expected
 
 
 def test_other_failures_of_the_compiler_are_not_hidden():
-    def compile():
+    def compile(compiler_options):
         raise RuntimeError("INTERNAL: a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        topology.compile_for_memory(types.SimpleNamespace(compile=compile), 0, lambda s: None)
+        topology.compile_lowered(types.SimpleNamespace(compile=compile), 0, lambda s: None)

@@ -28,6 +28,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from vla_jax.experiment.planning import fit, report, search, vocabulary
     from vla_jax.experiment.planning import plan as plans
+    from vla_jax.runtime import gpu_compiler
     from vla_jax.runtime import mesh as mesh_lib
 
     jax.config.update("jax_platforms", "cpu")  # what is here is not what is planned for
@@ -36,9 +37,15 @@ def main(arguments: Sequence[str]) -> None:
         tokens, source = vocabulary.find(config)
     progress.note(f"vocabulary: {tokens} tokens ({source})")
     mesh = mesh_lib.abstract_mesh(config.mesh, topology.devices)
-    config = fit.choose_remat(config, tokens, mesh, topology.chip.memory)
+    chosen = fit.choose_remat(config, tokens, mesh, topology.chip.memory)
+    if chosen is not config:
+        progress.note(f"config.model.remat=auto: {chosen.model.remat}, the least that should fit")
+    config = chosen
     plan = first = plans.on_paper(config, tokens, topology)
-    exact = topology.chip.platform == "tpu" and not values.estimate
+    exact = not values.estimate
+    if exact and topology.chip.platform == "gpu" and gpu_compiler.version() is None:
+        exact = False
+        progress.note(f"an estimate: the GPUs' compiler is not here ({gpu_compiler.INSTALL})")
     if values.search:
         plan = report.follow(search.search(plan, config, report.waiting, exact=exact), plan)
     elif exact and plan.estimate.state <= topology.chip.memory:

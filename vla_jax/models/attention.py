@@ -14,6 +14,7 @@ from vla_jax.models import splash
 
 Backend = Literal["auto", "xla", "cudnn", "splash"]
 SPLASH_FROM = 4096
+CUDNN_HEADS = 128  # the largest that all GPUs with bfloat16 have kernels for, backward too
 _DEVICES = {"cudnn": "gpu", "splash": "tpu"}
 
 
@@ -80,7 +81,7 @@ def attend(
     """
     if scale is None:
         scale = 1 / math.sqrt(query.shape[-1])
-    backend = choose(backend, query.shape[1])
+    backend = choose(backend, query, key, softcap=softcap)
     if backend == "xla":
         table = None if mask is None else mask.table(query.shape[1])
         return _attend_xla(query, key, value, table, scale, softcap)
@@ -91,26 +92,65 @@ def attend(
     return splash.attend(query, key, value, mask.valid, mask.everyone, scale=scale, softcap=softcap)
 
 
-def choose(backend: Backend, queries: int) -> Literal["xla", "cudnn", "splash"]:
-    """Returns what computes attention of so many queries.
+def choose(
+    backend: Backend,
+    query: Float[Array, "b q h k"],
+    key: Float[Array, "b s g k"],
+    *,
+    softcap: float | None = None,
+) -> Literal["xla", "cudnn", "splash"]:
+    """Returns what computes the attention of a module.
 
-    One query has no use for a kernel. `auto` is XLA but for `SPLASH_FROM` queries and more on a
-    TPU: compiled for v5e, forward and backward of one sequence at 896 pixels take 182 MiB beside
-    their inputs in PaliGemma's decoder, of XLA 1094, and 129 in its tower, of XLA 1552; up to 1024
-    XLA keeps the logits on the chip. cuDNN has not been measured, so it has to be asked for.
+    One query has no use for a kernel. `auto` is cuDNN on NVIDIA's GPUs where it can do it, see
+    `cudnn_lacks`, and splash for `SPLASH_FROM` queries and more on TPUs: compiled for v5e, forward
+    and backward of one sequence at 896 pixels take 182 MiB beside their inputs in PaliGemma's
+    decoder, of XLA 1094, and 129 in its tower, of XLA 1552; up to 1024 XLA keeps the logits on the
+    chip. Everything else is XLA, Gemma's heads of 256 on GPUs among it: of JAX's Pallas kernels
+    Triton's compiles for them but knows no prefix mask, and Mosaic's knows no bfloat16 there.
+
+    Args:
+      backend: what was asked for.
+      query: of the module, or its shape and dtype.
+      key: likewise.
+      softcap: bound of the logits.
     """
-    if queries == 1:
+    if query.shape[1] == 1:
         return "xla"
-    if backend == "auto":
-        long = queries >= SPLASH_FROM and _platform() == "tpu"
-        return "splash" if long else "xla"
-    return backend
+    if backend != "auto":
+        return backend
+    platform, kind = _device()
+    if platform == "tpu" and query.shape[1] >= SPLASH_FROM:
+        return "splash"
+    if platform != "gpu" or not kind.startswith("NVIDIA"):
+        return "xla"
+    lacks = cudnn_lacks(str(query.dtype), query.shape[-1], softcap)
+    # Its split over a mesh wants keys to lie as queries do.
+    whole = jax.sharding.get_abstract_mesh().shape.get("tensor", 1) == 1
+    same = query.dtype == key.dtype
+    return "cudnn" if same and whole and not lacks else "xla"
 
 
-def _platform() -> str:
-    """Returns what is computed on: the devices of the mesh, which may be planned for, not here."""
+def cudnn_lacks(dtype: str, head: int, softcap: float | None) -> list[str]:
+    """Returns what cuDNN's attention cannot do of a module, in words; nothing where it can all.
+
+    Source: jax:jax/_src/cudnn/fused_attention_stablehlo.py, `check_is_flash_attention`; on Hopper
+    alone there are heads of 256.
+    """
+    reasons = {
+        f"dtype {dtype} (bfloat16 is what it computes)": dtype != "bfloat16",
+        f"heads of {head} ({CUDNN_HEADS} is the limit)": head > CUDNN_HEADS,
+        f"heads of {head} (they have to be a multiple of 8)": bool(head % 8),
+        f"attention_softcap {softcap} (it has none)": bool(softcap),
+    }
+    return [reason for reason, holds in reasons.items() if holds]
+
+
+def _device() -> tuple[str, str]:
+    """Returns platform and kind of the devices of the mesh, which may be planned for, not here."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else device.platform
+    if device is None:
+        return jax.default_backend(), jax.devices()[0].device_kind
+    return device.platform, device.device_kind
 
 
 def check(backend: Backend) -> None:
@@ -153,7 +193,9 @@ def _attend_xla(
 
 
 def _attend_cudnn(query: Array, key: Array, value: Array, mask: Mask | None, scale: float) -> Array:
-    """Pads to even lengths, at the front: the backward pass wants them where there is a mask."""
+    """Pads to even lengths, at the front: the backward pass wants them."""
+    if mask is None and (query.shape[1] % 2 or key.shape[1] % 2):
+        mask = Mask(valid=jnp.ones(key.shape[:2], bool), everyone=key.shape[1])
     if mask is None:
         return jax.nn.dot_product_attention(query, key, value, scale=scale, implementation="cudnn")
     length, valid = query.shape[1], mask.valid

@@ -8,6 +8,7 @@ compared with published ones. Masked views and padding are computed, and therefo
 import itertools
 from collections.abc import Mapping
 
+from vla_jax.models import layers
 from vla_jax.models.vit import ViTConfig
 from vla_jax.models.vlm_config import VLMConfig
 
@@ -136,11 +137,34 @@ def recomputed(config: VLMConfig, forward: Mapping[str, float]) -> float:
     """Returns the FLOPs that `config.remat` adds to a training step of one example.
 
     Full remat runs the layers of both stacks once more; `dots` keeps all products but those of
-    attention; neither touches projector and head. Those of the towers' attention, under a
-    twentieth of the towers', are left out under `dots`.
+    attention, `narrow` all of these but those that make hidden features; none touches projector
+    and head. Those of the towers' attention, under a twentieth of the towers', are left out under
+    `dots` and `narrow`.
     """
-    again = {"none": (), "dots": ("attention",), "full": ("vision", "decoder", "attention")}
-    return sum(forward[name] for name in again[config.remat])
+    again = {
+        "none": {},
+        "dots": {"attention": 1.0},
+        "narrow": {**_hidden(config), "attention": 1.0},
+        "full": {"vision": 1.0, "decoder": 1.0, "attention": 1.0},
+    }
+    return sum(share * forward[name] for name, share in again[config.remat].items())
+
+
+def _hidden(config: VLMConfig) -> dict[str, float]:
+    """Returns the share of a component's matrices that make hidden features, and are wide."""
+    decoder, making, made = config.decoder, 0, 0
+    for tower in (config.vision, config.fused_vision):
+        if tower is not None:
+            depth = max(tower.depth - tower.unused, 0)
+            matrix = tower.width * tower.mlp * (not layers.is_narrow(tower.width, tower.mlp))
+            making += depth * matrix
+            made += depth * (4 * tower.width**2 + 2 * tower.width * tower.mlp)
+    heads = 2 * (decoder.heads + decoder.key_heads) * decoder.head_dim
+    gated = 2 * decoder.mlp * (not layers.is_narrow(decoder.width, decoder.mlp))
+    return {
+        "vision": making / max(made, 1),
+        "decoder": gated / (heads + 3 * decoder.mlp),
+    }
 
 
 def _tower(config: ViTConfig) -> int:

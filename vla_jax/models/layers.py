@@ -4,6 +4,7 @@ A block is written for one layer and created with a leading `layers` axis on eve
 `run_stack` scans over that axis. One code path serves 2 layers on a laptop and 48 on a pod.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from vla_jax.core.arrays import Array, Float
 from vla_jax.models import kernels
 from vla_jax.runtime import sharding
 
-Remat = Literal["none", "dots", "full", "auto"]
+Remat = Literal["none", "dots", "narrow", "full", "auto"]
 Activation = Literal["gelu", "gelu_exact", "silu", "relu"]
 
 
@@ -110,6 +111,29 @@ def dense(
     return y
 
 
+def is_narrow(width: int, out: int) -> bool:
+    """Tells whether `remat=narrow` keeps the product that makes `out` features of `width`."""
+    return out < 2 * width
+
+
+def _keep_narrow(primitive: Any, *operands: Any, **params: Any) -> bool:
+    """The policy of `remat=narrow`, for `jax.checkpoint`."""
+    if not jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, **params):
+        return False
+    features, matrix = operands
+    (inside, _), _ = params["dimension_numbers"]
+    width = math.prod(features.shape[axis] for axis in inside)
+    return is_narrow(width, math.prod(matrix.shape) // width)
+
+
+# What is kept of a layer for its backward pass.
+_KEPT = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "narrow": _keep_narrow,
+    "full": None,
+}
+
+
 def run_stack(
     blocks: nnx.Module,
     call: Callable[[Any, Any, Any], tuple[Any, Any]],
@@ -127,8 +151,9 @@ def run_stack(
       call: (block of one layer, carry, x of that layer) -> (carry, y of that layer).
       carry: what flows from layer to layer.
       xs: one slice per layer, on the leading axis, or None.
-      remat: what the backward pass recomputes: nothing, all but matrix products, everything;
-        `auto`, where nobody has chosen, is nothing.
+      remat: what the backward pass recomputes: nothing; all but matrix products (`dots`); all but
+        narrow ones (`narrow`), which lets the hidden features of feed-forward layers go;
+        everything (`full`). `auto`, where nobody has chosen, is nothing.
       unroll: layers per loop iteration; the depth unrolls the loop, which is faster for few layers.
       last: takes the place of `call` in the last layer of an unrolled loop; it may change the shape
         of the carry. A loop that is not unrolled would have to copy all other layers for it, and
@@ -171,8 +196,7 @@ def _run(
 
         if remat in ("none", "auto"):
             return body
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        return jax.checkpoint(body, policy=policy if remat == "dots" else None, prevent_cse=False)
+        return jax.checkpoint(body, policy=_KEPT[remat], prevent_cse=False)
 
     depth = jax.tree.leaves(state)[0].shape[0]
     if last is None or unroll < depth:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from vla_jax.core.errors import UserError
 from vla_jax.core.fields import Checked, Range
-from vla_jax.models import layers
+from vla_jax.models import attention, layers
 from vla_jax.models.attention import Backend
 from vla_jax.models.decoder import DecoderConfig
 from vla_jax.models.vit import ViTConfig
@@ -34,12 +34,13 @@ class VLMConfig(Checked):
         place of STATE_TOKEN where images are inline. 0 for none.
       dtype: dtype of the computation.
       param_dtype: dtype in which parameters are kept.
-      remat: what the backward pass recomputes: `none`; `dots`, all but matrix products; `full`,
-        everything; `auto`, the least that fits into the memory of a known chip, as it is estimated,
-        and nothing on others.
+      remat: what the backward pass recomputes: `none`; `dots`, all but matrix products; `narrow`,
+        those of hidden width too; `full`, everything; `auto`, the least that fits into the memory
+        of a known chip, as it is estimated, and nothing on others.
       unroll: layers per loop iteration of the stacks.
       backend: what computes attention in training: `xla`, `cudnn` (GPU, bfloat16), `splash` (TPU),
-        or `auto`, see `attention.choose`. Decoding takes XLA, so that a run opens anywhere.
+        or `auto`, which chooses for each module, see `attention.choose`. Decoding takes XLA, so
+        that a run opens anywhere.
     """
 
     vision: ViTConfig = ViTConfig()
@@ -85,22 +86,25 @@ class VLMConfig(Checked):
             self._check_cudnn()
 
     def _check_cudnn(self) -> None:
-        """Refuses what cuDNN's attention lacks. Source: jax:jax/_src/cudnn/fused_attention_*."""
-        towers = [tower for tower in (self.vision, self.fused_vision) if tower is not None]
-        sizes = [tower.width // tower.heads for tower in towers] + [self.decoder.head_dim]
-        reasons = {
-            f"dtype {self.dtype}": self.dtype != "bfloat16",
-            f"attention_softcap {self.decoder.attention_softcap}": bool(
-                self.decoder.attention_softcap
-            ),
-            f"heads of {sizes}": any(size % 8 or size > 256 for size in sizes),
-        }
-        if found := [reason for reason, holds in reasons.items() if holds]:
+        """Refuses what cuDNN's attention lacks, by module."""
+        modules: list[tuple[str, int, float | None]] = [
+            (name, tower.width // tower.heads, None)
+            for name, tower in (("vision", self.vision), ("fused_vision", self.fused_vision))
+            if tower is not None and tower.depth
+        ]
+        decoder = self.decoder
+        modules.append(("decoder", decoder.head_dim, decoder.attention_softcap))
+        found = [
+            f"config.model.{name} with {reason}"
+            for name, head, softcap in modules
+            for reason in attention.cudnn_lacks(self.dtype, head, softcap)
+        ]
+        if found:
             raise UserError(
                 "config.model.backend=cudnn",
-                expected="dtype bfloat16, no attention_softcap, heads of a multiple of 8 up to 256",
+                expected=f"bfloat16, no attention_softcap, heads of up to {attention.CUDNN_HEADS}",
                 found=", ".join(found),
-                fix="Choose auto or xla",
+                fix="Choose auto: it takes cuDNN where it can, and XLA for the rest",
             )
 
     @property

@@ -1,7 +1,7 @@
 """Machines that are not here, `v5p:8x8x8` or `h200:8x4`, and programs compiled for them.
 
-The TPU's real compiler comes with libtpu and runs on any Linux machine; it says exactly how much
-memory a program takes.
+The TPU's real compiler comes with libtpu, that of GPUs with JAX's plug-in (`gpu_compiler.py`), and
+both run on any Linux machine; they say exactly how much memory a program takes.
 """
 
 import dataclasses
@@ -11,13 +11,13 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jax.experimental import topologies
 
 from vla_jax.core.errors import UserError, nearest
-from vla_jax.runtime import platforms
+from vla_jax.runtime import gpu_compiler, platforms
 from vla_jax.runtime.chips import CHIPS, Chip
 
 # Chips per side of a whole pod: cloud.google.com/tpu/docs, by generation.
@@ -102,10 +102,10 @@ class Topology:
         """Returns devices that programs can be compiled for, and nothing else.
 
         Raises:
-          UserError: they are no TPUs, libtpu is not installed, or it does not know the slice.
+          UserError: their compiler is not installed, or does not know the slice.
         """
-        if self.chip.platform != "tpu":
-            raise UserError(f"--topology {self}", expected="TPUs", found="GPUs, planned on paper")
+        if self.chip.platform == "gpu":
+            return gpu_compiler.devices(self.chip, *self.shape)
         if importlib.util.find_spec("libtpu") is None:
             raise UserError(
                 f"--topology {self}: its compiler is not here",
@@ -166,13 +166,19 @@ class NoRoomError(Exception):
         self.needed = needed
 
 
-def compile_for_memory(lowered: Any, arguments: float, tick: Callable[[float], None]) -> Memory:
-    """Compiles a lowered program; minutes for a large model.
+def compile_lowered(
+    lowered: Any,
+    arguments: float,
+    tick: Callable[[float], None],
+    options: Mapping[str, Any] | None = None,
+) -> Any:
+    """Compiles a lowered program; minutes for a large model. Returns a `jax.stages.Compiled`.
 
     Args:
       lowered: the output of `jax.jit(...).lower(...)`.
       arguments: bytes that each device holds of what it will be called with.
       tick: called every second with the seconds so far.
+      options: of the compiler.
 
     Raises:
       NoRoomError: it takes more memory than a device has.
@@ -181,7 +187,7 @@ def compile_for_memory(lowered: Any, arguments: float, tick: Callable[[float], N
 
     def work() -> None:
         try:
-            outcome.append(lowered.compile())
+            outcome.append(lowered.compile(compiler_options=options))
         except Exception as error:
             outcome.append(error)
 
@@ -196,7 +202,12 @@ def compile_for_memory(lowered: Any, arguments: float, tick: Callable[[float], N
         if "RESOURCE_EXHAUSTED" not in str(result):
             raise result
         raise NoRoomError(_needed(str(result), arguments)) from result
-    found = result.memory_analysis()
+    return result
+
+
+def memory_of(compiled: Any) -> Memory:
+    """Returns what a compiled program takes."""
+    found = compiled.memory_analysis()
     return Memory(
         arguments=found.argument_size_in_bytes,
         temporaries=found.temp_size_in_bytes,

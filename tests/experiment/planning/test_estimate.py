@@ -45,7 +45,7 @@ def kept(config, model):
     )
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("remat", ["none", "dots", "narrow", "full"])
 @pytest.mark.parametrize(
     "name", ["paligemma_3b_224", "openvla_7b", "rt2_palix_55b", "rt2_palme_12b"]
 )

@@ -65,13 +65,7 @@ def cost(config: RunConfig, shapes: Shapes, vocabulary: int, topology: Topology)
       vocabulary: number of token ids.
       topology: where it is to run.
     """
-    forward = flops.forward(
-        config.model,
-        vocabulary,
-        images=len(config.loader.views) * config.loader.history,
-        prefix=config.sequence.prefix,
-        suffix=config.sequence.suffix,
-    )
+    forward = forward_flops(config, vocabulary)
     batch, params, state = config.loader.batch_size, shapes.params, shapes.state
     step = flops.training(forward, *flops.shares(_sizes(params), _sizes(state.params)))
     step = {name: batch * value for name, value in step.items()}
@@ -90,6 +84,17 @@ def cost(config: RunConfig, shapes: Shapes, vocabulary: int, topology: Topology)
             ),
         },
         peak_flops=devices * chip.flops,
+    )
+
+
+def forward_flops(config: RunConfig, vocabulary: int) -> dict[str, float]:
+    """Returns the FLOPs of one example's forward pass, by component."""
+    return flops.forward(
+        config.model,
+        vocabulary,
+        images=len(config.loader.views) * config.loader.history,
+        prefix=config.sequence.prefix,
+        suffix=config.sequence.suffix,
     )
 
 

@@ -1,4 +1,4 @@
-"""Device memory of a training step on paper: for GPUs, and to choose what to compile for a TPU.
+"""Device memory of a training step on paper: where no compiler is, and to choose what to compile.
 
 What has shapes (state, batch, gradients) is exact; activations are counted tensor by tensor, as far
 as the backward pass needs them (Korthikanti et al. 2022, section 4, for another block). The tests
@@ -55,11 +55,11 @@ def estimate(config: RunConfig, shapes: Shapes, vocabulary: int) -> Estimate:
       vocabulary: number of token ids.
     """
     state, mesh = shapes.state, shapes.mesh
-    layers = _layers(config, mesh)
-    kept = sum(layer.kept(config.model.remat) * layer.depth for layer in layers)
+    stack = _layers(config, mesh)
+    kept = sum(layer.kept(config.model.remat) * layer.depth for layer in stack)
     if config.model.remat == "none":
         kept += _casts(config, state.params)
-    busy = max(layer.kept("none") for layer in layers)
+    busy = max(layer.kept("none") for layer in stack)
     return Estimate(
         state=bytes_per_device(state),
         batch=bytes_per_device(abstract_batch(config, mesh)),
@@ -87,21 +87,24 @@ class _Layer:
     Attributes:
       depth: how many such layers there are.
       stream: the residual stream.
-      products: outputs of the matrix products.
+      products: outputs of the matrix products, but for those that are
+      wide: let go by `remat=narrow`.
       others: what lies between: norms, activations, rotated heads, attention weights.
     """
 
     depth: int
     stream: float
     products: float
+    wide: float
     others: float
 
     def kept(self, remat: str) -> float:
         """Returns what stays until the backward pass."""
         parts = {
             "full": (self.stream,),
-            "dots": (self.stream, self.products),
-            "none": (self.stream, self.products, self.others),
+            "narrow": (self.stream, self.products),
+            "dots": (self.stream, self.products, self.wide),
+            "none": (self.stream, self.products, self.wide, self.others),
         }
         return sum(parts[remat])
 
@@ -127,7 +130,7 @@ def _layers(config: RunConfig, mesh: Any) -> list[_Layer]:
             examples * length,
             decoder.width,
             (size.split(decoder.heads, decoder.head_dim), decoder.key_heads * decoder.head_dim),
-            2 * hidden,
+            _by_width(2 * hidden, decoder.width, decoder.mlp),
             (_kept(decoder.activation) + 1) * hidden,  # and the gated
             size.split(decoder.heads, length),
         ),
@@ -142,7 +145,7 @@ def _tower_layer(tower: ViTConfig, images: float, size: "_Sizes") -> _Layer:
         images * tokens,
         tower.width,
         (one, one),
-        hidden + tower.width * tower.layer_scale,
+        _by_width(hidden, tower.width, tower.mlp, tower.width * tower.layer_scale),
         _kept(tower.activation) * hidden,
         size.split(tower.heads, tokens),
     )
@@ -171,18 +174,41 @@ class _Sizes(NamedTuple):
         return count * size / (self.tensor if count % self.tensor == 0 else 1)
 
     def layer(
-        self, depth: int, tokens: float, width: int, heads: tuple[float, float], *wide: float
+        self,
+        depth: int,
+        tokens: float,
+        width: int,
+        heads: tuple[float, float],
+        products: tuple[float, float],
+        hidden: float,
+        scores: float,
     ) -> _Layer:
-        """Bytes of a layer: of heads that ask and that are asked; products, hidden, scores."""
-        (asked, given), (products, hidden, scores) = heads, wide
+        """Bytes of a layer.
+
+        Args:
+          depth: how many such layers there are.
+          tokens: how many a device has.
+          width: of the residual stream.
+          heads: elements of a token in queries, and in keys.
+          products: elements of a token in other products, narrow and wide.
+          hidden: elements of a token between products of the hidden width.
+          scores: of a token with all others.
+        """
+        (asked, given), (narrow, wide) = heads, products
         return _Layer(
             depth=depth,
             stream=tokens * width * self.item,
-            products=tokens * (asked + 2 * given + width + products) * self.item,
+            products=tokens * (asked + 2 * given + width + narrow) * self.item,
+            wide=tokens * wide * self.item,
             # Norms are computed in float32, attention weights are kept in both.
             others=tokens * (4 * width * _FLOAT + (asked + hidden) * self.item)
             + tokens * scores * (_FLOAT + self.item),
         )
+
+
+def _by_width(hidden: float, width: int, mlp: int, others: float = 0.0) -> tuple[float, float]:
+    """Returns elements of narrow and of wide products of a feed-forward layer."""
+    return (others + hidden, 0.0) if layers.is_narrow(width, mlp) else (others, hidden)
 
 
 def examples_per_device(config: RunConfig, mesh: Any) -> float:

@@ -14,6 +14,7 @@ from vla_jax.experiment.planning.estimate import Estimate, estimate
 from vla_jax.experiment.planning.shapes import Shapes
 from vla_jax.runtime import mesh as mesh_lib
 from vla_jax.runtime import sharding
+from vla_jax.runtime.gpu_program import Program
 from vla_jax.runtime.topology import Memory, Topology
 
 
@@ -32,6 +33,7 @@ class Plan:
       cost: of one step.
       estimate: device memory on paper.
       memory: device memory as the compiler plans it; None where it was not asked.
+      program: what the compiled step runs on each device; None where it was not asked, and on TPUs.
       needed: bytes that the compiler would have needed; None where it found room, or was not asked.
     """
 
@@ -45,6 +47,7 @@ class Plan:
     cost: Cost
     estimate: Estimate
     memory: Memory | None = None
+    program: Program | None = None
     needed: float | None = None
 
     @property
@@ -92,6 +95,7 @@ class Plan:
             "compiled_bytes": None
             if self.memory is None
             else dataclasses.asdict(self.memory) | {"total": self.memory.total},
+            "compiled_program": None if self.program is None else dataclasses.asdict(self.program),
             "needed_bytes": self.needed,
             "fits": self.fits,
         }
@@ -144,14 +148,14 @@ def compiled(config: RunConfig, plan: Plan, tick: compiling.Tick) -> Plan:
 
     Args:
       config: the run that was planned on paper.
-      plan: that plan, for TPUs.
+      plan: that plan.
       tick: told the seconds every second.
 
     Raises:
-      UserError: libtpu is not installed.
+      UserError: the compiler is not installed.
     """
     try:
-        memory = compiling.memory(config, plan.vocabulary, plan.topology, tick)
+        found = compiling.train_step(config, plan.vocabulary, plan.topology, tick)
     except compiling.NoRoomError as error:
         return dataclasses.replace(plan, needed=error.needed or plan.estimate.total)
-    return dataclasses.replace(plan, memory=memory)
+    return dataclasses.replace(plan, memory=found.memory, program=found.program)

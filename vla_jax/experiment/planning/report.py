@@ -58,7 +58,8 @@ def show(
         ("parameters", f"{plan.parameters:,}", ""),
         ("parameters: trained", f"{plan.trained:,}", share),
     ]
-    progress.table(title, ("what", "value", "of what"), [*rows, *_memory(plan), *_time(plan)])
+    rows += [*_memory(plan), *_program(plan), *_time(plan)]
+    progress.table(title, ("what", "value", "of what"), rows)
     if examples is not None:
         rows = [_run("at best", plan, plan.hours(examples), price)]
         if mfu is not None:
@@ -100,6 +101,20 @@ def _memory(plan: Plan) -> list[tuple[str, str, str]]:
         "peak in use": plan.memory.peak,
     }
     return [*rows[-1:], *((f"compiled: {n}", _gib(size), capacity) for n, size in compiled.items())]
+
+
+def _program(plan: Plan) -> list[tuple[str, str, str]]:
+    """What the compiled step runs on each device, where it is known."""
+    if plan.program is None:
+        return []
+    kernels, collectives = plan.program.kernels, plan.program.collectives
+    return [
+        *((f"compiled: kernels per step, {name}", f"{n:,}", "") for name, n in kernels.items()),
+        *(
+            (f"compiled: {name}, sent per device", _gib(found.sent), f"{found.count:,} times")
+            for name, found in collectives.items()
+        ),
+    ]
 
 
 def _time(plan: Plan) -> list[tuple[str, str, str]]:

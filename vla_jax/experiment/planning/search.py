@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from vla_jax.core.errors import UserError
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.model import Model
+from vla_jax.experiment.planning import fit
 from vla_jax.experiment.planning import plan as plans
 from vla_jax.experiment.planning.compiling import Tick
-from vla_jax.experiment.planning.fit import REMATS
 from vla_jax.experiment.planning.plan import Plan
 from vla_jax.experiment.planning.shapes import Shapes
 from vla_jax.runtime import mesh as mesh_lib
@@ -54,7 +54,7 @@ def candidates(given: Plan, config: RunConfig) -> list[Candidate]:
         # Its state depends on neither remat nor batch.
         laid_out = mesh_lib.abstract_mesh(mesh, given.topology.devices)
         shapes = Shapes(Model(on_mesh, given.vocabulary, laid_out))
-        for changed in _changed(on_mesh):
+        for changed in _changed(on_mesh, given.vocabulary):
             try:
                 plan = plans.on_paper(changed, given.vocabulary, given.topology, shapes)
             except UserError:  # the batch does not divide
@@ -111,16 +111,14 @@ def search(given: Plan, config: RunConfig, tick: Tick, *, exact: bool) -> Iterat
             return
 
 
-def _changed(config: RunConfig) -> Iterator[RunConfig]:
+def _changed(config: RunConfig, vocabulary: int) -> Iterator[RunConfig]:
+    remats = fit.remats(config, vocabulary)
     batch = config.loader.batch_size
     for part in _SMALLER:
-        for remat in REMATS:
+        for remat in remats:
             if batch % part == 0:
-                yield dataclasses.replace(
-                    config,
-                    model=dataclasses.replace(config.model, remat=remat),
-                    loader=dataclasses.replace(config.loader, batch_size=batch // part),
-                )
+                loader = dataclasses.replace(config.loader, batch_size=batch // part)
+                yield dataclasses.replace(fit.with_remat(config, remat), loader=loader)
 
 
 def _meshes(config: MeshConfig, devices: int) -> list[MeshConfig]:
