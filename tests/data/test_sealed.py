@@ -11,7 +11,7 @@ import pytest
 from small_rlds import values, write
 
 from vla_jax.core.errors import UserError
-from vla_jax.data import indexing, sealed
+from vla_jax.data import beside, indexing, sealed
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.sealed import DamagedError, Sealed
 
@@ -229,3 +229,103 @@ def test_a_damaged_index_that_is_read_only_is_made_again_in_the_cache(toy, tmp_p
     cached = indexing.ensure(toy, cache_dir=tmp_path / "cache")
     assert cached.folder.is_relative_to(tmp_path / "cache")
     assert cached.t.tolist() == [0, 1, 2, 0, 1, 0, 0, 1, 2, 3]
+
+
+# Kills itself at the n-th thing that is done to the file system, whatever that is.
+KILLED = """
+import itertools, os, pathlib, signal, sys
+from vla_jax.data import indexing
+from vla_jax.data.indexing import Wanted
+
+directory = pathlib.Path(sys.argv[1])
+few, all = Wanted(images=(), texts=()), Wanted()
+for number in itertools.count(1):
+    indexing.build(directory, wanted=few)
+    child = os.fork()
+    if not child:
+        counted = itertools.count(1)
+
+        def hook(event, arguments):
+            if event in {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir"}:
+                if next(counted) == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        indexing.ensure(directory, wanted=all)
+        os._exit(0)
+    if not os.waitpid(child, 0)[1]:
+        break
+    index = indexing.ensure(directory, wanted=all)
+    assert index.image_bytes("steps/image", 9) == b"picture 3 of 4"
+    assert index.array("steps/x").shape == (10, 2)
+    assert index.text("steps/language", 9) == "task of 4"
+    assert os.listdir(index.folder.parent) == ["train"]
+print("kills", number - 1)
+"""
+
+
+def test_killed_at_any_moment_the_same_command_makes_a_sound_index(toy):
+    command = [sys.executable, "-c", KILLED, str(toy)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) > 40
+    assert "damaged" not in done.stdout
+
+
+def test_two_indexers_at_once_end_with_a_sound_index(toy):
+    program = (
+        "import sys; from vla_jax.data import indexing; print(len(indexing.ensure(sys.argv[1])))"
+    )
+    command = [sys.executable, "-c", program, str(toy)]
+    pair = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[0] for process in pair] == ["10\n", "10\n"]
+    assert read_all(FrameIndex.open(toy)) == read_all(indexing.build(toy))
+    assert [path.name for path in (toy / ".vla_index").iterdir()] == ["train"]
+
+
+class Adapter:
+    """Writes what is kept beside an index."""
+
+    def __init__(self, index):
+        self.index, self.calls = index, 0
+
+    def __call__(self, folder):
+        self.calls += 1
+        np.save(folder / "a.npy", np.asarray(self.index.array("steps/x")) * 2)
+        return {"b": [1.5]}
+
+
+def test_what_is_kept_beside_a_read_only_index_goes_to_the_cache(toy, tmp_path, monkeypatch):
+    """Somebody has indexed beside the data; others may only read there."""
+    indexing.ensure(toy)
+    real = os.mkdir
+
+    def mkdir(path, *arguments, **options):
+        if str(path).startswith(str(toy)):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    index = indexing.ensure(toy)
+    with pytest.raises(sealed.UnwritableError, match=r"Pass --cache-dir=DIR \(in training: --conf"):
+        beside.keep(index, "standard-x", Adapter(index))
+    index = indexing.ensure(toy, cache_dir=tmp_path / "cache")
+    assert index.folder == toy / ".vla_index" / "train"
+    write = Adapter(index)
+    for _ in range(2):
+        kept = beside.keep(index, "standard-x", write)
+        assert kept.folder.is_relative_to(tmp_path / "cache")
+        assert kept.values == {"b": [1.5]}
+        assert kept.load("a.npy").tolist() == (np.asarray(index.array("steps/x")) * 2).tolist()
+    assert write.calls == 1
+    (kept.folder / "a.npy").write_bytes(b"")
+    beside.keep(index, "standard-x", write)
+    assert write.calls == 2
+
+
+def test_the_advice_does_not_name_the_flag_that_was_given(toy, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(
+        sealed.UnwritableError, match=r"\(Not a directory\)\. Name another --cache-d"
+    ):
+        indexing.ensure(toy, cache_dir=tmp_path / "cache")

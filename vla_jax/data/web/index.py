@@ -152,7 +152,7 @@ def _open(folder: pathlib.Path, name: str, files: Files, made_of: dict) -> Examp
     except DamagedError as error:
         progress.note(f"{error} It is not used")
         return None
-    if before["version"] == _VERSION:
+    if isinstance(before, dict) and before["version"] == _VERSION:
         progress.note(f"dataset {name}: its files have changed since they were indexed in {folder}")
     return None
 
