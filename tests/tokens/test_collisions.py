@@ -13,7 +13,10 @@ ROBOT = {"pick up the red cube"}
 
 @pytest.fixture(scope="module")
 def used(tokenizer):
-    return {"arm": collisions.usage(tokenizer, ROBOT), "web": collisions.usage(tokenizer, WEB)}
+    return {
+        "arm": collisions.usage(tokenizer, ROBOT),
+        "web": collisions.usage(tokenizer, WEB, places=True),
+    }
 
 
 def test_a_collision_has_a_name_a_dataset_a_count_and_an_example(tokenizer, used):

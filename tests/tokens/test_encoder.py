@@ -24,7 +24,7 @@ def encoder(tokenizer, spec, statistics):
 
 
 def web(question, answer):
-    return Target(prefix=question, suffix=answer, dataset="web", episode=3)
+    return Target(prefix=question, suffix=answer, places=True, dataset="web", episode=3)
 
 
 def robot(instruction, action):

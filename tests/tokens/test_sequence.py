@@ -68,14 +68,15 @@ def test_a_layout_without_room_is_refused(sizes):
 
 def test_images_and_state_stand_where_the_sentence_has_them(tokenizer):
     config = SequenceConfig(prefix=14, suffix=4)
-    row, length = prefix_tokens("the <image> cube <state> left", tokenizer, config, 5)
+    sentence = ["the ", IMAGE_TOKEN, " cube ", STATE_TOKEN, " left"]
+    row, length = prefix_tokens(sentence, tokenizer, config, 5)
     words = [tokenizer.encode(word) for word in ("the", "cube", "left")]
     expected = [BOS, *words[0], *[IMAGE_TOKEN] * 5, *words[1], STATE_TOKEN, *words[2]]
     assert row[14 - length :].tolist() == [*expected, tokenizer.special.separator]
     plain, _ = prefix_tokens("the red cube", tokenizer, config, 5)
     np.testing.assert_array_equal(plain, prefix_tokens("the red cube", tokenizer, config)[0])
     with pytest.raises(UserError, match="at most 14 tokens"):
-        prefix_tokens("the <image> cube", tokenizer, config, 12)
+        prefix_tokens(["the ", IMAGE_TOKEN, " cube"], tokenizer, config, 12)
 
 
 def test_without_images_inside_a_marker_is_text(tokenizer):

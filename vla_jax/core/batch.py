@@ -24,6 +24,7 @@ class Target:
       is_prompt: whether the prefix is the whole prompt, to be written as it is, without the words
         that are put around an instruction or a question.
       suffix: the answer of a web example; None for a robot frame.
+      places: whether `<locNNNN>` in the answer stands for a place and not for its characters.
       action: float32 [n, a] in robot units of the dataset's ActionSpec: this step and the n - 1
         after it, the episode's last repeated beyond its end; None for a web example.
       action_mask: bool [n], False beyond the end of the episode; None for a web example.
@@ -37,6 +38,7 @@ class Target:
     prefix: str
     is_prompt: bool = False
     suffix: str | None = None
+    places: bool = False
     action: Float[np.ndarray, "n a"] | None = None
     action_mask: Bool[np.ndarray, " n"] | None = None
     state: Float[np.ndarray, " s"] | None = None

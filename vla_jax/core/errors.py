@@ -33,6 +33,22 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+class TextError(UserError):
+    """A text of a dataset that is blank or does not fit its slots; the same in every example.
+
+    Attributes:
+      text: the text.
+      needed: tokens that it needs, 0 if it is blank.
+    """
+
+    text, needed = "", 0
+
+    def of(self, text: str, needed: int = 0) -> "TextError":
+        """Notes the text and what it needs; returns itself."""
+        self.text, self.needed = text, needed or self.needed
+        return self
+
+
 class Preempted(KeyboardInterrupt):
     """The machine is taken away (SIGTERM, maintenance); what was done is saved.
 

@@ -1,6 +1,8 @@
 """Encoded images -> uint8 RGB of the model's size."""
 
 import io
+import struct
+import warnings
 from typing import Literal
 
 import cv2
@@ -13,10 +15,17 @@ from vla_jax.core.errors import UserError
 
 Resize = Literal["linear", "lanczos"]
 
+# A camera's picture of 8192 x 8192, 200 MB once decoded. What says that it has more is damaged, or
+# meant to fill the memory.
+MOST_PIXELS = 2**26
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"  # not simplejpeg.is_jpeg: a truncated one would go to a laxer decoder
 
 
-def decode(data: bytes, name: str, *, at_least: int | None = None) -> UInt8[np.ndarray, "y x 3"]:
+def decode(
+    data: bytes, name: str, *, at_least: int | None = None, most_pixels: int = MOST_PIXELS
+) -> UInt8[np.ndarray, "y x 3"]:
     """Decodes a JPEG or PNG to RGB, 0..255.
 
     Args:
@@ -24,15 +33,16 @@ def decode(data: bytes, name: str, *, at_least: int | None = None) -> UInt8[np.n
       name: what it is, for messages.
       at_least: sides that suffice, pixels: a JPEG of twice this or more comes out at 1/2, 1/4 or
         1/8 if that divides its sides, which takes less time than the whole. None decodes it whole.
+      most_pixels: of an image; one of more is refused by its header, before there is memory for it.
 
     Raises:
-      UserError: the bytes are neither, or damaged.
+      UserError: the bytes are neither, damaged, or those of too large an image.
     """
     try:
+        height, width = size(data, name, most_pixels=most_pixels)
         if data.startswith(_JPEG):
             if at_least is None:
                 return simplejpeg.decode_jpeg(data, "RGB")
-            height, width = map(int, simplejpeg.decode_jpeg_header(data)[:2])
             factor = _reduction(height, width, at_least)
             if height % factor or width % factor:  # it would come out stretched
                 factor = 1
@@ -44,23 +54,54 @@ def decode(data: bytes, name: str, *, at_least: int | None = None) -> UInt8[np.n
     except (ValueError, cv2.error) as error:
         raise UserError(f"image {name}: cannot be decoded ({error})") from error
     if image is None:
-        raise UserError(f"image {name}", expected="JPEG or PNG bytes", found=f"{data[:8]!r}...")
+        raise _no_image(data, name)
     return image
 
 
-def size(data: bytes, name: str) -> tuple[int, int]:
+def size(data: bytes, name: str, *, most_pixels: int = MOST_PIXELS) -> tuple[int, int]:
     """Returns rows and columns of an encoded image, from its header.
 
+    Args:
+      data: the encoded image, or its beginning.
+      name: what it is, for messages.
+      most_pixels: that an image may have.
+
     Raises:
-      UserError: it has none.
+      UserError: it has none, or more pixels than there may be.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.height, image.width
-    except OSError as error:
-        raise UserError(
-            f"image {name}", expected="JPEG or PNG bytes", found=f"{data[:8]!r}..."
-        ) from error
+        if data.startswith(_JPEG):
+            height, width = map(int, simplejpeg.decode_jpeg_header(data)[:2])
+        elif data.startswith(_PNG) and data[12:16] == b"IHDR" and len(data) >= 24:
+            width, height = struct.unpack(">II", data[16:24])
+        else:
+            with warnings.catch_warnings():  # what Pillow warns of is refused below
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(io.BytesIO(data)) as image:
+                    height, width = image.height, image.width
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, str(error), most_pixels) from error
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises any of them
+        raise _no_image(data, name, error) from error
+    if height * width > most_pixels:
+        raise _too_large(name, f"{width} x {height}", most_pixels)
+    return height, width
+
+
+def _no_image(data: bytes, name: str, error: Exception | None = None) -> UserError:
+    if data.startswith(_JPEG) and error is not None:
+        return UserError(f"image {name}: cannot be decoded ({error})")
+    found = f"{data[:8]!r}..." if data else "no bytes"
+    return UserError(f"image {name}", expected="JPEG or PNG bytes", found=found)
+
+
+def _too_large(name: str, found: str, most: int) -> UserError:
+    return UserError(
+        f"image {name} is too large",
+        expected=f"at most {most:,} pixels, by its header",
+        found=found,
+        fix="Make it smaller before it is used; models see a few hundred pixels a side",
+    )
 
 
 def check(image: np.ndarray, name: str) -> UInt8[np.ndarray, "y x 3"]:

@@ -94,6 +94,7 @@ class ExportedPolicy:
         self.description, self.model = read(folder, unchecked=unchecked), model
         tokenizer = pathlib.Path(folder) / "tokenizer.json"
         self._tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer))
+        self._text = exported_tokens.Text(self._tokenizer, self.description)
         ids, size = self.description["tokenizer_size"], self._tokenizer.get_vocab_size()
         if size < ids:
             raise ValueError(f"{tokenizer}: expected {ids} ids, as in training, found {size}")
@@ -170,19 +171,23 @@ class ExportedPolicy:
 
     def prefix(self, instruction: str) -> np.ndarray:
         """Returns int32 [t]: `<bos> prompt separator`, with places for images and state in it."""
-        words = " ".join(instruction.split()).rstrip("?.")
+        words = exported_tokens.words(instruction)
         if not words:
             raise ValueError(f"instruction {instruction!r}: expected at least one word")
         prompt, special = self.description["prompt"], self.description["special_tokens"]
-        text = prompt["template"].format(text=words.lower() if prompt["lower"] else words)
-        count = {IMAGE_TOKEN: prompt["image_tokens"], STATE_TOKEN: 1}
-        parts = re.split("(<image>|<state>)", text) if prompt["image_tokens"] else [text]
+        said = words.lower() if prompt["lower"] else words
+        text, count = prompt["template"].format(text=said), {IMAGE_TOKEN: prompt["image_tokens"]}
+        # Only the template has places for images and state; in an instruction they are text.
+        form = re.split("(<image>|<state>)", prompt["template"])
+        parts = form if prompt["image_tokens"] else [text]
         ids = [special["bos"]]
         for part in parts:
             if prompt["image_tokens"] and part in _PLACES:
-                ids += [_PLACES[part]] * count[_PLACES[part]]
-            elif said := part.strip() if len(parts) > 1 else part:
-                ids += self._tokenizer.encode(said, add_special_tokens=False).ids
+                ids += [_PLACES[part]] * count.get(_PLACES[part], 1)
+            elif prompt["image_tokens"]:
+                ids += self._text.encode(part.format(text=said).strip())
+            else:
+                ids += self._text.encode(part)
         ids.append(special["separator"])
         if len(ids) > (room := self.description["sequence"]["prefix"]):
             raise ValueError(f"prompt {text!r}: expected at most {room} tokens, found {len(ids)}")

@@ -7,11 +7,47 @@ v vocabulary, s states, c classes.
 
 import json
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import tokenizers
+
+# As in training: added tokens that stand for no text, and characters that nobody sees.
+_CONTROL = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+_UNSEEN = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0?.")
+
+
+def words(text: str) -> str:
+    """Returns the words of an instruction; nothing is left of one that is blank."""
+    kept = " ".join(text.split()).rstrip("?.")
+    seen = (c.isprintable() and not c.isspace() and c not in _UNSEEN for c in kept)
+    return kept if any(seen) else ""
+
+
+class Text:
+    """Text -> ids. What is written in an instruction is never a control token or an action.
+
+    Args:
+      inner: the tokenizer as it lies in the folder.
+      description: the folder's policy.json.
+    """
+
+    def __init__(self, inner: tokenizers.Tokenizer, description: Mapping[str, Any]):
+        content = json.loads(inner.to_str()) | {"truncation": None, "padding": None}
+        for token in content["added_tokens"]:
+            name = token["content"]
+            is_control = token["special"] or _CONTROL.fullmatch(name)
+            token["special"] = bool(name.strip() and is_control)
+        self._reader = tokenizers.Tokenizer.from_str(json.dumps(content))
+        self._reader.encode_special_tokens = True
+        self._spelled = {int(token): ids for token, ids in description.get("spelled", {}).items()}
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of a text, without those around a prompt."""
+        ids = self._reader.encode(text, add_special_tokens=False).ids if text else []
+        return [new for old in ids for new in self._spelled.get(old, (old,))]
 
 
 class Grammar:

@@ -46,12 +46,12 @@ class Collision:
         return f"{self.token!r} ({self.dataset}, {times}, such as {self.example!r})"
 
 
-def usage(tokenizer: Tokenizer, texts: Iterable[str]) -> Usage:
-    """Counts the tokens of texts."""
+def usage(tokenizer: Tokenizer, texts: Iterable[str], *, places: bool = False) -> Usage:
+    """Counts the tokens of texts; `places` as in `Tokenizer.encode`."""
     count: collections.Counter[int] = collections.Counter()
     example: dict[int, str] = {}
     texts = sorted(texts)
-    for text, ids in zip(texts, tokenizer.encode_all(texts), strict=True):
+    for text, ids in zip(texts, tokenizer.encode_all(texts, places=places), strict=True):
         count.update(ids)
         for token in ids:
             example.setdefault(token, text)

@@ -2,20 +2,25 @@
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core.arrays import Bool, Int
 from vla_jax.core.batch import Target
-from vla_jax.core.errors import UserError, nearest
+from vla_jax.core.errors import TextError, UserError, nearest
+from vla_jax.core.words import is_seen
 from vla_jax.tokens import sequence
 from vla_jax.tokens.action_tokens import ActionTokens
 from vla_jax.tokens.fast_tokens import FastTokens
 from vla_jax.tokens.prompts import MARKER, OPENING, PromptsConfig
 from vla_jax.tokens.tokenizer import Tokenizer
 
-_REMEMBERED = 50_000  # prompts; a web set may have millions, and memory is bounded
+# What a text of a dataset is; `places` is an answer whose `<locNNNN>` are tokens.
+Role = Literal["instruction", "plan", "question", "prompt", "answer", "places"]
+
+_REMEMBERED = 50_000  # prompts and answers; a web set may have millions, and memory is bounded
 
 
 class Encoder:
@@ -32,6 +37,7 @@ class Encoder:
       rows: of the model's embedding, where it is known to have more than the tokenizer has ids.
 
     Attributes:
+      tokenizer: the same, but that no text is written by tokens of actions.
       plan_frame: the tokens around a plan, `Plan:` and `Action:`; None without plans.
     """
 
@@ -47,7 +53,8 @@ class Encoder:
         image_tokens: int = 0,
         rows: int = 0,
     ):
-        self.tokenizer, self.actions = tokenizer, dict(actions)
+        self.actions = dict(actions)
+        self.tokenizer = tokenizer.barring(_overwritten(tokenizer, self.action_token_ids))
         self.prompts, self.layout, self.chunk = prompts, layout, chunk
         self.states, self.image_tokens = dict(states or {}), image_tokens
         self.vocabulary = max(rows, tokenizer.size)
@@ -56,6 +63,8 @@ class Encoder:
             self.plan_frame = (tokenizer.encode(OPENING), tokenizer.encode(MARKER))
         # Most datasets have few distinct instructions; each is laid out once.
         self._prefix = functools.lru_cache(maxsize=_REMEMBERED)(self._lay_out)
+        self._answer = functools.lru_cache(maxsize=_REMEMBERED)(self._write_answer)
+        self._plan = functools.lru_cache(maxsize=_REMEMBERED)(self._write_plan)
 
     @property
     def action_token_ids(self) -> tuple[int, ...]:
@@ -103,9 +112,31 @@ class Encoder:
           is_prompt: whether it is the whole prompt, as in Target.
 
         Raises:
-          UserError: the text is empty or too long.
+          TextError: the text is blank or too long.
         """
         return self._prefix(text, robot, is_prompt)
+
+    def check(self, target: Target) -> None:
+        """Checks that the texts of a training example can be written; what was written is kept.
+
+        Raises:
+          TextError: its instruction, question, answer or plan is blank or does not fit its slots.
+        """
+        is_robot = target.action is not None
+        self.prefix(target.prefix, robot=is_robot, is_prompt=target.is_prompt)
+        if is_robot:
+            self._plan_tokens(target)
+        else:
+            self._answer_tokens(target)
+
+    def lay_out(self, text: str, role: Role) -> None:
+        """Checks that a text can be written, as `check` does; without the example it is of."""
+        if role == "plan":
+            self._plan(text)
+        elif role in ("answer", "places"):
+            self._answer(text, role == "places")
+        else:
+            self.prefix(text, robot=role == "instruction", is_prompt=role == "prompt")
 
     def encode(self, target: Target) -> tuple[Int[np.ndarray, " t"], int, Bool[np.ndarray, " t"]]:
         """Returns tokens, prefix length and loss mask of a training example.
@@ -129,6 +160,12 @@ class Encoder:
         Raises:
           UserError: instruction, answer or action does not fit its slots.
         """
+        for target in targets:
+            try:
+                self.check(target)
+            except TextError as error:
+                message = f"{target.name}: {str(error).removesuffix('.')}"
+                raise TextError(message).of(error.text, error.needed) from error
         prefix, lengths = zip(
             *(
                 self.prefix(t.prefix, robot=t.action is not None, is_prompt=t.is_prompt)
@@ -158,13 +195,9 @@ class Encoder:
         for row, target in enumerate(targets):
             if target.action is not None:
                 robots.setdefault(target.dataset, []).append(row)
-            elif target.suffix:
-                ids = np.array([self.tokenizer.encode(target.suffix)], np.int32)
-                yield [row], ids, np.ones(ids.shape, bool)
             else:
-                raise UserError(
-                    f"example {target.name}", expected="an action or an answer", found="neither"
-                )
+                ids = self._answer_tokens(target)[None]
+                yield [row], ids, np.ones(ids.shape, bool)
         for name, rows in robots.items():
             yield from self._strings(name, rows, targets)
 
@@ -199,19 +232,69 @@ class Encoder:
                 "wants before its action",
                 fix="Train with config.prompts.plan=none, or on demonstrations that have one",
             )
+        return self._plan(target.plan)
+
+    def _write_plan(self, plan: str) -> Int[np.ndarray, " p"]:
+        assert self.plan_frame is not None
         opening, marker = self.plan_frame
-        words = self.tokenizer.encode(target.plan)
+        words = self._ids(plan)
         if len(words) > self.layout.plan:
-            raise UserError(
-                f"plan {target.plan!r} is too long",
+            raise TextError(
+                f"plan {sequence.shown(plan)} is too long",
                 expected=f"at most {self.layout.plan} tokens (config.sequence.plan)",
                 found=f"{len(words)} tokens",
-            )
+                fix=f"Shorten it, or train with --config.sequence.plan={len(words)}",
+            ).of(plan, len(words))
         return np.array([*opening, *words, *marker], np.int32)
+
+    def _answer_tokens(self, target: Target) -> Int[np.ndarray, " t"]:
+        if target.suffix is None:
+            raise UserError(
+                f"example {target.name}", expected="an action or an answer", found="neither"
+            )
+        return self._answer(target.suffix, target.places)
+
+    def _write_answer(self, text: str, places: bool) -> Int[np.ndarray, " t"]:
+        if not is_seen(text):
+            raise TextError(f"answer {text[:80]!r}", expected="at least one word", found="none").of(
+                text
+            )
+        ids = self._ids(text, places=places)
+        if (needed := len(ids) + 1) > self.layout.suffix:
+            raise TextError(
+                f"answer {sequence.shown(text)} is too long",
+                expected=f"at most {self.layout.suffix} tokens with <eos> (config.sequence.suffix)",
+                found=f"{needed} tokens",
+                fix=f"Shorten it, or train with --config.sequence.suffix={needed}",
+            ).of(text, needed)
+        return np.array(ids, np.int32)
+
+    def _ids(self, text: str, *, places: bool = False) -> list[int]:
+        try:
+            return self.tokenizer.encode(text, places=places)
+        except UserError as error:
+            raise TextError(str(error).removesuffix(".")).of(text) from error
 
     def _lay_out(
         self, text: str, robot: bool, is_prompt: bool
     ) -> tuple[Int[np.ndarray, " t"], int]:
         wording = self.prompts.for_robot if robot else self.prompts.for_web
         wording = self.prompts.as_it_is if is_prompt else wording
-        return sequence.prefix_tokens(wording(text), self.tokenizer, self.layout, self.image_tokens)
+        try:
+            prompt = wording(text)
+            if self.image_tokens:
+                prompt = self.prompts.parts(text, robot=robot, is_prompt=is_prompt)
+            # The author of a whole prompt may have written places in it.
+            return sequence.prefix_tokens(
+                prompt, self.tokenizer, self.layout, self.image_tokens, places=is_prompt
+            )
+        except TextError as error:
+            raise error.of(text) from error.__cause__
+        except UserError as error:
+            raise TextError(str(error).removesuffix(".")).of(text) from error
+
+
+def _overwritten(tokenizer: Tokenizer, ids: Sequence[int]) -> Sequence[int]:
+    """Returns the action ids that texts may not use: not those of integers, which they share."""
+    numbers = tokenizer.encode_all([str(k) for k in range(len(ids))])
+    return () if numbers == [[token] for token in ids] else ids

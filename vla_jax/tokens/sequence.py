@@ -7,18 +7,18 @@ prefix token always stands in the last prefix slot, the loss is a slice and neve
 """
 
 import dataclasses
-import re
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
 
 from vla_jax.core.arrays import Bool, Int
-from vla_jax.core.batch import IMAGE_TOKEN, STATE_TOKEN
-from vla_jax.core.errors import UserError
+from vla_jax.core.batch import IMAGE_TOKEN
+from vla_jax.core.errors import TextError, UserError
 from vla_jax.core.fields import Checked, Range
 from vla_jax.tokens.tokenizer import Tokenizer
 
-_MARKER = re.compile("(<image>|<state>)")
+_SHOWN = 100  # characters of a text that a message shows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,16 +37,22 @@ class SequenceConfig(Checked):
 
 
 def prefix_tokens(
-    prompt: str, tokenizer: Tokenizer, config: SequenceConfig, image_tokens: int = 0
+    prompt: str | Sequence[str | int],
+    tokenizer: Tokenizer,
+    config: SequenceConfig,
+    image_tokens: int = 0,
+    *,
+    places: bool = False,
 ) -> tuple[Int[np.ndarray, " t"], int]:
     """Lays out a prompt.
 
     Args:
-      prompt: the text.
+      prompt: the text; or its parts with IMAGE_TOKEN where images stand in it, and STATE_TOKEN,
+        which is one slot.
       tokenizer: text to ids.
       config: the slots.
-      image_tokens: slots for the images of an example where these stand in the prompt, at its
-        marker `<image>`; its marker `<state>` is one slot. 0 takes markers for text.
+      image_tokens: slots for the images of an example.
+      places: as in `Tokenizer.encode`.
 
     Returns:
       int32 [prefix], left-padded, and the number of valid tokens at its right end.
@@ -55,30 +61,39 @@ def prefix_tokens(
       UserError: the prompt needs more slots than there are.
     """
     special = tokenizer.special
-    ids = [special.bos, *_sentence(prompt, tokenizer, image_tokens), special.separator]
+    if isinstance(prompt, str):
+        text, words = prompt, tokenizer.encode(prompt, places=places)
+    else:
+        text = "".join(part for part in prompt if isinstance(part, str))
+        words = _sentence(prompt, tokenizer, image_tokens, places)
+    ids = [special.bos, *words, special.separator]
     if len(ids) > config.prefix:
-        raise UserError(
-            f"prompt {prompt!r} is too long",
+        raise TextError(
+            f"prompt {shown(text)} is too long",
             expected=f"at most {config.prefix} tokens (config.sequence.prefix)",
             found=f"{len(ids)} tokens",
-            fix="Shorten the text, or train with a larger config.sequence.prefix",
-        )
+            fix=f"Shorten the text, or train with --config.sequence.prefix={len(ids)}",
+        ).of(text, len(ids))
     row = np.full(config.prefix, special.pad, np.int32)
     row[config.prefix - len(ids) :] = ids
     return row, len(ids)
 
 
-def _sentence(prompt: str, tokenizer: Tokenizer, image_tokens: int) -> list[int]:
-    if not image_tokens:
-        return tokenizer.encode(prompt)
-    placeholders = {"<image>": [IMAGE_TOKEN] * image_tokens, "<state>": [STATE_TOKEN]}
-    parts = [part.strip() for part in _MARKER.split(prompt)]
-    return [
-        token
-        for part in parts
-        if part
-        for token in placeholders.get(part) or tokenizer.encode(part)
-    ]
+def shown(text: str) -> str:
+    """Returns a text as messages show it: quoted, and cut where it is long."""
+    return repr(text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}...")
+
+
+def _sentence(
+    parts: Sequence[str | int], tokenizer: Tokenizer, image_tokens: int, places: bool
+) -> list[int]:
+    out: list[int] = []
+    for part in parts:
+        if isinstance(part, str):
+            out += tokenizer.encode(said, places=places) if (said := part.strip()) else []
+        else:
+            out += [part] * (image_tokens if part == IMAGE_TOKEN else 1)
+    return out
 
 
 def suffix_tokens(

@@ -12,21 +12,24 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from vla_jax.core.arrays import Int
 from vla_jax.core.errors import UserError
 from vla_jax.data import index_files
-from vla_jax.data.web.formats import Format, Row
-from vla_jax.data.web.layouts import Layout
+from vla_jax.data.episode_walk import OnCorrupt
+from vla_jax.data.flaw import Flaw, refuse
+from vla_jax.data.web.formats import Format, Place, Row
+from vla_jax.data.web.layouts import Layout, Texts
 from vla_jax.runtime import storage
 from vla_jax.runtime.storage import Files
 
 OnProgress = Callable[[str, int, int], None]
 
-_VERSION = 1
+_VERSION = 2
+_MOST_NAMED = 10_000  # bad examples that are kept by name
 _ROWS = "rows.npy"
 _TOGETHER = 1 << 14  # rows kept in memory before they are written
 _DTYPE = np.dtype(
@@ -44,10 +47,14 @@ class ExampleIndex:
       files: its files.
       rows: [i] of the index's rows.
       fingerprint: changes when the texts, their order or the sizes of the images change.
+      flaws: what was left out because it cannot be used.
     """
 
-    def __init__(self, files: Files, rows: np.ndarray, fingerprint: str):
+    def __init__(
+        self, files: Files, rows: np.ndarray, fingerprint: str, flaws: Sequence[Flaw] = ()
+    ):
         self.files, self._rows, self.fingerprint = files, rows, fingerprint
+        self.flaws = tuple(flaws)
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -78,6 +85,7 @@ def ensure(
     *,
     cache_dir: str | os.PathLike[str] | None = None,
     on_progress: OnProgress | None = None,
+    on_corrupt: OnCorrupt = "error",
 ) -> ExampleIndex:
     """Opens the index of a split; builds it when there is none or the files have changed.
 
@@ -89,10 +97,11 @@ def ensure(
       layout: which field is what.
       cache_dir: where to keep the index; None keeps it beside the data.
       on_progress: is told (description, bytes done, bytes in all).
+      on_corrupt: whether what is damaged, or lacks image, question or answer, is an error, or is
+        left out and known by `ExampleIndex.flaws`.
 
     Raises:
-      UserError: no files of the split, a damaged one, or an example without image, question or
-        answer.
+      UserError: no files of the split, no example in them, or a bad one that is an error.
     """
     directory = os.fspath(directory)
     files = Files(form.files(directory, split))
@@ -106,12 +115,15 @@ def ensure(
     folders = index_files.candidates(directory, f"{split}.{key}", cache_dir)
     for folder in folders:
         if (found := _open(folder, files, made_of)) is not None:
+            if found.flaws and on_corrupt == "error":
+                raise refuse(found.flaws)
             return found
     with index_files.replacing(folders[0]) as folder:
-        fingerprint = _build(folder, name, files, form, layout, on_progress)
-        manifest = {"made_of": made_of, "fingerprint": fingerprint}
+        fingerprint, flaws = _build(folder, name, files, form, layout, on_progress, on_corrupt)
+        kept = [flaw.to_json() for flaw in flaws]
+        manifest = {"made_of": made_of, "fingerprint": fingerprint, "flaws": kept}
         (folder / index_files.MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-    return ExampleIndex(files, index_files.load(folders[0] / _ROWS), fingerprint)
+    return ExampleIndex(files, index_files.load(folders[0] / _ROWS), fingerprint, flaws)
 
 
 def _open(folder: pathlib.Path, files: Files, made_of: dict) -> ExampleIndex | None:
@@ -122,7 +134,8 @@ def _open(folder: pathlib.Path, files: Files, made_of: dict) -> ExampleIndex | N
         return None
     if manifest.get("made_of") != made_of:
         return None
-    return ExampleIndex(files, index_files.load(folder / _ROWS), manifest["fingerprint"])
+    flaws = [Flaw(**flaw) for flaw in manifest["flaws"]]
+    return ExampleIndex(files, index_files.load(folder / _ROWS), manifest["fingerprint"], flaws)
 
 
 def _stamp(files: Files, k: int) -> list:
@@ -139,15 +152,17 @@ def _build(
     form: Format,
     layout: Layout,
     on_progress: OnProgress | None,
-) -> str:
-    """Writes the rows and returns the fingerprint.
+    on_corrupt: OnCorrupt,
+) -> tuple[str, list[Flaw]]:
+    """Writes the rows and returns the fingerprint, and what was left out.
 
     Raises:
       UserError: as `ensure`.
     """
     sizes = [files.size(k) for k in range(len(files))]
     digest = hashlib.sha256(repr((type(form).__name__, layout)).encode())
-    rows, names = [], layout.names
+    rows = []
+    flaws: list[Flaw] = []
 
     with contextlib.closing(index_files.ArrayFile(folder / _ROWS, _DTYPE)) as table:
 
@@ -158,9 +173,13 @@ def _build(
                 on_progress(f"index {name}", done, sum(sizes))
 
         for k, path in enumerate(files.paths):
-            for place in form.walk(files, k, f"dataset {name}, shard {path}"):
-                fields = form.fields(place.text, place.row.is_plain, names, place.name)
-                texts = layout.read(fields, place.name)
+            for place, texts in _examples(form, layout, files, k, f"dataset {name}, shard {path}"):
+                if texts is None:
+                    if on_corrupt == "error":
+                        raise refuse([place])
+                    if len(flaws) < _MOST_NAMED:
+                        flaws.append(place)
+                    continue
                 image = place.row.image_end - place.row.image_start
                 digest.update(repr((texts, image)).encode())
                 rows.append((k, *place.row))
@@ -169,9 +188,36 @@ def _build(
             flush(sum(sizes[: k + 1]))
         table.finish()
     if not len(index_files.load(folder / _ROWS)):
-        raise UserError(
-            f"dataset {name}: no examples",
-            expected="at least one",
-            found=f"{len(files)} empty files, the first {files.paths[0]}",
-        )
-    return digest.hexdigest()
+        raise _none(name, files, flaws)
+    return digest.hexdigest(), flaws
+
+
+def _none(name: str, files: Files, flaws: Sequence[Flaw]) -> UserError:
+    return UserError(
+        f"dataset {name}: no examples",
+        expected="at least one",
+        found=f"{len(flaws)} that cannot be used, the first: {flaws[0].reason.removesuffix('.')}"
+        if flaws
+        else f"{len(files)} empty files, the first {files.paths[0]}",
+    )
+
+
+def _examples(
+    form: Format, layout: Layout, files: Files, k: int, where: str
+) -> Iterator[tuple[Place, Texts] | tuple[Flaw, None]]:
+    """Yields the examples of a file with their texts, and what is wrong with it."""
+    names = layout.names
+    try:
+        for place in form.walk(files, k, where):
+            if isinstance(place, Flaw):
+                yield place, None
+                continue
+            try:
+                fields = form.fields(place.text, place.row.is_plain, names, place.name)
+                texts = layout.read(fields, place.name)
+            except UserError as error:
+                yield Flaw(kind="record", place=place.name, reason=str(error)), None
+            else:
+                yield place, texts
+    except UserError as error:
+        yield Flaw(kind="file", place=where, reason=str(error)), None

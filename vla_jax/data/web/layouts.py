@@ -8,6 +8,7 @@ import dataclasses
 from typing import NamedTuple
 
 from vla_jax.core.errors import UserError
+from vla_jax.core.words import is_seen
 from vla_jax.data.web.formats import Fields
 
 
@@ -35,6 +36,7 @@ class Layout:
       suffix: fields of the answers.
       kind: fields of the kind of question.
       is_prompt: whether the prefix is the whole prompt, as in Target.
+      places: whether `<locNNNN>` in the answers stands for a place, as in Target.
     """
 
     prefix: tuple[str, ...] = ()
@@ -43,6 +45,7 @@ class Layout:
     kind: tuple[str, ...] = ()
     # An index is named by its layout's repr, and this changes nothing in it.
     is_prompt: bool = dataclasses.field(default=False, repr=False)
+    places: bool = dataclasses.field(default=False, repr=False)
 
     @property
     def names(self) -> frozenset[str]:
@@ -66,7 +69,7 @@ class Layout:
 
 def _first(fields: Fields, names: tuple[str, ...]) -> list[str]:
     for name in names:
-        texts = [stripped for text in fields.get(name) or () if (stripped := text.strip())]
+        texts = [stripped for text in fields.get(name) or () if is_seen(stripped := text.strip())]
         if texts:
             return texts
     return []
@@ -95,7 +98,7 @@ def _unfit(
 _QUESTION_ANSWER = Layout(prefix=("question",), suffix=("answers", "answer"), kind=("kind",))
 
 # The prefixes of captions and of questions asked by the model are PaliGemma's (Beyer et al. 2024,
-# section 3.2.5). Field names:
+# section 3.2.5), whose answers to "detect cat" and "segment cat" are places. Field names:
 LAYOUTS: dict[str, Layout] = {
     # big_vision:datasets/vqa/vqa.py; the annotation files of visualqa.org.
     "vqav2": Layout(
@@ -118,7 +121,9 @@ LAYOUTS: dict[str, Layout] = {
     # Mostafazadeh et al. 2016: a picture and the questions people asked about it.
     "vqg": Layout(task="question en", suffix=("questions", "question"), is_prompt=True),
     # big_vision:configs/proj/paligemma/transfers (JSONL of prefix, suffix, image).
-    "prefix_suffix": Layout(prefix=("prefix",), suffix=("suffix", "suffixes"), is_prompt=True),
+    "prefix_suffix": Layout(
+        prefix=("prefix",), suffix=("suffix", "suffixes"), is_prompt=True, places=True
+    ),
     "qa": _QUESTION_ANSWER,
-    "tabletop": _QUESTION_ANSWER,
+    "tabletop": dataclasses.replace(_QUESTION_ANSWER, places=True),
 }

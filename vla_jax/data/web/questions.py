@@ -1,5 +1,6 @@
 """Pictures with questions and answers as a mixture source."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from vla_jax.data.blocks import BlockReader, BlocksConfig
 from vla_jax.data.web.formats import Format
 from vla_jax.data.web.index import ExampleIndex
 from vla_jax.data.web.layouts import Layout, Texts
+from vla_jax.tokens.encoder import Role
 from vla_jax.tokens.prompts import PromptsConfig
 
 _VIEW = "primary"
@@ -31,6 +33,8 @@ class Questions:
 
     Attributes:
       ram: bytes that reading may hold.
+      flaws: what of the files was left out.
+      places: whether `<locNNNN>` in its answers stands for a place.
 
     Raises:
       UserError: the budget of the blocks is too small.
@@ -52,7 +56,8 @@ class Questions:
     ):
         self.name, self.index, self._part = name, index, part
         self._form, self._layout = form, layout
-        self.episodes = len(part)
+        self.flaws = index.flaws
+        self.episodes, self.places = len(part), layout.places
         self.fingerprint = f"{index.fingerprint}[{part.start}:{part.stop}]"
         if layout.is_prompt:
             self.fingerprint += ", whole prompts"
@@ -86,6 +91,7 @@ class Questions:
             prefix=texts.prefix,
             is_prompt=self._layout.is_prompt,
             suffix=texts.suffixes[int(draw) % len(texts.suffixes)],
+            places=self._layout.places,
             images={_VIEW: (self._form.image(data, row, path, where),)},
             dataset=self.name,
             episode=i,
@@ -131,11 +137,30 @@ class Questions:
         wording = prompts.as_it_is if self._layout.is_prompt else prompts.for_web
         return {*map(wording, prefixes), *suffixes}
 
+    def distinct(self, most: int | None = None) -> Iterator[tuple[int, str, Role]]:
+        """Yields the distinct questions and answers; see Source. Reads the examples."""
+        seen: set[tuple[str, Role]] = set()
+        question: Role = "prompt" if self._layout.is_prompt else "question"
+        answer: Role = "places" if self.places else "answer"
+        for i in range(0, len(self), 1 if most is None else -(-len(self) // most)):
+            try:
+                texts = self._texts(i)
+            except UserError:  # told with its place when it is drawn
+                continue
+            found = [(texts.prefix, question), *((text, answer) for text in texts.suffixes)]
+            for text, role in found:
+                if (text, role) not in seen:
+                    seen.add((text, role))
+                    yield i, text, role
+
     def _distinct(self, every: int = 1) -> tuple[set[str], set[str]]:
         """Returns the distinct questions and the distinct answers of every n-th example."""
         prefixes, suffixes = set(), set()
         for i in range(0, len(self), every):
-            texts = self._texts(i)
+            try:
+                texts = self._texts(i)
+            except UserError:  # told with its place when it is drawn
+                continue
             prefixes.add(texts.prefix)
             suffixes.update(texts.suffixes)
         return prefixes, suffixes

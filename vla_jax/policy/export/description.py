@@ -57,6 +57,8 @@ def describe(policy: Policy, config: VLMConfig, form: str, dtype: str) -> dict[s
             "lower": wording in prompts.LOWER,
             "image_tokens": encoder.image_tokens,  # inside the text; 0: they stand before it
         },
+        # What an instruction may not use, such as tokens of actions, and how it is written instead.
+        "spelled": {str(token): ids for token, ids in encoder.tokenizer.spelled().items()},
         "special_tokens": dataclasses.asdict(encoder.tokenizer.special),
         "tokenizer_size": encoder.tokenizer.size,  # ids; the model may have rows beyond them
         "sequence": config_lib.to_json(encoder.layout),
