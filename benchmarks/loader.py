@@ -26,8 +26,9 @@ from vla_jax.runtime import progress
 _OURS = {f"vla_jax, {variant}": (variant, False) for variant in ours.VARIANTS}
 _OURS["vla_jax in blocks, crop and colour"] = ("crop and colour", True)
 _SOURCES = "the same episodes as 25 sources and as one"
-_INDEX = "frame index, files in memory"
-ROWS = (*_OURS, _SOURCES, _INDEX, *peers.PEERS)
+_CHECKS = "images held against their checksums and not"
+_INDEX = "frame index, files in memory, with checksums and without"
+ROWS = (*_OURS, _SOURCES, _CHECKS, _INDEX, *peers.PEERS)
 _MANY = 25
 
 
@@ -80,6 +81,8 @@ def _measure(row: str, root: pathlib.Path, arguments: argparse.Namespace) -> Any
     seconds = arguments.seconds
     if row == _SOURCES:
         return ours.sources(root, _MANY, seconds=6 * seconds)
+    if row == _CHECKS:
+        return ours.checks(root, seconds=6 * seconds)
     if row == _INDEX:
         return ours.index(root)
     if row in _OURS:

@@ -397,15 +397,39 @@ def test_a_copied_dataset_takes_its_index_along(toy, tmp_path):
 
 def test_a_shard_that_is_new_or_gone_is_refused(tensorflow, tmp_path):
     directory = write(tensorflow, tmp_path / "d", [values(1), values(2)], shards=2, info=False)
+    for path in directory.glob("*-of-00002"):
+        path.rename(str(path).removesuffix("-of-00002"))
     indexing.ensure(directory)
-    second = shard(directory, 1)
-    tensorflow.write(tmp_path / "d" / "d-train.tfrecord-00002-of-00002", [])
-    with pytest.raises(UserError, match=r"00002-of-00002: changed since.*found a new shard"):
+    third = tmp_path / "d" / "d-train.tfrecord-00002"
+    tensorflow.write(third, [])
+    with pytest.raises(UserError, match=r"00002: changed since.*found a new shard"):
         FrameIndex.open(directory)
-    (tmp_path / "d" / "d-train.tfrecord-00002-of-00002").unlink()
-    second.unlink()
-    with pytest.raises(UserError, match=r"00001-of-00002: changed since.*found no such file"):
+    third.unlink()
+    (tmp_path / "d" / "d-train.tfrecord-00001").unlink()
+    with pytest.raises(UserError, match=r"00001: changed since.*found no such file"):
         FrameIndex.open(directory)
+
+
+@pytest.fixture
+def joints():
+    """Features with a Sequence of three numbers in the steps, and an episode of two steps."""
+    flat = {**STANDARD, "steps/joints": {"sequence": {"feature": feature("float32"), "length": 3}}}
+    flat_values, lengths = "steps/joints/ragged_flat_values", "steps/joints/ragged_row_lengths_0"
+    numbers = np.arange(6.0).tolist()
+    return flat, values(2, **{flat_values: (float, numbers), lengths: (int, [3, 3])})
+
+
+def test_a_sequence_of_fixed_length_in_the_steps_is_read(tensorflow, tmp_path, joints):
+    flat, episode = joints
+    index = indexing.ensure(write(tensorflow, tmp_path / "d", [episode], flat=flat))
+    np.testing.assert_array_equal(index.array("steps/joints"), [[0, 1, 2], [3, 4, 5]])
+
+
+def test_a_sequence_of_another_length_is_named(tensorflow, tmp_path, joints):
+    flat, episode = joints
+    episode["steps/joints/ragged_row_lengths_0"] = (int, [2, 4])
+    directory = write(tensorflow, tmp_path / "d", [episode], flat=flat)
+    refuses(directory, "'steps/joints', list 0: expected 3 values, found 2")
 
 
 def test_the_repaired_index_is_of_the_new_data(toy, tensorflow):

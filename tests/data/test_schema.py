@@ -1,3 +1,4 @@
+import copy
 import json
 
 import fsspec
@@ -167,8 +168,8 @@ def test_a_parent_instead_of_the_version_is_told(tmp_path):
     ("text", "message"),
     [
         (None, r"features\.json, found no such file.*folder of the version"),
-        ("{", "not JSON"),
-        ("[]", "expected a JSON object, found list"),
+        ("{", "not valid JSON"),
+        ("[]", r"features\.json: expected object, got array"),
         (
             '{"type": "old", "content": {}}',
             "expected a top level 'featuresDict'.*'content', 'type'",
@@ -180,6 +181,78 @@ def test_wrong_metadata_are_named(tmp_path, text, message):
         (tmp_path / "features.json").write_text(text)
     with pytest.raises(UserError, match=message):
         schema.read_schema(tmp_path)
+
+
+TREE = {"featuresDict": {"features": {"x": {"tensor": {"dtype": "float32", "shape": {}}}}}}
+
+
+def tree(change):
+    made = copy.deepcopy(TREE)
+    change(made["featuresDict"]["features"])
+    return made
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.update(x=3), "feature 'x': expected object, got int"),
+        (lambda f: f["x"].update(tensor=[]), "feature 'x', field tensor: expected object"),
+        (lambda f: f["x"]["tensor"].update(dtype=7), "tensor.dtype: expected str, got int"),
+        (lambda f: f["x"]["tensor"].update(dtype="float33"), "'x': dtype: expected one of numpy's"),
+        (lambda f: f["x"]["tensor"].update(shape={"dimensions": "7"}), "expected array, got str"),
+        *(
+            (lambda f, d=d: f["x"]["tensor"].update(shape={"dimensions": [d]}), r"dimensions\[0\]")
+            for d in (-2, "-3", "seven", 10**30, "9" * 30, 1.5, None, 2**40)
+        ),
+        (lambda f: f.update(x={"sequence": {"length": "7"}}), "missing required field feature"),
+        (
+            lambda f: f.update(x={"sequence": {"length": [], "feature": f["x"]}}),
+            "sequence.length: expected",
+        ),
+        (
+            lambda f: f.update({"../../evil": f["x"]}),
+            r"feature '\.\./\.\./evil': expected the name",
+        ),
+        (lambda f: f.update({"/evil": f["x"]}), "feature '/evil': expected the name of a file"),
+    ],
+)
+def test_features_of_a_wrong_shape_are_one_line(tmp_path, change, message):
+    (tmp_path / "features.json").write_text(json.dumps(tree(change)))
+    with pytest.raises(UserError, match=rf"features\.json.*{message}"):
+        schema.read_schema(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"splits": 3}, "field splits: expected array, got int"),
+        ({"splits": [3]}, r"field splits\[0\]: expected object, got int"),
+        ({"split": {"name": None}}, r"splits\[0\]\.name: expected str, got null"),
+        ({"split": {"name": "../up"}}, r"splits\[0\]\.name: expected str matching"),
+        ({"split": {"shardLengths": ["two"]}}, r"shardLengths\[0\]: expected str matching"),
+        ({"split": {"shardLengths": [-1]}}, r"shardLengths\[0\]: expected int >= 0"),
+        ({"split": {"shardLengths": 2}}, "shardLengths: expected array, got int"),
+        ({"split": {"filepathTemplate": []}}, "filepathTemplate: expected str, got array"),
+        ({"split": {"filepathTemplate": "{0.a!x}{"}}, "expected 2 shards"),
+        ({"name": []}, "field name: expected str, got array"),
+        ({"name": ".."}, "field name: expected str matching"),
+        ({"version": 1}, "field version: expected str, got int"),
+    ],
+)
+def test_dataset_info_of_a_wrong_shape_is_one_line(tmp_path, changes, message):
+    info(tmp_path, **changes)
+    with pytest.raises(UserError, match=message):
+        schema.read_splits(tmp_path)
+
+
+def test_shards_that_lack_a_number_are_told(tmp_path):
+    for number in (0, 2):
+        (tmp_path / f"d-train.tfrecord-0000{number}-of-00003").touch()
+    message = (
+        r"expected 3 shards, as .* says, found 2; the first that is missing is .*00001-of-00003"
+    )
+    with pytest.raises(UserError, match=message):
+        schema.read_splits(tmp_path)
 
 
 def test_the_title_is_that_of_the_metadata_or_of_the_path(tmp_path):

@@ -1,19 +1,20 @@
-"""What a TFDS dataset directory says of itself: its features and the shards of its splits.
-
-Source of both formats: tensorflow_datasets, `core/proto/feature.proto` and `dataset_info.proto`.
-"""
+"""What a TFDS dataset directory says of itself: its features and the shards of its splits."""
 
 import dataclasses
-import json
 import os
 import posixpath
-from collections.abc import Iterator
-from typing import Any, Literal
+import re
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
+import numpy as np
+
+from vla_jax.core import paths
 from vla_jax.core.errors import UserError, nearest
+from vla_jax.data import metadata
+from vla_jax.data.metadata import NOT_THE_VERSION, Directory
 from vla_jax.runtime import storage
 
-Directory = str | os.PathLike[str]
 Kind = Literal["image", "float", "int", "text", "other"]
 
 STEPS = "steps/"
@@ -28,7 +29,8 @@ _KINDS: dict[str, Kind] = {  # by the beginning of the dtype
     "string": "text",
     "object": "text",
 }
-_NOT_THE_VERSION = "Name the folder of the version, e.g. bridge_dataset/1.0.0"
+_NUMBERED = re.compile(r"-(\d{5,})-of-(\d{5,})$")
+_ENCODINGS = ("none", "bytes", "zlib")
 _DEEPEST = 3  # parent / name / config / version
 
 
@@ -85,15 +87,8 @@ def read_schema(directory: Directory) -> dict[str, Feature]:
     Raises:
       UserError: there is no such file, or it is not in TFDS' format.
     """
-    tree = _read_json(directory, "features.json")
-    if "featuresDict" not in tree:
-        raise UserError(
-            f"dataset {directory}, features.json",
-            expected="a top level 'featuresDict', as TFDS 4.5 and later write it",
-            found=", ".join(map(repr, sorted(tree))) or "nothing",
-            fix="Write the dataset's metadata again with tfds.folder_dataset.write_metadata",
-        )
-    return {feature.name: feature for feature in _flatten(tree, "", ())}
+    tree, where = metadata.features(directory), storage.join(directory, "features.json")
+    return {feature.name: feature for feature in _flatten(tree, "", (), where)}
 
 
 def read_splits(directory: Directory) -> dict[str, Split]:
@@ -104,29 +99,33 @@ def read_splits(directory: Directory) -> dict[str, Split]:
     """
     present = storage.names(directory)
     if "dataset_info.json" not in present:
-        return _splits_by_name(present)
-    info = _read_json(directory, "dataset_info.json")
-    kind = info.get("fileFormat", "tfrecord")
-    if kind != "tfrecord":
+        return _splits_by_name(directory, present)
+    info = metadata.info(directory)
+    if info.file_format != "tfrecord":
         raise UserError(
             f"dataset {directory}",
             expected="TFRecord shards",
-            found=f"fileFormat {kind!r} in dataset_info.json",
+            found=f"fileFormat {info.file_format!r} in dataset_info.json",
             fix="Generate it with file_format='tfrecord', or tfds convert_format it",
         )
     splits = {}
-    for entry in info.get("splits", ()):
-        lengths = tuple(map(int, entry.get("shardLengths", ())))
-        names = _shard_names(info["name"], kind, entry, present, len(lengths))
+    for entry in info.splits:
+        if not entry.shard_lengths:  # they are optional: take what matches
+            by_name = _splits_by_name(directory, present).get(entry.name)
+            splits[entry.name] = by_name or Split(entry.name, (), None)
+            continue
+        names = _shard_names(info.name, entry)
         missing = sorted(set(names) - set(present))
         if missing:
-            raise UserError(
-                f"dataset {directory}, split {entry['name']!r}",
-                expected=f"{len(names)} shards, as dataset_info.json says",
-                found=f"{len(names) - len(missing)}; the first that is missing is {missing[0]}",
-                fix="Download the missing shards",
+            raise _incomplete(
+                directory,
+                entry.name,
+                f"{len(names)} shards, as dataset_info.json says",
+                len(names) - len(missing),
+                missing[0],
             )
-        splits[entry["name"]] = Split(entry["name"], names, lengths)
+        lengths = tuple(map(int, entry.shard_lengths))
+        splits[entry.name] = Split(entry.name, names, lengths)
     return splits
 
 
@@ -142,7 +141,7 @@ def read_split(directory: Directory, name: str) -> Split:
             f"dataset {directory}: no split {name!r}",
             expected=f"one of {', '.join(splits)}" if splits else "shards *-SPLIT.tfrecord-*",
             found=None if splits else "none",
-            fix=nearest(name, list(splits)) if splits else _NOT_THE_VERSION,
+            fix=nearest(name, list(splits)) if splits else NOT_THE_VERSION,
         )
     return splits[name]
 
@@ -151,8 +150,8 @@ def title(directory: Directory) -> tuple[str, str]:
     """Returns the name and the version of a dataset, from its metadata or its path."""
     version, name = _last_parts(directory)
     if storage.exists(storage.join(directory, "dataset_info.json")):
-        info = _read_json(directory, "dataset_info.json")
-        return info.get("name", name), info.get("version", version)
+        info = metadata.info(directory)
+        return info.name, info.version or version
     return name, version
 
 
@@ -201,91 +200,124 @@ def _last_parts(directory: Directory) -> tuple[str, str]:
     return version, parts[-2] if len(parts) > 1 and parts[-2] else version
 
 
-def _flatten(node: dict[str, Any], name: str, outer: tuple[int | None, ...]) -> Iterator[Feature]:
-    """Yields the features below a node of `features.json`; `outer` are sizes of lists around it."""
-    if "featuresDict" in node:
-        for key, child in node["featuresDict"].get("features", {}).items():
-            yield from _flatten(child, f"{name}/{key}" if name else key, outer)
-    elif "sequence" in node:
-        length = int(node["sequence"].get("length", -1))
-        around = () if name == STEPS[:-1] else (length if length >= 0 else None,)
-        yield from _flatten(node["sequence"]["feature"], name, outer + around)
+def _flatten(
+    node: metadata.Node, name: str, outer: tuple[int | None, ...], where: str
+) -> Iterator[Feature]:
+    """Yields the features below a node of `features.json`; `outer` are sizes of lists around it.
+
+    Raises:
+      UserError: a name is no path below a folder, or a dtype does not exist.
+    """
+    if node.features_dict is not None:
+        for key, value in node.features_dict.features.items():
+            inner = f"{name}/{key}" if name else key
+            child = metadata.node(value, f"{where}, feature {inner[:200]!r}")
+            yield from _flatten(child, inner, outer, where)
+    elif node.sequence is not None:
+        around = () if name == STEPS[:-1] else _shape([node.sequence.length])
+        child = metadata.node(node.sequence.feature, f"{where}, feature {name[:200]!r}")
+        yield from _flatten(child, name, outer + around, where)
     else:
-        encoding = node.get("tensor", {}).get("encoding", "none")
+        paths.below(".", name, f"{where}, feature {name[:200]!r}")  # it names files of the index
+        encoding = "none" if node.tensor is None else node.tensor.encoding
         kind, shape, dtype = _leaf(node)
-        if encoding != "none" and (kind == "text" or dtype == "bfloat16"):
+        if kind in ("float", "int") and not _exists(dtype):
+            raise UserError(
+                f"{where}, feature {name!r}: dtype", expected="one of numpy's", found=repr(dtype)
+            )
+        is_unread = encoding != "none" and (kind == "text" or dtype == "bfloat16")
+        if is_unread or encoding not in _ENCODINGS:
             kind = "other"
         yield Feature(name, kind, outer + shape, dtype, name.startswith(STEPS), encoding)
 
 
-def _leaf(node: dict[str, Any]) -> tuple[Kind, tuple[int | None, ...], str]:
+def _leaf(node: metadata.Node) -> tuple[Kind, tuple[int | None, ...], str]:
     """Returns kind, shape and dtype of one leaf of `features.json`."""
-    if "image" in node:
-        return "image", _shape(node["image"]), node["image"].get("dtype", "uint8")
-    if "text" in node:
+    if node.image is not None:
+        return "image", _shape(node.image.shape.dimensions), node.image.dtype
+    if node.text is not None:
         return "text", (), "string"
-    if "classLabel" in node:
+    if node.class_label is not None:
         return "int", (), "int64"
-    if "boundingBox" in node:
+    if node.bounding_box is not None:
         return "float", (4,), "float32"
-    tensor = node.get("tensor", {})
-    dtype = tensor.get("dtype", "")
+    if node.tensor is None:
+        return "other", (), ""
+    shape, dtype = _shape(node.tensor.shape.dimensions), node.tensor.dtype
     for start, kind in _KINDS.items():
         if dtype.startswith(start):
-            return kind, _shape(tensor), dtype
-    return "other", _shape(tensor), dtype
+            return kind, shape, dtype
+    return "other", shape, dtype
 
 
-def _shape(node: dict[str, Any]) -> tuple[int | None, ...]:
-    sizes = map(int, node.get("shape", {}).get("dimensions", ()))
-    return tuple(size if size >= 0 else None for size in sizes)
+def _exists(dtype: str) -> bool:
+    try:
+        np.dtype(dtype)
+    except TypeError:
+        return dtype == "bfloat16"
+    return True
 
 
-def _shard_names(
-    dataset: str, kind: str, entry: dict[str, Any], present: list[str], count: int
-) -> tuple[str, ...]:
+def _shape(sizes: Sequence[int | str]) -> tuple[int | None, ...]:
+    return tuple(size if size >= 0 else None for size in map(int, sizes))
+
+
+def _shard_names(dataset: str, entry: metadata.SplitInfo) -> tuple[str, ...]:
     """Spells the file names of one split out of its template."""
-    template = entry.get("filepathTemplate") or _TEMPLATE
-    if not count:  # lengths are optional: take what matches
-        found = _splits_by_name(present).get(entry["name"])
-        return found.shards if found else ()
     # A template may name folders; the shards lie in this one.
-    template = template.rsplit("/", 1)[-1]
-    return tuple(
-        template.format(
-            DATASET=dataset,
-            SPLIT=entry["name"],
-            FILEFORMAT=kind,
-            SHARD_INDEX=f"{shard:05d}",
-            NUM_SHARDS=f"{count:05d}",
-            SHARD_X_OF_Y=f"{shard:05d}-of-{count:05d}",
-        )
-        for shard in range(count)
-    )
+    template, count = (entry.template or _TEMPLATE).rsplit("/", 1)[-1], len(entry.shard_lengths)
+    names = []
+    for shard in range(count):
+        name, number, total = template, f"{shard:05d}", f"{count:05d}"
+        for field, value in (
+            ("DATASET", dataset),
+            ("SPLIT", entry.name),
+            ("FILEFORMAT", "tfrecord"),
+            ("SHARD_INDEX", number),
+            ("NUM_SHARDS", total),
+            ("SHARD_X_OF_Y", f"{number}-of-{total}"),
+        ):
+            name = name.replace(f"{{{field}}}", value)
+        names.append(name)
+    return tuple(names)
 
 
-def _splits_by_name(present: list[str]) -> dict[str, Split]:
+def _splits_by_name(directory: Directory, present: list[str]) -> dict[str, Split]:
+    """Finds the shards of each split by their names.
+
+    Raises:
+      UserError: they do not have all of the numbers that their names say there are.
+    """
     shards: dict[str, list[str]] = {}
     for name in present:
         prefix, found, _ = name.partition(".tfrecord")
         if found and "-" in prefix:
             shards.setdefault(prefix.rpartition("-")[2], []).append(name)
+    for split, names in shards.items():
+        _check_numbers(directory, split, names)
     return {name: Split(name, tuple(files), None) for name, files in shards.items()}
 
 
-def _read_json(directory: Directory, name: str) -> dict[str, Any]:
-    path = storage.join(directory, name)
-    if not storage.exists(path):
-        raise UserError(
-            f"dataset {directory}",
-            expected=f"a TFDS version directory with {name}",
-            found="no such file",
-            fix=_NOT_THE_VERSION,
-        )
-    try:
-        value = json.loads(storage.contents(path))
-    except ValueError as error:
-        raise UserError(f"file {path}: not JSON ({error})", fix="Download it again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"file {path}", expected="a JSON object", found=type(value).__name__)
-    return value
+def _check_numbers(directory: Directory, split: str, names: list[str]) -> None:
+    for name in names:
+        match = _NUMBERED.search(name)
+        if match is None:
+            continue
+        start, count = name[: match.start()], int(match[2])
+        for number in range(min(count, len(names) + 1)):
+            wanted = f"{start}-{number:05d}-of-{match[2]}"
+            if wanted not in names:
+                raise _incomplete(
+                    directory, split, f"{count} shards, as {name} says", len(names), wanted
+                )
+
+
+def _incomplete(
+    directory: Directory, split: str, expected: str, found: int, first: str
+) -> UserError:
+    return UserError(
+        f"dataset {directory}, split {split!r}",
+        expected=expected,
+        found=f"{found}; the first that is missing is {first}",
+        fix="Download the missing shards",
+    )

@@ -29,7 +29,7 @@ MANIFEST = "index.json"
 _OWN = "crc32c"  # the field of the manifest that has the checksum of all others
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SECONDS = 0.5  # that an opening spends on checksums
-_CHUNK = 1 << 20  # bytes
+_CHUNK = 1 << 18  # bytes
 _ATTEMPTS = 5  # while other processes put folders of their own in the same place
 _background = threading.Lock()  # one folder at a time
 
@@ -90,7 +90,7 @@ class Sealed:
     def _open(cls, folder: pathlib.Path, data: bytes, seconds: float) -> "Sealed | None":
         path = folder / MANIFEST
         try:
-            manifest = json_file.decode(data, dict[str, Any], os.fspath(path))
+            manifest = json_file.decode(data, dict[str, Any], f"index file {path}, damaged")
         except UserError as error:
             raise DamagedError(str(error).rstrip(".")) from error
         if _OWN not in manifest:

@@ -88,6 +88,17 @@ def test_a_damaged_manifest_is_written_again(directory, passes):
     assert len(passes) == 2
 
 
+@pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(b"x" * 512)])
+@pytest.mark.parametrize("name", ["rows.npy", "index.json"])
+def test_a_damaged_index_is_made_again_with_a_note(directory, passes, capsys, name, damage):
+    before = [opened(directory).example(i) for i in range(6)]
+    (path,) = directory.rglob(name)
+    damage(path)
+    assert [opened(directory).example(i) for i in range(6)] == before
+    assert len(passes) == 2
+    assert f"index file {path}" in " ".join(capsys.readouterr().out.split())
+
+
 def test_an_interrupted_pass_leaves_nothing(directory):
     def interrupt(description, done, total):
         raise KeyboardInterrupt

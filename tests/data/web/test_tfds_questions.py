@@ -1,9 +1,11 @@
+import os
+
 import numpy as np
 import pytest
 from question_files import picture
 
 from vla_jax.core.errors import UserError
-from vla_jax.data import records
+from vla_jax.data import records, tfrecord
 from vla_jax.data.web.table import WebConfig, open_web
 
 ANSWERS = ["yes", "yes", "no", "yes", "maybe", "yes", "yes", "no", "yes", "yes"]
@@ -222,7 +224,10 @@ def test_a_text_that_is_not_utf8_is_named(write_tfds):
     directory = write_tfds("vqa", vqav2, vqav2_rows(3))
     shard = directory / "vqa-train.tfrecord-00000-of-00001"
     data = shard.read_bytes()
-    shard.write_bytes(data.replace("café number 1".encode(), b"caf\xff\xfe number 1"))
+    found = list(tfrecord.records(lambda start, end: data[start:end], len(data), "shard"))
+    payloads = [data[record.start : record.end] for record in found]
+    wrong = [each.replace("café".encode(), b"caf\xff\xfe") for each in payloads[1:2]]
+    shard.write_bytes(b"".join(records.frame([payloads[0], *wrong, payloads[2]])))
     with pytest.raises(UserError, match=r"record 1, feature 'question_text': not UTF-8.*0xff"):
         opened(directory, "vqav2")
 
@@ -235,6 +240,34 @@ def test_a_truncated_shard_is_named_and_leaves_no_index(write_tfds):
     with pytest.raises(UserError, match=r"dataset vqa, shard .*00000-of-00001.*whole record"):
         opened(directory, "vqav2", name="vqa")
     assert sorted(directory.rglob("*")) == before
+
+
+def test_a_flipped_bit_is_named(write_tfds):
+    directory = write_tfds("vqa", vqav2, vqav2_rows(3))
+    shard = directory / "vqa-train.tfrecord-00000-of-00001"
+    whole = shard.read_bytes()
+    place = whole.index("café number 1".encode())
+    shard.write_bytes(whole[:place] + b"x" + whole[place + 1 :])
+    with pytest.raises(UserError, match=r"00000-of-00001, episode 1 .*the payload is corrupted"):
+        opened(directory, "vqav2")
+    shard.write_bytes(whole)
+    source = opened(directory, "vqav2")
+    time = shard.stat().st_mtime_ns
+    shard.write_bytes(whole[:place] + b"x" + whole[place + 1 :])
+    os.utime(shard, ns=(time, time))
+    with pytest.raises(UserError, match=r"example 1: has changed since it was indexed"):
+        source.example(1)
+    assert source.example(0).prefix
+
+
+def test_a_shard_cut_between_two_records_is_noticed(write_tfds):
+    directory = write_tfds("vqa", vqav2, vqav2_rows(3))
+    shard = directory / "vqa-train.tfrecord-00000-of-00001"
+    data = shard.read_bytes()
+    found = list(tfrecord.records(lambda start, end: data[start:end], len(data), "shard"))
+    shard.write_bytes(data[: found[2].offset - 12])
+    with pytest.raises(UserError, match=r"expected 3 examples, as dataset_info.json says, found 2"):
+        opened(directory, "vqav2")
 
 
 def test_a_record_that_is_no_example_is_named(write_tfds):

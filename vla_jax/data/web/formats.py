@@ -4,7 +4,7 @@ import abc
 import io
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from vla_jax.core.errors import UserError
@@ -58,6 +58,7 @@ class Format(abc.ABC):
 
     suffix: ClassVar[str]  # of the files' names
     has_images: ClassVar[bool] = True  # in the files themselves
+    is_whole: ClassVar[bool] = True  # `walk` reads examples whole, not their texts alone
 
     def files(self, directory: str, split: str) -> list[str]:
         """Returns the paths of the files of one split, sorted.
@@ -83,6 +84,11 @@ class Format(abc.ABC):
                 fix="Name the right split, directory or format in the configuration",
             )
         return [storage.join(directory, name) for name in found]
+
+    def counts(self, directory: str, split: str) -> Sequence[int] | None:
+        """Returns how many examples each file should have; None where nothing says so."""
+        del directory, split
+        return None
 
     @abc.abstractmethod
     def walk(self, files: Files, k: int, where: str) -> Iterator[Place | Flaw]:

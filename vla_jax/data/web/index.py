@@ -1,7 +1,7 @@
 """Where every example of a question set lies: one row per example, made in one pass, kept on disk.
 
-    index.json   what it was made of, the fingerprint
-    rows.npy     per example: file, start and length, and where image and texts lie in it
+    index.json   what it was made of, the fingerprint; size and checksum of the rows
+    rows.npy     per example: file, start, length and checksum, and where image and texts lie in it
 
 The pass reads and checks all texts, so that a bad example is told before anything trains; the rows
 alone are kept, 40 bytes per example, memory-mapped.
@@ -9,31 +9,32 @@ alone are kept, 40 bytes per example, memory-mapped.
 
 import contextlib
 import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
+import google_crc32c
 import numpy as np
 
 from vla_jax.core.arrays import Int
 from vla_jax.core.errors import UserError
-from vla_jax.data import index_files
+from vla_jax.data import index_files, sealed, tfrecord
 from vla_jax.data.episode_walk import OnCorrupt
 from vla_jax.data.flaw import Flaw, refuse
+from vla_jax.data.sealed import DamagedError, Sealed
 from vla_jax.data.web.formats import Format, Place, Row
 from vla_jax.data.web.layouts import Layout, Texts
-from vla_jax.runtime import storage
+from vla_jax.runtime import progress, storage
 from vla_jax.runtime.storage import Files
 
 OnProgress = Callable[[str, int, int], None]
 
-_VERSION = 2
+_VERSION = 4
 _MOST_NAMED = 10_000  # bad examples that are kept by name
 _ROWS = "rows.npy"
 _TOGETHER = 1 << 14  # rows kept in memory before they are written
 _DTYPE = np.dtype(
-    [("file", "<i4"), ("start", "<i8"), ("length", "<u4")]
+    [("file", "<i4"), ("crc32c", "<u4"), ("start", "<i8"), ("length", "<u4")]
     + [(name, "<u4") for name in Row._fields[2:-1]]
     + [("is_plain", "?")],
     align=True,
@@ -45,16 +46,19 @@ class ExampleIndex:
 
     Args:
       files: its files.
-      rows: [i] of the index's rows.
+      opened: the folder of the index.
+
+    Attributes:
+      files: as given.
       fingerprint: changes when the texts, their order or the sizes of the images change.
       flaws: what was left out because it cannot be used.
     """
 
-    def __init__(
-        self, files: Files, rows: np.ndarray, fingerprint: str, flaws: Sequence[Flaw] = ()
-    ):
-        self.files, self._rows, self.fingerprint = files, rows, fingerprint
-        self.flaws = tuple(flaws)
+    def __init__(self, files: Files, opened: Sealed):
+        self.files, self._opened, self._rows = files, opened, opened.load(_ROWS)
+        self.fingerprint: str = opened.values["fingerprint"]
+        self._has_checksums: bool = opened.values["has_checksums"]
+        self.flaws = tuple(Flaw(**flaw) for flaw in opened.values["flaws"])
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -62,8 +66,25 @@ class ExampleIndex:
 
     def locate(self, i: int) -> tuple[int, Row]:
         """Returns the number of the file that example `i` is in, and where it lies there."""
-        file, *row = self._rows[i].item()
+        file, _, *row = self._rows[i].item()
         return file, Row(*row)
+
+    def check(self, i: int, data: bytes, where: str) -> None:
+        """Compares the bytes of example `i`, once read, with those that were indexed.
+
+        Args:
+          i: number of the example.
+          data: all that `locate` says.
+          where: the example, for messages.
+
+        Raises:
+          UserError: they are others; names the example.
+        """
+        self._opened.raise_if_damaged()
+        if self._has_checksums and google_crc32c.value(data) != self._rows["crc32c"][i]:
+            raise UserError(
+                f"{where}: has changed since it was indexed (wrong checksum)", fix=tfrecord.AGAIN
+            )
 
     def spans(self, examples: Int[np.ndarray, " n"]) -> Int[np.ndarray, "n 3"]:
         """Returns file, first byte and end of examples."""
@@ -114,28 +135,35 @@ def ensure(
     key = hashlib.sha256(repr(layout).encode()).hexdigest()[:8]
     folders = index_files.candidates(directory, f"{split}.{key}", cache_dir)
     for folder in folders:
-        if (found := _open(folder, files, made_of)) is not None:
+        if (found := _open(folder, name, files, made_of)) is not None:
             if found.flaws and on_corrupt == "error":
                 raise refuse(found.flaws)
             return found
-    with index_files.replacing(folders[0]) as folder:
-        fingerprint, flaws = _build(folder, name, files, form, layout, on_progress, on_corrupt)
-        kept = [flaw.to_json() for flaw in flaws]
-        manifest = {"made_of": made_of, "fingerprint": fingerprint, "flaws": kept}
-        (folder / index_files.MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-    return ExampleIndex(files, index_files.load(folders[0] / _ROWS), fingerprint, flaws)
+    counts = form.counts(directory, split)
+    with sealed.replacing(folders[0], is_cache=cache_dir is not None) as folder:
+        manifest = _build(folder, name, files, form, layout, counts, on_progress, on_corrupt)
+        sealed.seal(folder, {"made_of": made_of, **manifest})
+    made = _open(folders[0], name, files, made_of)
+    if made is None:
+        raise DamagedError(f"index {folders[0]}: removed while it was made")
+    return made
 
 
-def _open(folder: pathlib.Path, files: Files, made_of: dict) -> ExampleIndex | None:
-    """Opens a folder; None if there is no index of these very files."""
+def _open(folder: pathlib.Path, name: str, files: Files, made_of: dict) -> ExampleIndex | None:
+    """Opens a folder; None if there is no sound index of these very files."""
     try:
-        manifest = json.loads((folder / index_files.MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        opened = Sealed.open(folder)
+        if opened is None:
+            return None
+        before = opened.values.get("made_of")
+        if before == made_of:
+            return ExampleIndex(files, opened)
+    except DamagedError as error:
+        progress.note(f"{error} It is not used")
         return None
-    if manifest.get("made_of") != made_of:
-        return None
-    flaws = [Flaw(**flaw) for flaw in manifest["flaws"]]
-    return ExampleIndex(files, index_files.load(folder / _ROWS), manifest["fingerprint"], flaws)
+    if before["version"] == _VERSION:
+        progress.note(f"dataset {name}: its files have changed since they were indexed in {folder}")
+    return None
 
 
 def _stamp(files: Files, k: int) -> list:
@@ -151,18 +179,20 @@ def _build(
     files: Files,
     form: Format,
     layout: Layout,
+    counts: Sequence[int] | None,
     on_progress: OnProgress | None,
     on_corrupt: OnCorrupt,
-) -> tuple[str, list[Flaw]]:
-    """Writes the rows and returns the fingerprint, and what was left out.
+) -> dict:
+    """Writes the rows and returns what the manifest says of them.
 
     Raises:
       UserError: as `ensure`.
     """
     sizes = [files.size(k) for k in range(len(files))]
     digest = hashlib.sha256(repr((type(form).__name__, layout)).encode())
-    rows = []
-    flaws: list[Flaw] = []
+    rows, flaws = [], list[Flaw]()
+    # Of remote examples only what is read on the way: another request for each would take long.
+    has_checksums = form.is_whole or not any(map(storage.is_remote, files.paths))
 
     with contextlib.closing(index_files.ArrayFile(folder / _ROWS, _DTYPE)) as table:
 
@@ -173,23 +203,28 @@ def _build(
                 on_progress(f"index {name}", done, sum(sizes))
 
         for k, path in enumerate(files.paths):
-            for place, texts in _examples(form, layout, files, k, f"dataset {name}, shard {path}"):
+            count = None if counts is None else counts[k]
+            where = f"dataset {name}, shard {path}"
+            for place, texts in _examples(form, layout, files, k, where, count):
                 if texts is None:
                     if on_corrupt == "error":
                         raise refuse([place])
-                    if len(flaws) < _MOST_NAMED:
-                        flaws.append(place)
+                    flaws.append(place)
                     continue
                 image = place.row.image_end - place.row.image_start
                 digest.update(repr((texts, image)).encode())
-                rows.append((k, *place.row))
+                rows.append((k, _checksum(files, k, place) if has_checksums else 0, *place.row))
                 if len(rows) == _TOGETHER:
                     flush(sum(sizes[:k]) + place.row.start)
             flush(sum(sizes[: k + 1]))
         table.finish()
-    if not len(index_files.load(folder / _ROWS)):
+    if not len(sealed.load(folder / _ROWS)):
         raise _none(name, files, flaws)
-    return digest.hexdigest(), flaws
+    return {
+        "fingerprint": digest.hexdigest(),
+        "has_checksums": has_checksums,
+        "flaws": [flaw.to_json() for flaw in flaws[:_MOST_NAMED]],
+    }
 
 
 def _none(name: str, files: Files, flaws: Sequence[Flaw]) -> UserError:
@@ -203,17 +238,16 @@ def _none(name: str, files: Files, flaws: Sequence[Flaw]) -> UserError:
 
 
 def _examples(
-    form: Format, layout: Layout, files: Files, k: int, where: str
+    form: Format, layout: Layout, files: Files, k: int, where: str, count: int | None
 ) -> Iterator[tuple[Place, Texts] | tuple[Flaw, None]]:
     """Yields the examples of a file with their texts, and what is wrong with it."""
-    names = layout.names
     try:
-        for place in form.walk(files, k, where):
+        for place in _walk(form, files, k, where, count):
             if isinstance(place, Flaw):
                 yield place, None
                 continue
             try:
-                fields = form.fields(place.text, place.row.is_plain, names, place.name)
+                fields = form.fields(place.text, place.row.is_plain, layout.names, place.name)
                 texts = layout.read(fields, place.name)
             except UserError as error:
                 yield Flaw(kind="record", place=place.name, reason=str(error)), None
@@ -221,3 +255,28 @@ def _examples(
                 yield place, texts
     except UserError as error:
         yield Flaw(kind="file", place=where, reason=str(error)), None
+
+
+def _walk(form: Format, files: Files, k: int, where: str, count: int | None) -> Iterator[Place | Flaw]:
+    """Yields the examples of a file, and those that are not whole.
+
+    Raises:
+      UserError: as `Format.walk`; or they are not as many as the dataset says.
+    """
+    number = 0
+    for place in form.walk(files, k, where):
+        yield place
+        number += 1
+    if count not in (None, number):
+        raise UserError(
+            where,
+            expected=f"{count} examples, as dataset_info.json says",
+            found=number,
+            fix=tfrecord.AGAIN,
+        )
+
+
+def _checksum(files: Files, k: int, place: Place) -> int:
+    start, length = place.row.start, place.row.length
+    whole = len(place.text) == length
+    return google_crc32c.value(place.text if whole else files.read(k, start, start + length))

@@ -86,6 +86,7 @@ class Questions:
         file, row = self.index.locate(self._part[i])
         where, path = self.place(i), self.index.files.paths[file]
         data = self._read(i, row.start, row.start + row.length)
+        self.index.check(self._part[i], data, where)
         texts = self._parse(data[row.text_start : row.text_end], row.is_plain, where)
         return Example(
             prefix=texts.prefix,

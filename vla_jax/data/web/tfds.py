@@ -1,6 +1,6 @@
 """TFDS question sets: one `tf.train.Example` per question, with its image."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from vla_jax.core.errors import UserError
 from vla_jax.data import schema, tfrecord
@@ -26,6 +26,10 @@ class Tfds(Format):
         """
         shards = schema.read_split(directory, split).shards
         return [storage.join(directory, shard) for shard in shards]
+
+    def counts(self, directory: str, split: str) -> Sequence[int] | None:
+        """Returns the records of each shard, as the dataset's metadata has them."""
+        return schema.read_split(directory, split).shard_lengths
 
     def walk(self, files: Files, k: int, where: str) -> Iterator[Place | Flaw]:
         """Yields every record of the shard."""
@@ -75,7 +79,7 @@ def _damaged(error: Exception, where: str) -> UserError:
     return UserError(
         f"{where}: {error}",
         expected="a tf.train.Example",
-        fix="Download or generate the shard again; vla-jax index --verify finds damaged ones",
+        fix=tfrecord.AGAIN,
     )
 
 

@@ -32,6 +32,7 @@ class WebDataset(Format):
     """Shards of key.jpg (or .jpeg, .png) + key.json (or .txt); other files of a key are ignored."""
 
     suffix = ".tar"
+    is_whole = False
 
     def walk(self, files: Files, k: int, where: str) -> Iterator[Place | Flaw]:
         """Yields every key of the shard."""
