@@ -57,6 +57,9 @@ HOMES = {
 ALONE = {
     f"policy/{name}.py"
     for name in (
+        "exported_checks",
+        "exported_images",
+        "exported_manifest",
         "exported_policy",
         "exported_tokens",
         "jax_policy",

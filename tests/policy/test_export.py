@@ -180,5 +180,5 @@ def test_a_file_on_the_way_is_named(tiny, tmp_path):
 def test_another_format_version_is_refused(exported, tmp_path):
     description = json.loads((exported / "policy.json").read_text())
     (tmp_path / "policy.json").write_text(json.dumps(description | {"format_version": 2}))
-    with pytest.raises(ValueError, match="expected format 5"):
+    with pytest.raises(ValueError, match="expected format 6"):
         torch_policy.TorchPolicy.load(tmp_path)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import cv2
-import exported_policy
+import exported_images
 import numpy as np
 import pytest
 import selftest
@@ -195,12 +195,12 @@ def test_the_program_ends_in_one_line(exported, tmp_path, capsys, monkeypatch, c
 def test_the_middle_is_that_of_training(shape, share):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     wanted = image[augment.box(augment.centre(share), *shape)]
-    np.testing.assert_array_equal(exported_policy._centre(image, share), wanted)
+    np.testing.assert_array_equal(exported_images.centre(image, share), wanted)
 
 
 @pytest.mark.parametrize("method", ["linear", "lanczos"])
 @pytest.mark.parametrize("shape", [(32, 32), (40, 56), (64, 96), (300, 333), (20, 90)])
 def test_images_are_resized_as_in_training(shape, method):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    found = exported_policy._resize(image, 32, method)
+    found = exported_images.resize(image, 32, method)
     np.testing.assert_array_equal(found, images.resize(image, 32, method))

@@ -16,7 +16,6 @@ evaluation/      results in other environments, a folder each
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
@@ -27,21 +26,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vla_jax.actions.bins import Bins
-from vla_jax.actions.spec import ActionSpec
-from vla_jax.actions.statistics import Statistics
 from vla_jax.core import config as config_lib
 from vla_jax.core import files, json_file
 from vla_jax.core.errors import UserError, listed
+from vla_jax.experiment import policy_files
 from vla_jax.experiment.config import RunConfig
 from vla_jax.runtime import lock, metrics, peers, progress
-from vla_jax.tokens.action_tokens import ActionTokens
 from vla_jax.tokens.encoder import Encoder
-from vla_jax.tokens.fast import Fast
-from vla_jax.tokens.fast_tokens import FastTokens
-from vla_jax.tokens.prompts import PromptsConfig
-from vla_jax.tokens.sequence import SequenceConfig
-from vla_jax.tokens.tokenizer import Tokenizer
 
 RESULTS = "results.json"
 _DAMAGED = "Restore it from a copy; a run that saved nothing may as well be removed"
@@ -98,10 +89,7 @@ class Workdir:
         self.mixture = self.path / "mixture.json"
         self.curves = self.path / "curves.png"
         self.episodes = self.path / "episodes.gif"
-        self._fast = self.path / "fast"
         self._config = self.path / "config.json"
-        self._tokenizer = self.path / "tokenizer.json"
-        self._policy = self.path / "policy.json"
 
     def check(self, config: RunConfig) -> bool:
         """Finds out whether this is the directory of a run, or may become it; writes nothing.
@@ -260,32 +248,7 @@ class Workdir:
 
     def save_encoder(self, encoder: Encoder) -> None:
         """Writes tokenizer.json, fast/ where actions are written so, and policy.json."""
-        encoder.tokenizer.save(self._tokenizer)
-        for tokens in encoder.actions.values():
-            if isinstance(tokens, FastTokens):
-                tokens.fast.save(self._fast, (encoder.chunk, tokens.spec.size))
-        write_json(
-            self._policy,
-            {
-                "robots": {
-                    name: {
-                        "action_spec": tokens.spec.to_json(),
-                        "statistics": tokens.statistics.to_json(),
-                        "bins": tokens.cut.to_json() if isinstance(tokens, ActionTokens) else None,
-                        "state_statistics": encoder.states[name].to_json()
-                        if name in encoder.states
-                        else None,
-                    }
-                    for name, tokens in encoder.actions.items()
-                },
-                "action_token_ids": list(encoder.action_token_ids),
-                "prompts": dataclasses.asdict(encoder.prompts),
-                "sequence": dataclasses.asdict(encoder.layout),
-                "chunk": encoder.chunk,
-                "image_tokens": encoder.image_tokens,
-                "vocabulary": encoder.vocabulary,
-            },
-        )
+        policy_files.save(self.path, encoder)
 
     def load_encoder(self, *, wait: bool = False) -> Encoder | None:
         """Reads what `save_encoder` wrote; None if the run has not come that far.
@@ -296,50 +259,10 @@ class Workdir:
         Raises:
           UserError: the files are damaged, or of another version of vla_jax.
         """
-        if not (appears(self._policy) if wait else self._policy.exists()):
+        written = self.path / policy_files.POLICY
+        if not (appears(written) if wait else written.exists()):
             return None
-        try:
-            return self._read_encoder(json_file.read(self._policy, dict[str, Any]))
-        except KeyError as error:
-            raise UserError(
-                f"{self._policy}",
-                expected=f"the field {error}",
-                found="none; another version of vla_jax wrote this run",
-                fix="Use that version, or train anew in another --workdir",
-            ) from error
-
-    def _read_encoder(self, policy: dict[str, Any]) -> Encoder:
-        ids = tuple(policy["action_token_ids"])
-        return Encoder(
-            Tokenizer.load(self._tokenizer),
-            {
-                name: self._read_actions(robot, policy, ids)
-                for name, robot in policy["robots"].items()
-            },
-            PromptsConfig(**policy["prompts"]),
-            SequenceConfig(**policy["sequence"]),
-            chunk=policy["chunk"],
-            states={
-                name: Statistics.from_json(robot["state_statistics"])
-                for name, robot in policy["robots"].items()
-                if robot["state_statistics"] is not None
-            },
-            image_tokens=policy["image_tokens"],
-            rows=policy["vocabulary"],
-        )
-
-    def _read_actions(
-        self, robot: dict[str, Any], policy: dict[str, Any], ids: tuple[int, ...]
-    ) -> ActionTokens | FastTokens:
-        spec = ActionSpec.from_json(robot["action_spec"])
-        statistics = Statistics.from_json(robot["statistics"])
-        if "bins" not in robot:  # versions that knew bins of equal width alone
-            cut = Bins((len(ids),) * spec.size, policy["bins_convention"])
-        elif robot["bins"] is None:
-            return FastTokens(spec, statistics, ids, Fast.load(self._fast))
-        else:
-            cut = Bins.from_json(robot["bins"])
-        return ActionTokens(spec, statistics, ids, cut)
+        return policy_files.load(self.path)
 
 
 def appears(path: pathlib.Path, seconds: float = _SECONDS_TO_APPEAR) -> bool:

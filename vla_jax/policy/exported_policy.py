@@ -6,19 +6,22 @@ that are not of the model's size. Axes: w images, n chunk, a action dimensions, 
 """
 
 import dataclasses
-import json
+import os
 import pathlib
 import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import exported_checks
+import exported_images
+import exported_manifest
 import exported_tokens
 import numpy as np
 import tokenizers
 from exported_tokens import Grammar
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 INCOMPLETE = "INCOMPLETE"  # a file of this name: the export was refused, or did not finish
 IMAGE_TOKEN, STATE_TOKEN = -1, -2  # prefix ids in whose place the model puts images and state
 _PLACES = {"<image>": IMAGE_TOKEN, "<state>": STATE_TOKEN}
@@ -83,27 +86,25 @@ class ExportedPolicy:
 
     Args:
       folder: what an export wrote.
+      description: its policy.json, as `read` returned it.
       model: computes.
-      unchecked: whether a folder that failed its parity check, or has yet to pass it, will do.
 
     Raises:
-      ValueError: the folder is no exported policy, is incomplete or of another format version.
+      ValueError: the tokenizer, the grammar or the description do not belong together.
     """
 
-    def __init__(self, folder: str | pathlib.Path, model: Model, *, unchecked: bool = False):
-        self.description, self.model = read(folder, unchecked=unchecked), model
-        tokenizer = pathlib.Path(folder) / "tokenizer.json"
-        self._tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer))
+    def __init__(self, folder: pathlib.Path, description: dict[str, Any], model: Model):
+        self.description, self.model = description, model
+        self._tokenizer = _tokenizer(folder / "tokenizer.json", description)
         self._text = exported_tokens.Text(self._tokenizer, self.description)
-        ids, size = self.description["tokenizer_size"], self._tokenizer.get_vocab_size()
-        if size < ids:
-            raise ValueError(f"{tokenizer}: expected {ids} ids, as in training, found {size}")
-        spec = self.description["action_spec"]
+        spec, bounds = self.description["action_spec"], self.description["bounds"]
         self.names, self.units = tuple(spec["names"]), tuple(spec["units"])
         self.views = tuple(self.description["views"])
         self.history = int(self.description["history"])
         self.grammar = Grammar.load(folder)
+        exported_tokens.check_strings(self.grammar, description, str(folder / "grammar.npz"))
         self._actions = exported_tokens.open_actions(folder, self.description)
+        self._limits = [np.where(spec["discrete"], spec[k], bounds[k]) for k in ("low", "high")]
 
     def act(
         self,
@@ -121,14 +122,16 @@ class ExportedPolicy:
 
         Raises:
           ValueError: a view is missing or unknown, an image is not RGB uint8, there are more steps
-            than the model takes, the state is missing or of another size, the instruction is empty
-            or too long.
+            than the model takes, the state is missing or of another size, the instruction is no
+            text, empty or too long; or what was decoded is no action within the robot's bounds.
         """
         start = time.perf_counter()
         inputs = self.look(images, instruction, state)
         prepared = time.perf_counter()
         tokens, _ = self.model.decode(inputs, self.grammar, np.zeros(0, np.int64))
+        self.grammar.check(tokens)
         values, plan = self.read(tokens)
+        self._check(values)
         done = time.perf_counter()
         stages = {"prepare": 1e3 * (prepared - start), "decode": 1e3 * (done - prepared)}
         terminate = dict(zip(self.names, values[0], strict=True)).get("terminate", 0) > 0.5
@@ -140,6 +143,18 @@ class ExportedPolicy:
             milliseconds=stages,
         )
 
+    def _check(self, values: np.ndarray) -> None:
+        """Refuses an action that is not finite or not within the bounds of its dimensions."""
+        low, high = self._limits
+        slack = 1e-6 * (1 + np.abs(low) + np.abs(high))  # of float32
+        inside = np.isfinite(values) & (values >= low - slack) & (values <= high + slack)
+        if not inside.all():
+            step, k = np.argwhere(~inside)[0]
+            raise ValueError(
+                f"action, step {step}, {self.names[k]}: expected {low[k]:g} to {high[k]:g}, found "
+                f"{values[step, k]}"
+            )
+
     def look(
         self,
         images: Mapping[str, "np.ndarray | Sequence[np.ndarray]"],
@@ -147,8 +162,9 @@ class ExportedPolicy:
         state: "np.ndarray | None" = None,
     ) -> Inputs:
         """Checks, crops, resizes and stacks what `act` is given, as in training."""
-        if set(images) != set(self.views):
-            raise ValueError(f"images: expected the views {self.views}, found {tuple(images)}")
+        if not isinstance(images, Mapping) or set(images) != set(self.views):
+            found = tuple(images) if isinstance(images, Mapping) else type(images).__name__
+            raise ValueError(f"images: expected the views {self.views}, found {found}")
         size, resize, share = (
             self.description["image"][key] for key in ("size", "resize", "centre")
         )
@@ -156,7 +172,7 @@ class ExportedPolicy:
         pixels, mask = np.zeros((slots, size, size, 3), np.uint8), np.zeros(slots, bool)
         for number, view in enumerate(self.views):
             given = images[view]
-            is_one = isinstance(given, np.ndarray) and given.ndim != 4
+            is_one = not isinstance(given, Sequence) and np.ndim(given) != 4
             steps = [given] if is_one else list(given)
             if not 1 <= len(steps) <= self.history:
                 raise ValueError(
@@ -164,13 +180,17 @@ class ExportedPolicy:
                 )
             for step, image in enumerate(steps, start=self.history - len(steps)):
                 slot = step * len(self.views) + number
-                middle = _centre(_checked(np.asarray(image), view), share)
-                pixels[slot] = _resize(middle, size, resize)
+                middle = exported_images.centre(exported_images.checked(image, view), share)
+                pixels[slot] = exported_images.resize(middle, size, resize)
                 mask[slot] = True
         return Inputs(pixels, mask, self.prefix(instruction), *self._state(state))
 
     def prefix(self, instruction: str) -> np.ndarray:
         """Returns int32 [t]: `<bos> prompt separator`, with places for images and state in it."""
+        if not isinstance(instruction, str):
+            raise ValueError(f"instruction: expected a text, found {type(instruction).__name__}")
+        if any("\ud800" <= character <= "\udfff" for character in instruction):
+            raise ValueError(f"instruction {instruction!r}: expected Unicode, found a surrogate")
         words = exported_tokens.words(instruction)
         if not words:
             raise ValueError(f"instruction {instruction!r}: expected at least one word")
@@ -208,69 +228,71 @@ class ExportedPolicy:
         if statistics is None:
             return values, known
         low, high = (np.asarray(statistics[key]) for key in ("q01", "q99"))
-        if state is None or np.shape(state) != low.shape:
-            found = "none" if state is None else f"shape {np.shape(state)}"
-            raise ValueError(f"state: expected {len(low)} numbers in robot units, found {found}")
+        try:
+            given = np.asarray(np.nan if state is None else state, np.float32)
+        except (ValueError, TypeError):
+            given = np.asarray(np.nan)
+        if given.shape != low.shape or not np.isfinite(given).all():
+            found = "none" if state is None else f"shape {np.shape(given)}: {state}"
+            raise ValueError(
+                f"state: expected {len(low)} finite numbers in robot units, found {found}"
+            )
         alive = high - low > _DEAD
-        scaled = 2 * (np.asarray(state, np.float32) - low) / np.where(alive, high - low, 1) - 1
+        scaled = 2 * (given - low) / np.where(alive, high - low, 1) - 1
         values[: len(low)] = np.where(alive, np.clip(scaled, -1, 1), 0)
         known[: len(low)] = True
         return values, known
 
 
-def read(folder: str | pathlib.Path, *, unchecked: bool = False) -> dict[str, Any]:
+def read(
+    folder: str | os.PathLike[str], *, unchecked: bool = False, verify: bool = True
+) -> dict[str, Any]:
     """Reads policy.json.
 
     Args:
       folder: what an export wrote.
       unchecked: whether a folder marked incomplete will do.
+      verify: whether all files are compared with manifest.json, which takes a second or so per GB
+        of each file of weights.
 
     Raises:
-      ValueError: the folder is no exported policy, is incomplete or of another format version.
+      ValueError: the folder is no exported policy, is incomplete or of another format version, a
+        file is not as it was written, or the description makes no sense.
     """
     folder = pathlib.Path(folder)
-    if not (folder / "policy.json").is_file():
+    path = folder / "policy.json"
+    if not path.is_file():
         raise ValueError(f"{folder} is no exported policy: it has no policy.json")
-    description = json.loads((folder / "policy.json").read_text())
-    if description["format_version"] != FORMAT_VERSION:
+    description = exported_checks.read_json(path)
+    if description.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"{folder}: expected format {FORMAT_VERSION}; use the program in it")
     if not unchecked and (folder / INCOMPLETE).exists():
-        reason = (folder / INCOMPLETE).read_text().strip()
-        raise ValueError(f"{folder} is marked incomplete: {reason}")
+        raise ValueError(f"{folder} is marked incomplete: {_reason(folder / INCOMPLETE)}")
+    if verify:
+        exported_manifest.verify(folder, ("policy.json", "tokenizer.json", "grammar.npz"))
+    exported_checks.check(description, str(path))
     return description
 
 
-def _checked(image: np.ndarray, view: str) -> np.ndarray:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-        found = f"{image.dtype} {list(image.shape)}"
-        raise ValueError(f"image {view}: expected RGB uint8 [y, x, 3], found {found}")
-    return image
+def _reason(path: pathlib.Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError as error:
+        return str(error.strerror)
 
 
-def _centre(image: np.ndarray, share: float) -> np.ndarray:
-    """Returns the middle of an image, so much of its area."""
-    if share == 1:
-        return image
-    side = share**0.5
-    sides = [max(1, round(side * length)) for length in image.shape[:2]]
-    starts = [int((1 - side) / 2 * length) for length in image.shape[:2]]
-    (top, rows), (left, columns) = zip(starts, sides, strict=True)
-    return image[top : top + rows, left : left + columns]
+def _tokenizer(path: pathlib.Path, description: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """Reads the tokenizer.
 
-
-def _resize(image: np.ndarray, size: int, method: str) -> np.ndarray:
-    """Resizes to a square as in training: Lanczos, or box averages by 2, 4, 8 and then linear."""
-    if image.shape[:2] == (size, size):
-        return image
-    if method == "lanczos":
-        from PIL import Image  # noqa: PLC0415  (a robot needs one of the two)
-
-        return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
-    import cv2  # noqa: PLC0415
-
-    height, width = image.shape[:2]
-    factor = max(f for f in (1, 2, 4, 8) if f == 1 or min(height, width) >= f * size)
-    if factor > 1:
-        reduced = (width // factor, height // factor)
-        image = cv2.resize(image, reduced, interpolation=cv2.INTER_AREA)
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+    Raises:
+      ValueError: it is damaged, or not that of training.
+    """
+    try:
+        inner = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception on malformed files
+        raise ValueError(f"{path}: no tokenizer ({error})") from error
+    ids, size = description["tokenizer_size"], inner.get_vocab_size()
+    extra = description["format"] == "hf_paligemma"  # which adds <image>
+    if not ids <= size <= ids + extra:
+        raise ValueError(f"{path}: expected {ids} ids, as in training, found {size}")
+    return inner

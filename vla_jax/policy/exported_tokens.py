@@ -50,6 +50,9 @@ class Text:
         return [new for old in ids for new in self._spelled.get(old, (old,))]
 
 
+_TABLES = {"classes": 1, "step": 2, "need": 1, "start": 0, "length": 0}  # their dimensions
+
+
 class Grammar:
     """Which token may come next, as a finite automaton: decoding walks it and can leave it nowhere.
 
@@ -73,9 +76,43 @@ class Grammar:
 
     @classmethod
     def load(cls, folder: str | pathlib.Path) -> "Grammar":
-        """Reads grammar.npz of an exported folder."""
-        with np.load(pathlib.Path(folder) / "grammar.npz") as file:
-            return cls(**file)
+        """Reads grammar.npz of an exported folder.
+
+        Raises:
+          ValueError: it is damaged, or no automaton.
+        """
+        path = pathlib.Path(folder) / "grammar.npz"
+        try:
+            with np.load(path) as file:
+                arrays = {name: file[name] for name in _TABLES}
+        except Exception as error:  # of zip archives, of numpy, of the file system
+            raise ValueError(f"{path}: no grammar ({error})") from error
+        numbers = all(table.dtype.kind == "i" for table in arrays.values())
+        shapes = {name: table.ndim for name, table in arrays.items()}
+        if not numbers or shapes != _TABLES:
+            raise ValueError(f"{path}: expected tables of integers, found others")
+        classes, step, need = (arrays[name] for name in ("classes", "step", "need"))
+        states, kinds = step.shape
+        ranges = ((classes, 0, kinds), (step, -1, states), (arrays["start"], 1, states))
+        inside = all(((t >= low) & (t < high)).all() for t, low, high in ranges)
+        if not inside or len(need) != states or need[0] or (need < 0).any():
+            raise ValueError(f"{path}: expected states and classes that there are, found others")
+        return cls(classes, step, need, int(arrays["start"]), int(arrays["length"]))
+
+    def check(self, tokens: np.ndarray) -> None:
+        """Makes sure that decoded tokens are a text of the grammar.
+
+        Raises:
+          ValueError: a token may not stand where it stands, or the text does not end.
+        """
+        state = self.start
+        for place, token in enumerate(tokens.tolist()):
+            inside = 0 <= token < len(self.classes) and len(tokens) == self.length
+            if not inside or (token not in self.allowed(state, place) if state else token):
+                raise ValueError(f"token {place} of an action: expected a legal id, found {token}")
+            state = self.after(state, token) if state else 0
+        if state and self.need[state]:
+            raise ValueError(f"tokens of an action: expected an end, found {tokens.tolist()}")
 
     def only(self, tokens: np.ndarray) -> "Grammar":
         """Returns the grammar of the same vocabulary that allows these tokens alone, one by one."""
@@ -113,8 +150,58 @@ class Actions(Protocol):
 
 
 def open_actions(folder: str | pathlib.Path, description: Mapping[str, Any]) -> Actions:
-    """Returns what reads the actions of an exported folder."""
+    """Returns what reads the actions of an exported folder.
+
+    Raises:
+      ValueError: the files of FAST are damaged, or it has not as many tokens as there are ids.
+    """
     return _Fast(folder, description) if description["bins"] is None else _Bins(description)
+
+
+def check_strings(grammar: Grammar, description: Mapping[str, Any], where: str) -> None:
+    """Makes sure that a grammar lets actions stand where they stand, of as many ids as bins.
+
+    Raises:
+      ValueError: it is of another vocabulary, or lets other ids stand for an action.
+    """
+    vocabulary, ids = description["model"]["vocabulary"], description["action_token_ids"]
+    if len(grammar.classes) != vocabulary:
+        raise ValueError(f"{where}: expected {vocabulary} ids, found {len(grammar.classes)}")
+    if grammar.length >= (room := description["sequence"]["suffix"]):
+        raise ValueError(f"{where}: expected less than {room} tokens, found {grammar.length}")
+    state, place = grammar.start, 0
+    for token in _around_plan(description):
+        if not state or token not in grammar.allowed(state, place):
+            raise ValueError(f"{where}: it does not let the plan of policy.json stand")
+        state, place = grammar.after(state, token), place + 1
+    if description["bins"] is None:
+        if not state or not set(grammar.allowed(state, place).tolist()) <= set(ids):
+            raise ValueError(f"{where}: it lets ids stand for actions that policy.json does not")
+        return
+    for count in _counts(description):
+        found = grammar.allowed(state, place) if state else np.zeros(0, int)
+        if set(found.tolist()) != set(ids[:count]):
+            raise ValueError(
+                f"{where}, token {place}: expected the ids of {count} bins in policy.json, found "
+                f"{len(found)} ids that are not those"
+            )
+        state, place = grammar.after(state, int(found[0])), place + 1
+    if state:
+        raise ValueError(f"{where}: expected an end after {place} tokens, found none")
+
+
+def _counts(description: Mapping[str, Any]) -> list[int]:
+    """Returns how many ids may stand for each number of a chunk."""
+    spec, centres = description["action_spec"], description["bins"]["centres"]
+    rows = zip(spec["discrete"], spec["low"], spec["high"], centres, strict=True)
+    counts = [int(high - low) + 1 if discrete else len(row) for discrete, low, high, row in rows]
+    return counts * description["chunk"]
+
+
+def _around_plan(description: Mapping[str, Any]) -> list[int]:
+    """Returns the tokens of a plan without words, none for a policy that does not plan."""
+    plan = description["plan"]
+    return [] if plan is None else [*plan["opening"], *plan["marker"]]
 
 
 class _Bins:
@@ -138,9 +225,17 @@ class _Fast:
 
     def __init__(self, folder: str | pathlib.Path, description: Mapping[str, Any]):
         place = pathlib.Path(folder) / "fast"
-        values = json.loads((place / "processor_config.json").read_text())
-        self._inner = tokenizers.Tokenizer.from_file(str(place / "tokenizer.json"))
-        self._fineness, self._first = float(values["scale"]), int(values["min_token"])
+        try:
+            values = json.loads((place / "processor_config.json").read_bytes())
+            self._inner = tokenizers.Tokenizer.from_file(str(place / "tokenizer.json"))
+            self._fineness, self._first = float(values["scale"]), int(values["min_token"])
+        except Exception as error:  # the library raises bare Exception on malformed files
+            raise ValueError(f"{place}: no vocabulary of FAST ({error})") from error
+        if not 0 < self._fineness < np.inf:
+            raise ValueError(f"{place}: expected a scale above 0, found {self._fineness}")
+        size, ids = self._inner.get_vocab_size(), description["action_token_ids"]
+        if size != len(ids):
+            raise ValueError(f"{place}: expected {len(ids)} tokens, one per id, found {size}")
         self._token_of = {token: k for k, token in enumerate(description["action_token_ids"])}
         self._scale = _Scale(description)
 

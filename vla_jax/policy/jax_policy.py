@@ -8,6 +8,7 @@ the package that trained the policy.
 """
 
 import dataclasses
+import os
 import pathlib
 from typing import Any
 
@@ -16,8 +17,10 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import selftest
+from exported_checks import check_shapes, expect
 from exported_policy import ExportedPolicy, Inputs, read
 from exported_tokens import Grammar
+from safetensors import SafetensorError
 from safetensors.flax import load_file
 
 
@@ -37,13 +40,12 @@ class Program:
             raise ValueError(f"dtype {dtype}: {folder} has no program for it ({file.name})")
         self._device = jax.local_devices(backend=device)[0]
         self._params: dict[str, Any] = {}
-        for part in sorted(folder.glob("*.safetensors")):
-            for name, value in load_file(part).items():
-                *parents, last = name.split("/")
-                node = self._params
-                for parent in parents:
-                    node = node.setdefault(parent, {})
-                node[last] = jax.device_put(value, self._device)
+        for name, value in _parameters(folder, description).items():
+            *parents, last = name.split("/")
+            node = self._params
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[last] = jax.device_put(value, self._device)
         self._call = jax.jit(jax.export.deserialize(bytearray(file.read_bytes())).call)
         self._room = description["sequence"]["prefix"]
         self._pad = description["special_tokens"]["pad"]
@@ -62,7 +64,33 @@ class Program:
         batch = {name: jnp.asarray(value)[None] for name, value in named.items()}
         with jax.default_device(self._device):
             tokens, logits = self._call(self._params, rules, batch)
+        chosen = np.asarray(logits[0, np.arange(len(tokens[0])), tokens[0]])
+        if not np.isfinite(chosen).all():
+            raise ValueError("the model's logits are not finite")
         return np.asarray(tokens[0]), np.asarray(logits[0][:, wanted])
+
+
+def _parameters(folder: pathlib.Path, description: dict[str, Any]) -> dict[str, jax.Array]:
+    """Reads the parameters by name, from one file or several.
+
+    Raises:
+      ValueError: a file is damaged, or there are other tensors than policy.json says, or numbers
+        that are not finite.
+    """
+    tensors: dict[str, jax.Array] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            found = load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file}: cannot be read ({error})") from error
+        for name, value in found.items():
+            expect(name not in tensors, f"{file}: tensor {name}", "it in one file", "it in two")
+            is_finite = bool(jnp.isfinite(value).all())
+            expect(is_finite, f"{file}: tensor {name}", "finite numbers", "others")
+        tensors |= found
+    shapes = {name: value.shape for name, value in tensors.items()}
+    check_shapes(shapes, description["parameters"], str(folder))
+    return tensors
 
 
 class JaxPolicy(ExportedPolicy):
@@ -71,11 +99,12 @@ class JaxPolicy(ExportedPolicy):
     @classmethod
     def load(
         cls,
-        folder: str | pathlib.Path,
+        folder: str | os.PathLike[str],
         device: str = "cpu",
         dtype: str = "float32",
         *,
         unchecked: bool = False,
+        verify: bool = True,
     ) -> "JaxPolicy":
         """Reads an exported folder of format `jax`.
 
@@ -84,15 +113,17 @@ class JaxPolicy(ExportedPolicy):
           device: `cpu`, `gpu` or `tpu`.
           dtype: of the computation: float32, or that of the weights.
           unchecked: whether a folder marked incomplete will do.
+          verify: whether all files are compared with the manifest.
 
         Raises:
-          ValueError: the folder is no such policy, or has no program for the dtype.
+          ValueError: the folder is no such policy, is not as it was written, makes no sense, or has
+            no program for the dtype.
         """
-        folder = pathlib.Path(folder)
-        description = read(folder, unchecked=unchecked)
+        folder = pathlib.Path(folder).expanduser()
+        description = read(folder, unchecked=unchecked, verify=verify)
         if description["format"] != "jax":
             raise ValueError(f"{folder} is of format {description['format']}: see torch_policy.py")
-        return cls(folder, Program(folder, description, device, dtype), unchecked=unchecked)
+        return cls(folder, description, Program(folder, description, device, dtype))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ class Legal(transformers.LogitsProcessor):
 
     Attributes:
       seen: float32 [i] for every token so far.
+      is_finite: whether a legal token had a logit that is a number, each time.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Legal(transformers.LogitsProcessor):
         self._grammar, self._wanted, self._start = grammar, wanted, start
         self._softcap = softcap
         self.seen: list[torch.Tensor] = []
+        self.is_finite = True
 
     def state(self, input_ids: torch.Tensor) -> int:
         """Returns the grammar's state behind a prompt and what was written so far, [1, s]."""
@@ -50,6 +52,8 @@ class Legal(transformers.LogitsProcessor):
         place = input_ids.shape[1] - self._start
         ids = torch.from_numpy(self._grammar.allowed(self.state(input_ids), place))
         ids, out = ids.to(scores.device), torch.full_like(scores, -torch.inf)
+        # NaN is above all other numbers here; a runtime may show some of them as impossible.
+        self.is_finite = self.is_finite and bool(scores[:, ids].max().isfinite())
         # A legal token stays above the others even if its logit is -inf or no number.
         lowest = torch.finfo(scores.dtype).min
         out[:, ids] = scores[:, ids].nan_to_num(nan=lowest, posinf=torch.inf, neginf=lowest)
@@ -97,6 +101,8 @@ class _Generating:
             logits_processor=transformers.LogitsProcessorList([legal]),
             stopping_criteria=transformers.StoppingCriteriaList([AtEnd(legal)]),
         )
+        if not legal.is_finite:
+            raise ValueError("the model's logits are not finite")
         tokens = out[0, len(ids) :].cpu().numpy().astype(np.int32)
         return grammar.filled(tokens), grammar.filled(torch.stack(legal.seen).cpu().numpy())
 

@@ -46,7 +46,11 @@ class VLM:
     def decode(
         self, inputs: Inputs, grammar: Grammar, wanted: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Decodes greedily: see `exported_policy.Model`."""
+        """Decodes greedily: see `exported_policy.Model`.
+
+        Raises:
+          ValueError: a logit is not finite.
+        """
         asked = torch.from_numpy(wanted).to(self.device)
         logits, cache = self.prefill(inputs)
         tokens, seen, state = [], [], grammar.start
@@ -54,7 +58,10 @@ class VLM:
             if tokens:
                 logits = self.step(tokens[-1], cache)
             ids = torch.from_numpy(grammar.allowed(state, len(tokens))).to(self.device)
-            tokens.append(ids[logits[ids].argmax()])
+            best = logits[ids].max(dim=0)
+            if not math.isfinite(float(best.values)):
+                raise ValueError("the model's logits are not finite")
+            tokens.append(ids[best.indices])
             seen.append(logits[asked])
             state = grammar.after(state, int(tokens[-1]))
         return (

@@ -7,12 +7,15 @@ Nothing here needs JAX or the package that trained the policy. A folder of forma
 transformers either.
 """
 
+import os
 import pathlib
 from typing import Any
 
 import selftest
 import torch
+from exported_checks import check_shapes, expect
 from exported_policy import ExportedPolicy, read
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -25,11 +28,12 @@ class TorchPolicy(ExportedPolicy):
     @classmethod
     def load(
         cls,
-        folder: str | pathlib.Path,
+        folder: str | os.PathLike[str],
         device: str = "cpu",
         dtype: str = "float32",
         *,
         unchecked: bool = False,
+        verify: bool = True,
     ) -> "TorchPolicy":
         """Reads an exported folder.
 
@@ -38,33 +42,55 @@ class TorchPolicy(ExportedPolicy):
           device: where to compute, as PyTorch names it.
           dtype: of the computation: float32, bfloat16 or float16.
           unchecked: whether a folder marked incomplete will do.
+          verify: whether all files are compared with the manifest.
 
         Raises:
-          ValueError: the folder is no such policy, or the dtype is unknown.
+          ValueError: the folder is no such policy, is not as it was written, makes no sense, or the
+            dtype is unknown.
         """
-        folder = pathlib.Path(folder)
-        description = read(folder, unchecked=unchecked)
+        folder = pathlib.Path(folder).expanduser()
+        description = read(folder, unchecked=unchecked, verify=verify)
         if dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, found {dtype}")
         kind = description["format"]
         if kind == "torch":
             from torch_model import VLM  # noqa: PLC0415  (only this format has it)
 
-            model: Any = VLM(description["model"], _parameters(folder, device), DTYPES[dtype])
+            model: Any = VLM(
+                description["model"], _parameters(folder, description, device), DTYPES[dtype]
+            )
         elif kind in ("hf_paligemma", "openvla"):
             import torch_hf  # noqa: PLC0415
 
             model = torch_hf.MODELS[kind](folder, description, device, DTYPES[dtype])
         else:
             raise ValueError(f"{folder} is of format {kind}, which PyTorch does not run")
-        return cls(folder, model, unchecked=unchecked)
+        return cls(folder, description, model)
 
 
-def _parameters(folder: pathlib.Path, device: str) -> dict[str, torch.Tensor]:
-    """Reads the parameters that count, by name, from one file or several."""
+def _parameters(
+    folder: pathlib.Path, description: dict[str, Any], device: str
+) -> dict[str, torch.Tensor]:
+    """Reads the parameters that count, by name, from one file or several.
+
+    Raises:
+      ValueError: a file is damaged, or there are other tensors than policy.json says, or numbers
+        that are not finite.
+    """
     tensors: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        tensors |= load_file(file, device=device)
+        try:
+            found = load_file(file, device=device)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file}: cannot be read ({error})") from error
+        for name, value in found.items():
+            expect(name not in tensors, f"{file}: tensor {name}", "it in one file", "it in two")
+            expect(
+                bool(value.isfinite().all()), f"{file}: tensor {name}", "finite numbers", "others"
+            )
+        tensors |= found
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    check_shapes(shapes, description["parameters"], str(folder))
     return {
         name: value for name, value in tensors.items() if not any(part in name for part in _UNUSED)
     }

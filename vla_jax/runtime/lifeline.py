@@ -165,7 +165,7 @@ def leave(message: str, code: int) -> None:
         _current.leave(message, code)
 
 
-def explain(error: Exception) -> str | None:
+def explain(error: BaseException) -> str | None:
     """Returns the line for an exception that only says that another process is gone.
 
     None for all others, and where there is but one process.

@@ -257,7 +257,9 @@ def _examples(
         yield Flaw(kind="file", place=where, reason=str(error)), None
 
 
-def _walk(form: Format, files: Files, k: int, where: str, count: int | None) -> Iterator[Place | Flaw]:
+def _walk(
+    form: Format, files: Files, k: int, where: str, count: int | None
+) -> Iterator[Place | Flaw]:
     """Yields the examples of a file, and those that are not whole.
 
     Raises:

@@ -7,6 +7,8 @@ import jax
 import numpy as np
 
 from vla_jax.core.arrays import Float
+from vla_jax.core.errors import UserError
+from vla_jax.models.pretrained import storage
 from vla_jax.models.pretrained.table import Entry
 from vla_jax.models.pretrained.tensors import Tensor
 
@@ -27,6 +29,10 @@ def fill(
       leaf: its shape, dtype and sharding (the default device if None).
       found: the tensors that hold it, each with the number of its place in the tensor's entry.
       tensors: by name.
+
+    Raises:
+      UserError: a tensor is damaged, or holds numbers that are not finite in the leaf's dtype;
+        checked of what lies on this process's devices.
     """
     place = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     indices = place.addressable_devices_indices_map(leaf.shape).values()
@@ -91,7 +97,14 @@ def _spread(
     if _is_position(entry) and len(value) != shape[0]:
         value = resample(value, shape[0])
     for key, buffer in buffers.items():
-        _copy(value, entry.places[number].index, key, buffer)
+        copied = _copy(value, entry.places[number].index, key, buffer)
+        if copied is not None and not is_finite(copied):
+            raise UserError(
+                f"{tensors[entry.name].file}: tensor {entry.name}",
+                expected=f"finite numbers of {copied.dtype}",
+                found="NaN or infinity",
+                fix=storage.AGAIN,
+            )
 
 
 def _is_position(entry: Entry) -> bool:
@@ -102,18 +115,41 @@ def _key(index: tuple[slice, ...], shape: tuple[int, ...]) -> _Key:
     return tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
 
 
-def _copy(value: np.ndarray, where: int | slice | None, key: _Key, buffer: np.ndarray) -> None:
-    """Copies the part of `value`, which lies at `where` of the parameter, that a buffer holds."""
+def _copy(
+    value: np.ndarray, where: int | slice | None, key: _Key, buffer: np.ndarray
+) -> np.ndarray | None:
+    """Copies the part of `value`, which lies at `where` of the parameter, that a buffer holds.
+
+    Returns:
+      What was filled, a view of the buffer; None if the buffer holds nothing of it.
+    """
     rest = tuple(slice(*span) for span in key)
     if where is None:
-        buffer[...] = value[rest]
-        return
-    begin, end = key[0]
-    if isinstance(where, int):
-        if begin <= where < end:
-            buffer[where - begin] = value[rest[1:]]
-        return
-    first = where.start or 0
-    low, high = max(begin, first), min(end, first + len(value))
-    if low < high:
-        buffer[low - begin : high - begin] = value[(slice(low - first, high - first), *rest[1:])]
+        filled, part = buffer[...], value[rest]
+    elif isinstance(where, int):
+        begin, end = key[0]
+        if not begin <= where < end:
+            return None
+        filled, part = buffer[where - begin, ...], value[rest[1:]]
+    else:
+        begin, end = key[0]
+        first = where.start or 0
+        low, high = max(begin, first), min(end, first + len(value))
+        if low >= high:
+            return None
+        filled = buffer[low - begin : high - begin]
+        part = value[(slice(low - first, high - first), *rest[1:])]
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is refused
+        filled[...] = part
+    return filled
+
+
+def is_finite(values: np.ndarray) -> bool:
+    """Tells whether floats are all finite; makes no copy as large as a float32 array."""
+    if not values.size:
+        return True
+    if values.dtype.itemsize > 2:
+        return bool(np.isfinite(values.min()) and np.isfinite(values.max()))
+    # Half precisions have no fast arithmetic: all ones in the exponent is no finite number.
+    mask = 0x7C00 if values.dtype == np.float16 else 0x7F80
+    return bool((values.view(np.uint16) & 0x7FFF).max() < mask)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from typing import Any
 
 import jax
@@ -81,7 +82,10 @@ class Pretrained:
 
 
 def load(
-    path: str, variant: str | VLMConfig | None = None, *, mesh: jax.sharding.Mesh | None = None
+    path: str | os.PathLike[str],
+    variant: str | VLMConfig | None = None,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Pretrained:
     """Loads a released checkpoint.
 

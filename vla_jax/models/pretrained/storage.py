@@ -1,10 +1,10 @@
 """Where released checkpoints lie: on this machine, on object storage, on the Hugging Face hub."""
 
-import json
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from vla_jax.core import json_file
 from vla_jax.core.errors import UserError
 from vla_jax.runtime.storage import filesystem
 
@@ -44,17 +44,16 @@ def reading(file: str, call: Callable[[], T]) -> T:
 
 
 def json_object(file: str) -> dict[str, Any] | None:
-    """Returns the content of a JSON file, None if there is no such file."""
+    """Returns the content of a JSON file, None if there is no such file.
+
+    Raises:
+      UserError: it is not a JSON object.
+    """
     files, path = system(file)
     if not reading(file, lambda: files.isfile(path)):
         return None
-    try:
-        content = json.loads(reading(file, lambda: files.cat_file(path)))
-    except ValueError as error:
-        raise UserError(file, expected="JSON", found=str(error), fix=AGAIN) from error
-    if not isinstance(content, dict):
-        raise UserError(file, expected="a JSON object", found=type(content).__name__)
-    return content
+    text = reading(file, lambda: files.cat_file(path))
+    return json_file.decode(text, dict[str, Any], file, fix=AGAIN)
 
 
 def downloaded(path: str) -> str:

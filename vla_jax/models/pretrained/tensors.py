@@ -1,15 +1,14 @@
-"""The tensors of one file: listed at once, read one by one.
+"""One tensor of a file, read when it is asked for.
 
-Headers are read here rather than by the libraries, because those copy what they read and know
-local files only. A tensor of a local file is a view of the mapped file, which takes no memory
-until a part of it is used; one on object storage is one ranged read.
+A tensor of a local file is a view of the mapped file, which takes no memory until a part of it is
+used; one on object storage is one ranged read.
 """
 
 import dataclasses
-import json
+import functools
 import math
-import struct
 import zipfile
+import zlib
 from typing import Any
 
 import ml_dtypes
@@ -18,13 +17,22 @@ import numpy as np
 from vla_jax.core.errors import UserError
 from vla_jax.models.pretrained import storage
 
-_HEADER_LIMIT = 100_000_000  # bytes, that of the safetensors library
-_DTYPES = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checksum:
+    """What an archive says of the bytes of a member that is not compressed.
+
+    Attributes:
+      offset: their first byte in the file.
+      length: how many they are.
+      crc: their CRC32.
+    """
+
+    offset: int
+    length: int
+    crc: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +47,7 @@ class Tensor:
       offset: its first byte in the file; None inside a compressed archive.
       member: its name in the archive, for those.
       order: C or F.
+      checksum: of the bytes that hold it, where the file has one that is not checked otherwise.
     """
 
     file: str
@@ -48,6 +57,7 @@ class Tensor:
     offset: int | None
     member: str = ""
     order: str = "C"
+    checksum: Checksum | None = None
 
     @property
     def size(self) -> int:
@@ -55,28 +65,52 @@ class Tensor:
         return math.prod(self.shape)
 
     def read(self) -> np.ndarray:
-        """Returns the values, read only.
+        """Returns the values, read only; of an npz, its checksum is verified by the first call.
 
         Raises:
-          UserError: it is not of floats, or cannot be read.
+          UserError: it is not of floats, is damaged, or cannot be read.
         """
         if self.dtype is None:
             raise UserError(f"{self.file}", expected="tensors of floats", found=self.kind)
         if self.offset is None:
             return self._decompressed().view(self.dtype)
+        if self.checksum is not None and self._crc != self.checksum.crc:
+            raise UserError(
+                f"{self.file}: {self.member}",
+                expected=f"CRC32 {self.checksum.crc:08x}, as the archive says",
+                found=f"{self._crc:08x}: the file is corrupted",
+                fix=storage.AGAIN,
+            )
         system, path = storage.system(self.file)
         order: Any = self.order
+        if not self.size:
+            return np.empty(self.shape, self.dtype)
         if storage.is_local(system):
-            if not self.size:
-                return np.empty(self.shape, self.dtype)
             return np.memmap(path, self.dtype, "r", self.offset, self.shape, order)
-        end = self.offset + self.size * self.dtype.itemsize
-        data = storage.reading(self.file, lambda: system.cat_file(path, start=self.offset, end=end))
-        if len(data) != end - self.offset:
-            raise _truncated(self.file, end, self.offset + len(data))
+        data = self._fetched(self.offset, self.size * self.dtype.itemsize)
         return np.frombuffer(data, self.dtype).reshape(self.shape, order=order)
 
+    @functools.cached_property
+    def _crc(self) -> int:
+        """The CRC32 of the bytes that the checksum is of."""
+        assert self.checksum is not None
+        system, path = storage.system(self.file)
+        start, length = self.checksum.offset, self.checksum.length
+        if storage.is_local(system):
+            return zlib.crc32(np.memmap(path, np.uint8, "r", start, (length,)).data)
+        return zlib.crc32(self._fetched(start, length))
+
+    def _fetched(self, start: int, length: int) -> bytes:
+        """Reads bytes of a file on object storage."""
+        system, path = storage.system(self.file)
+        end = start + length
+        data = storage.reading(self.file, lambda: system.cat_file(path, start=start, end=end))
+        if len(data) != length:
+            raise truncated(self.file, end, start + len(data))
+        return data
+
     def _decompressed(self) -> np.ndarray:
+        """Reads a compressed member; the archive's reader verifies its checksum."""
         system, path = storage.system(self.file)
 
         def read() -> np.ndarray:
@@ -90,106 +124,6 @@ class Tensor:
         return storage.reading(self.file, read)
 
 
-def tensors_of(file: str) -> dict[str, Tensor]:
-    """Lists the tensors of a safetensors or npz file; reads its headers only.
-
-    Raises:
-      UserError: it is incomplete or damaged.
-    """
-    system, path = storage.system(file)
-
-    def read() -> dict[str, Tensor]:
-        size = system.info(path)["size"]
-        with system.open(path, "rb") as stream:
-            return (_npz if file.endswith(".npz") else _safetensors)(file, stream, size)
-
-    return storage.reading(file, read)
-
-
-def _safetensors(file: str, stream: Any, size: int) -> dict[str, Tensor]:
-    """Source: the format's README, huggingface/safetensors."""
-    start = stream.read(8)
-    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-    if not 2 <= length <= _HEADER_LIMIT:
-        raise UserError(file, expected="a safetensors file", found="no header of one")
-    if 8 + length > size:
-        raise _truncated(file, 8 + length, size)
-    try:
-        header = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        tensors = {
-            name: Tensor(
-                file=file,
-                shape=tuple(entry["shape"]),
-                dtype=_DTYPES.get(entry["dtype"]),
-                kind=entry["dtype"],
-                offset=8 + length + entry["data_offsets"][0],
-            )
-            for name, entry in header.items()
-        }
-        ends = {name: 8 + length + entry["data_offsets"][1] for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UserError(
-            file, expected="a safetensors file", found="a damaged header", fix=storage.AGAIN
-        ) from error
-    if (end := max(ends.values(), default=size)) != size:
-        raise _truncated(file, end, size)
-    for name, tensor in tensors.items():
-        held = ends[name] - (tensor.offset or 0)
-        if tensor.dtype is not None and held != tensor.size * tensor.dtype.itemsize:
-            raise UserError(
-                f"{file}: tensor {name}",
-                expected=f"{tensor.size * tensor.dtype.itemsize} bytes for {tensor.shape}",
-                found=held,
-                fix=storage.AGAIN,
-            )
-    return tensors
-
-
-def _npz(file: str, stream: Any, size: int) -> dict[str, Tensor]:
-    """Lists an npz; what is stored without compression can be mapped."""
-    try:
-        archive = zipfile.ZipFile(stream)
-    except zipfile.BadZipFile as error:
-        raise UserError(
-            file, expected="an npz archive", found=f"{size} bytes that are none", fix=storage.AGAIN
-        ) from error
-    return {
-        info.filename.removesuffix(".npy"): _member(file, stream, archive, info)
-        for info in archive.infolist()
-    }
-
-
-def _member(file: str, stream: Any, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Tensor:
-    try:
-        with archive.open(info) as member:
-            version = np.lib.format.read_magic(member)
-            read = np.lib.format.read_array_header_1_0
-            if version > (1, 0):
-                read = np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read(member)
-            head = member.tell()
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(
-            f"{file}: {info.filename}", expected="an array", found=str(error), fix=storage.AGAIN
-        ) from error
-    offset = None
-    if info.compress_type == zipfile.ZIP_STORED:
-        stream.seek(info.header_offset + 26)
-        name, extra = struct.unpack("<HH", stream.read(4))
-        offset = info.header_offset + 30 + name + extra + head
-    # numpy stores bfloat16, which it does not know, as two bytes without a meaning.
-    real = np.dtype(ml_dtypes.bfloat16) if dtype == np.dtype("V2") else dtype
-    return Tensor(
-        file=file,
-        shape=shape,
-        dtype=real if real in _DTYPES.values() else None,
-        kind=str(real),
-        offset=offset,
-        member=info.filename,
-        order="F" if fortran else "C",
-    )
-
-
-def _truncated(file: str, expected: int, found: int) -> UserError:
+def truncated(file: str, expected: int, found: int) -> UserError:
+    """Returns the error that a file has fewer bytes, or more, than it says."""
     return UserError(file, expected=f"{expected:,} bytes", found=f"{found:,}", fix=storage.AGAIN)

@@ -1,6 +1,7 @@
 """A pretrained checkpoint: what it holds, what of it fits a model, and its way into parameters."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -92,8 +93,8 @@ class Weights:
     tokenizer = None
     kept_rows = 0
 
-    def __init__(self, path: str, given: VLMConfig | None = None):
-        self.path = path
+    def __init__(self, path: str | os.PathLike[str], given: VLMConfig | None = None):
+        self.path = os.fspath(path)
         self.files: Files = open_files(path)
         self.architecture: Architecture = infer(self.files, given)
 

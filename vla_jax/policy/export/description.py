@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from vla_jax.core import config as config_lib
+from vla_jax.core import trees
 from vla_jax.models.vlm_config import VLMConfig
 from vla_jax.policy.policy import Policy
 from vla_jax.tokens import prompts
@@ -11,7 +12,9 @@ from vla_jax.tokens.action_tokens import ActionTokens
 from vla_jax.tokens.encoder import Encoder
 from vla_jax.tokens.fast_tokens import FastTokens
 
-FORMAT_VERSION = 5  # exported_policy.py reads this one
+FORMAT_VERSION = 6  # exported_policy.py reads this one
+
+_OURS = ("torch", "jax")  # formats whose tensors have our names
 
 # The gate. Logits are compared in units of their standard deviation.
 PARITY = {
@@ -75,8 +78,13 @@ def describe(policy: Policy, config: VLMConfig, form: str, dtype: str) -> dict[s
             "statistics": None if statistics is None else statistics.to_json(),
         },
         "model": config_lib.to_json(config) | {"vocabulary": encoder.vocabulary},
+        "parameters": _shapes(policy) if form in _OURS else None,
         "parity": PARITY,
     }
+
+
+def _shapes(policy: Policy) -> dict[str, list[int]]:
+    return {name: list(leaf.shape) for name, leaf in trees.named_leaves(policy.params).items()}
 
 
 def _bins(tokens: ActionTokens | FastTokens) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ tokenizer.json  the tokenizer
 grammar.npz     which token may follow which, an `Automaton`
 fast/           the vocabulary of FAST, where actions are written by it
 golden.npz      observations, prompts, and what JAX made of them
+manifest.json   the SHA-256 of all these files, which the programs verify
 parity.json     how the gate was passed, or that it was skipped
 *.py            the programs that run it, which need nothing of this package
 
@@ -23,6 +24,7 @@ import numpy as np
 
 from vla_jax.core.errors import UserError
 from vla_jax.models.vlm_config import VLMConfig
+from vla_jax.policy import exported_manifest
 from vla_jax.policy.export import gate, golden, native, openvla, paligemma, stablehlo
 from vla_jax.policy.export.description import describe
 from vla_jax.policy.export.format import Format, Options
@@ -102,6 +104,16 @@ def write(
     np.savez_compressed(growing / "golden.npz", **arrays)  # type: ignore[arg-type]
     for program in form.programs:
         shutil.copyfile(gate.PROGRAMS / program, growing / program)
+    _seal(growing)
+
+
+def _seal(growing: pathlib.Path) -> None:
+    """Writes the manifest of all files, or adds those to it that it does not have."""
+    here = [path.relative_to(growing).as_posix() for path in growing.rglob("*") if path.is_file()]
+    apart = {exported_manifest.FILE, INCOMPLETE}
+    known = exported_manifest.read(growing) if (growing / exported_manifest.FILE).exists() else {}
+    added = [name for name in sorted(here) if name not in apart and name not in known]
+    exported_manifest.write(growing, known | exported_manifest.digests(growing, added))
 
 
 def mark(growing: pathlib.Path, reason: str) -> None:
@@ -112,5 +124,6 @@ def mark(growing: pathlib.Path, reason: str) -> None:
 def hand_over(growing: pathlib.Path, out: str | os.PathLike[str], report: dict[str, Any]) -> None:
     """Writes the report, takes the mark away and gives the folder its name."""
     (growing / "parity.json").write_text(json.dumps(report, indent=2) + "\n")
+    _seal(growing)
     (growing / INCOMPLETE).unlink()
     os.replace(growing, out)

@@ -11,7 +11,14 @@ from vla_jax.policy.policy import Policy
 from vla_jax.tokens.encoder import Encoder
 
 # The stand-alone files that every folder has beside what computes.
-ALWAYS = ("exported_policy.py", "exported_tokens.py", "selftest.py")
+ALWAYS = (
+    "exported_policy.py",
+    "exported_checks.py",
+    "exported_images.py",
+    "exported_manifest.py",
+    "exported_tokens.py",
+    "selftest.py",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

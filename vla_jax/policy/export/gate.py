@@ -51,7 +51,15 @@ def measure(folder: pathlib.Path, form: Format, python: str = sys.executable) ->
     """
     with tempfile.TemporaryDirectory() as directory:
         report = pathlib.Path(directory) / "report.json"
-        command = [python, str(folder / form.programs[0]), "--selftest", "--json", str(report)]
+        # -B: no bytecode of this machine goes along.
+        command = [
+            python,
+            "-B",
+            str(folder / form.programs[0]),
+            "--selftest",
+            "--json",
+            str(report),
+        ]
         answer = _run(command, python)
         if not report.is_file():
             last = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
