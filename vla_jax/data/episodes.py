@@ -198,7 +198,7 @@ class Episodes:
         return self._distinct([(index.distinct_texts(self._plan), index.text_ids(self._plan))])
 
     def _firsts(
-        self, texts: Sequence[str], ids: np.ndarray, role: Role
+        self, texts: list[str], ids: np.ndarray, role: Role
     ) -> Iterator[tuple[int, str, Role]]:
         numbers, firsts = np.unique(ids[self._frames], return_index=True)
         for number, first in zip(numbers.tolist(), firsts.tolist(), strict=True):

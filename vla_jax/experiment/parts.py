@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,8 +10,9 @@ import jax
 from vla_jax.actions import bins
 from vla_jax.actions.bins import Bins, BinsConfig
 from vla_jax.actions.normalize import Normalizer
+from vla_jax.core.batch import Example
 from vla_jax.core.errors import TextError, UserError
-from vla_jax.data import flaw, ledger
+from vla_jax.data import collate, flaw, ledger
 from vla_jax.data.episodes import Episodes
 from vla_jax.data.flaw import Flaw
 from vla_jax.data.loader import Loader
@@ -189,6 +190,20 @@ def check(config: RunConfig, encoder: Encoder, data: Data) -> None:
     """
     sources = (*data.sources, *data.held_out.values())
     Skipped(config.loader.most_skipped, known_flaws(config, encoder, sources))
+
+
+def sound(config: RunConfig, encoder: Encoder) -> Callable[[Source, int], tuple[int, Example]]:
+    """Returns what reads examples outside the loader, for measurements.
+
+    Given a source and a number, it returns the example, or the first one after it that can be used,
+    and its number; what is skipped is bounded as in training.
+    """
+    skipped = Skipped(config.loader.most_skipped)
+
+    def use(example: Example) -> None:
+        collate.check(example, encoder)
+
+    return lambda source, number: skipped.sound(source, number, use=use)
 
 
 def make_loader(

@@ -205,12 +205,13 @@ def _build(
         for k, path in enumerate(files.paths):
             count = None if counts is None else counts[k]
             where = f"dataset {name}, shard {path}"
-            for place, texts in _examples(form, layout, files, k, where, count):
-                if texts is None:
+            for found in _examples(form, layout, files, k, where, count):
+                if isinstance(found, Flaw):
                     if on_corrupt == "error":
-                        raise refuse([place])
-                    flaws.append(place)
+                        raise refuse([found])
+                    flaws.append(found)
                     continue
+                place, texts = found
                 image = place.row.image_end - place.row.image_start
                 digest.update(repr((texts, image)).encode())
                 rows.append((k, _checksum(files, k, place) if has_checksums else 0, *place.row))
@@ -239,22 +240,22 @@ def _none(name: str, files: Files, flaws: Sequence[Flaw]) -> UserError:
 
 def _examples(
     form: Format, layout: Layout, files: Files, k: int, where: str, count: int | None
-) -> Iterator[tuple[Place, Texts] | tuple[Flaw, None]]:
+) -> Iterator[tuple[Place, Texts] | Flaw]:
     """Yields the examples of a file with their texts, and what is wrong with it."""
     try:
         for place in _walk(form, files, k, where, count):
             if isinstance(place, Flaw):
-                yield place, None
+                yield place
                 continue
             try:
                 fields = form.fields(place.text, place.row.is_plain, layout.names, place.name)
                 texts = layout.read(fields, place.name)
             except UserError as error:
-                yield Flaw(kind="record", place=place.name, reason=str(error)), None
+                yield Flaw(kind="record", place=place.name, reason=str(error))
             else:
                 yield place, texts
     except UserError as error:
-        yield Flaw(kind="file", place=where, reason=str(error)), None
+        yield Flaw(kind="file", place=where, reason=str(error))
 
 
 def _walk(
