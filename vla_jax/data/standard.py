@@ -107,9 +107,9 @@ def _write(folder: pathlib.Path, index: FrameIndex, robot: Robot) -> dict[str, A
             keep = apply(robot, "keep", columns)
             for field, out in fields.items():
                 values = apply(robot, field, columns)
-                bad: np.ndarray = ~np.isfinite(values)
+                bad = np.asarray(~np.isfinite(values))
                 if field == "action":
-                    bad = robot.spec.impossible(values)
+                    bad = np.asarray(robot.spec.impossible(values))
                 wrong = bad.any(axis=1)
                 for row in np.flatnonzero(wrong & keep)[: _MOST_NAMED - len(found)].tolist():
                     reason = _reason(robot, field, values[row], int(bad[row].argmax()))

@@ -148,8 +148,8 @@ class Questions:
                 texts = self._texts(i)
             except UserError:  # told with its place when it is drawn
                 continue
-            found: list[tuple[str, Role]] = [(texts.prefix, question)]
-            found += [(text, answer) for text in texts.suffixes]
+            found: list[tuple[str, Role]] = [(text, answer) for text in texts.suffixes]
+            found.append((texts.prefix, question))
             for text, role in found:
                 if (text, role) not in seen:
                     seen.add((text, role))
