@@ -112,7 +112,7 @@ def _write(folder: pathlib.Path, index: FrameIndex, robot: Robot) -> dict[str, A
                     bad = np.asarray(robot.spec.impossible(values))
                 wrong = bad.any(axis=1)
                 for row in np.flatnonzero(wrong & keep)[: _MOST_NAMED - len(found)].tolist():
-                    reason = _reason(robot, field, values[row], int(bad[row].argmax()))
+                    reason = _reason(robot, field, values[row], int(np.argmax(bad, axis=1)[row]))
                     found.setdefault(start + row, reason)
                 keep = keep & ~wrong
                 out.append(np.where(wrong[:, None], 0, values))

@@ -8,6 +8,7 @@ import numpy as np
 from vla_jax.actions.spec import ActionSpec
 from vla_jax.core.batch import Example
 from vla_jax.core.errors import UserError
+from vla_jax.core.words import is_blank
 from vla_jax.data import stream
 from vla_jax.data.blocks import BlockReader, BlocksConfig
 from vla_jax.data.web.formats import Format
@@ -136,7 +137,8 @@ class Questions:
         """
         prefixes, suffixes = self._distinct(1 if most is None else -(-len(self) // most))
         wording = prompts.as_it_is if self._layout.is_prompt else prompts.for_web
-        return {*map(wording, prefixes), *suffixes}
+        said = (wording(text) for text in prefixes if not is_blank(text))
+        return {*said, *suffixes}
 
     def distinct(self, most: int | None = None) -> Iterator[tuple[int, str, Role]]:
         """Yields the distinct questions and answers; see Source. Reads the examples."""
