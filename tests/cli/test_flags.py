@@ -51,7 +51,9 @@ def test_a_slip_is_one_line(refused, monkeypatch, tmp_path, arguments, message):
 
 def test_the_workdir_of_another_run_is_told_apart(refused, tmp_path):
     config, _ = train.parse([SMOKE, "--workdir=w"])
-    Workdir(tmp_path / "run").claim(config)
+    workdir = Workdir(tmp_path / "run")
+    workdir.claim(config)
+    workdir.results.write_text("{}")  # one that has saved nothing would give way
     line = refused("train", SMOKE, f"--workdir={tmp_path / 'run'}", "--config.seed=5")
     assert "holds another run: config.seed: 0 -> 5" in line
 

@@ -74,7 +74,7 @@ def _define(values: absl_flags.FlagValues) -> None:
         flag_values=values,
     )
     absl_flags.DEFINE_float(
-        "shard_size", 5.0, "Largest size of one file of weights, GB.", flag_values=values
+        "shard_size", 5.0, "Largest size of one file of weights, GB.", 0, 10**6, flag_values=values
     )
     flags.define_path(
         "python",

@@ -25,6 +25,7 @@ _PROCESSES = {
 _CONFIG = re.compile(r"\.py(:[^/]*)?$")
 _FIELD = re.compile(r"--?(?P<no>no)?(?P<path>config\.[^=]*)(=(?P<text>.*))?", re.DOTALL)
 _LARGEST = 2**32 - 1
+_LONGEST_NAME = 200  # of a flag: what absl looks for a neighbour of
 _SHOWN = 300  # characters of what was typed in a message
 
 
@@ -55,6 +56,9 @@ def parse(
     if _HELP & set(arguments):
         sys.stdout.write(_usage(verb, values, positional))
         sys.exit(0)
+    for name in (argument.partition("=")[0] for argument in arguments):
+        if name.startswith("-") and len(name) > _LONGEST_NAME:
+            raise UserError(f"vla-jax {verb}: no such flag", found=f"{name[:_LONGEST_NAME]}...")
     try:
         rest = values([f"vla-jax {verb}", *map(_underscored, arguments)])[1:]
     except (absl_flags.Error, UnicodeError, OSError) as error:  # the latter of --flagfile

@@ -94,6 +94,8 @@ def _usage() -> str:
 
 
 def _fail(message: str, code: int) -> None:
+    # Half a character of a path cannot be written as it is.
+    message = message.encode(errors="backslashreplace").decode()
     lifeline.leave(message, code)
     sys.stderr.write(f"vla-jax: {message}\n")
     sys.exit(code)

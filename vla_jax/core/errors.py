@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
+_LONGEST = 1000  # characters of one part of a message
+
 
 class UserError(Exception):
     """A wrong input, named, with what was expected, what was found and what to do.
@@ -24,10 +26,10 @@ class UserError(Exception):
     ):
         facts = []
         if expected is not None:
-            facts.append(f"expected {expected}")
+            facts.append(f"expected {_cut(expected)}")
         if found is not None:
-            facts.append(f"found {found}")
-        message = f"{what}: {', '.join(facts)}" if facts else what
+            facts.append(f"found {_cut(found)}")
+        message = f"{_cut(what)}: {', '.join(facts)}" if facts else _cut(what)
         message = f"{message}. {fix}." if fix else f"{message}."
         # Texts of other libraries have several lines.
         super().__init__(" ".join(message.split()))
@@ -47,6 +49,12 @@ class TextError(UserError):
         """Notes the text and what it needs; returns itself."""
         self.text, self.needed = text, needed or self.needed
         return self
+
+
+def _cut(value: object) -> str:
+    """Returns text that is short enough to be read; a file may hold names of any length."""
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 class Preempted(KeyboardInterrupt):

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from vla_jax.core.errors import UserError, nearest
+from vla_jax.core.errors import UserError, listed, nearest
 from vla_jax.core.fields import Checked, Natural, PathText, Share, Weight
 from vla_jax.data import splits
 from vla_jax.data.mixtures import MIXTURES
@@ -77,7 +77,7 @@ class MixtureConfig(Checked):
         if self.name is not None and self.name not in MIXTURES:
             raise UserError(
                 f"config.mixture.name: no mixture {self.name!r}",
-                expected=f"{', '.join(sorted(MIXTURES))}, or None with config.mixture.robots",
+                expected=f"{listed(sorted(MIXTURES))}, or None with config.mixture.robots",
                 fix=nearest(self.name, list(MIXTURES)),
             )
         twice = sorted(resolve(self).keys() & self.web.keys())
@@ -169,7 +169,7 @@ def _stream_shares(
         if source.name not in entries:
             raise UserError(
                 f"config.mixture: no dataset {source.name!r}",
-                expected=f"one of {', '.join(entries)}",
+                expected=f"one of {listed(entries)}",
                 fix=nearest(source.name, list(entries)),
             )
         if not len(source):

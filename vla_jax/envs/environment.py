@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import gymnasium
 
 from vla_jax.core.episode import Episode
-from vla_jax.core.errors import UserError, nearest
+from vla_jax.core.errors import UserError, listed, nearest
 
 FIRST_SEED = 1_000_000  # far from any seed of a demonstration
 
@@ -107,7 +107,7 @@ class Environment:
             return tuple(task for task in there if task in self.default_tasks) or there
         played = tuple(task for task in tasks if task in there)
         if not played:
-            raise self._unknown(f"task of {split} among", ", ".join(tasks), there)
+            raise self._unknown(f"task of {split} among", listed(tasks), there)
         return played
 
     def episodes(
@@ -148,6 +148,6 @@ class Environment:
     def _unknown(self, what: str, name: str, names: Sequence[str]) -> UserError:
         return UserError(
             f"{self.name}: no {what} {name!r}",
-            expected=f"some of {', '.join(names)}",
+            expected=f"some of {listed(names)}",
             fix=nearest(name, names),
         )

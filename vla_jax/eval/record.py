@@ -83,8 +83,8 @@ def read(path: str | os.PathLike[str]) -> list[Record]:
     """Reads what `write` wrote.
 
     Raises:
-      UserError: there is no such file, a line is no record, a number is not finite, or an episode
-        stands twice; names the line and the field.
+      UserError: there is no such file, it is empty, a line is no record, a number is not
+        finite, or an episode stands twice; names the line and the field.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -110,4 +110,6 @@ def read(path: str | os.PathLike[str]) -> list[Record]:
                 fix=_AGAIN,
             )
         records.append(record)
+    if not records:
+        raise UserError(f"{path}", expected="a line for every episode", found="none", fix=_AGAIN)
     return records

@@ -12,12 +12,13 @@ from flax import nnx
 
 from vla_jax.core import trees
 from vla_jax.core.batch import Batch
+from vla_jax.core.errors import UserError
 from vla_jax.experiment import pretraining
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.pretraining import Start
 from vla_jax.models import vlm
+from vla_jax.runtime import memory, sharding
 from vla_jax.runtime import mesh as mesh_lib
-from vla_jax.runtime import sharding
 from vla_jax.tokens import action_tokens
 from vla_jax.tokens.encoder import Encoder
 from vla_jax.train import loss, step
@@ -83,12 +84,26 @@ class Model:
             state, frozen=_placed(frozen, sharding.shardings(frozen, axes, self.mesh))
         )
 
+    def _check_memory(self) -> None:
+        """Refuses a model whose parameters alone are more than the memory of all processes."""
+        leaves = jax.tree.leaves(self._abstract)
+        needed = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        there = memory.limit() * jax.process_count()
+        if needed > there:
+            raise UserError(
+                f"config.model: {self.size:,} parameters",
+                expected=f"at most the {there / 2**30:,.1f} GiB of memory that there are",
+                found=f"{needed / 2**30:,.1f} GiB",
+                fix="Make it smaller, or take a machine that vla-jax plan says it fits",
+            )
+
     def create(self, encoder: Encoder, weights: Start | None = None) -> TrainState:
         """Initialises the training state on the mesh, a function of the seed and of `weights`.
 
         Raises:
-          UserError: the checkpoint does not fit the model.
+          UserError: the checkpoint does not fit the model, or the model not into memory.
         """
+        self._check_memory()
         loaded = {} if weights is None else self._load(weights)
         shapes = {name: leaf.shape for name, leaf in trees.named_leaves(self._abstract).items()}
         whole = {name: leaf for name, leaf in loaded.items() if leaf.shape == shapes[name]}

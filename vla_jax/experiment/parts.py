@@ -25,7 +25,7 @@ from vla_jax.experiment.pretraining import Start
 from vla_jax.experiment.sources import Data
 from vla_jax.policy.observation import Observer
 from vla_jax.policy.policy import Policy
-from vla_jax.runtime import progress
+from vla_jax.runtime import memory, progress
 from vla_jax.tokens import action_tokens, collisions, grammar
 from vla_jax.tokens.action_tokens import ActionTokens
 from vla_jax.tokens.encoder import Encoder
@@ -217,7 +217,7 @@ def make_loader(
 
     `part` is which part of every batch this process reads, and of how many.
     """
-    return Loader(
+    loader = Loader(
         examples,
         config.mixture,
         encoder,
@@ -229,6 +229,15 @@ def make_loader(
         process=part,
         known=known_flaws(config, encoder, examples) if config.loader.on_corrupt == "skip" else (),
     )
+    if (needed := loader.predicted_ram()) > memory.host():
+        raise UserError(
+            "config.loader: memory for batches",
+            expected=f"at most the {memory.host() / 2**30:,.1f} GiB of this machine",
+            found=f"{needed / 2**30:,.1f} GiB",
+            fix="Lower config.loader.batch_size, .prefetch, .threads or config.model.vision."
+            "image_size",
+        )
+    return loader
 
 
 def print_ledger(config: RunConfig, data: Data, encoder: Encoder, loader: Loader) -> dict[str, Any]:

@@ -1,9 +1,21 @@
-"""Memory that this process takes, on its devices and on its host."""
+"""Memory: what there is, and what this process takes, on its devices and on its host."""
 
 import jax
 import psutil
 
 _GIB = 2**30
+
+
+def limit() -> int:
+    """Returns the bytes of memory of this process's devices, or of the host if they do not tell."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    limits = [found["bytes_limit"] for found in stats if "bytes_limit" in found]
+    return sum(limits) if len(limits) == len(stats) else host()
+
+
+def host() -> int:
+    """Returns the bytes of memory of this machine."""
+    return psutil.virtual_memory().total
 
 
 def taken() -> dict[str, float]:

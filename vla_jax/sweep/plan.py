@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypedDict
 
 from vla_jax.core import config as config_lib
-from vla_jax.core.errors import UserError
+from vla_jax.core.errors import UserError, listed
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.workdir import binding
 from vla_jax.sweep.sweep import Arm, Needs, Sweep
@@ -129,7 +129,7 @@ def _run(
         field: str(needs[value.name].workdir) if isinstance(value, Needs) else value
         for field, value in values.items()
     }
-    flags = (_flag(arm, field, value) for field, value in plain.items())
+    flags = (_flag(field, value) for field, value in plain.items())
     arguments = (f"--config={arm.config or sweep.config}", *flags, *extra)
     try:
         config = config_lib.to_json(resolve(arguments))
@@ -169,17 +169,12 @@ def _find(made: Mapping[tuple[str, int], Run], name: str, seed: int, arm: Arm) -
         raise UserError(
             f"arm {arm.name}, seed {seed}",
             expected=f"prerequisite {name} with this seed, or with one seed for all",
-            found=f"seeds {', '.join(map(str, runs))}",
+            found=f"seeds {listed(runs)}",
         )
     return runs[seed] if seed in runs else next(iter(runs.values()))
 
 
-def _flag(arm: Arm, field: str, value: Any) -> str:
-    if value is None:
-        raise UserError(
-            f"arm {arm.name}: {field}=None cannot be given as a flag",
-            fix="Make it a variant of the config file and name that in Arm.config",
-        )
+def _flag(field: str, value: Any) -> str:
     return f"--config.{field}={str(value).lower() if isinstance(value, bool) else value}"
 
 

@@ -3,7 +3,7 @@
 import fnmatch
 from collections.abc import Collection, Sequence
 
-from vla_jax.core.errors import UserError, nearest
+from vla_jax.core.errors import UserError, listed, nearest
 from vla_jax.sweep import record
 from vla_jax.sweep.plan import Run
 from vla_jax.sweep.record import Record, State
@@ -46,7 +46,7 @@ def set_aside(runs: Sequence[Run], patterns: Sequence[str]) -> set[str]:
                 f"--rerun={pattern}",
                 expected="a run or an arm of the sweep",
                 found="none of this name",
-                fix=nearest(pattern, names) or f"There are {', '.join(names)}",
+                fix=nearest(pattern, names) or f"There are {listed(names)}",
             )
         for run in named:
             again.add(run.name)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from vla_jax.core import files, json_file
-from vla_jax.core.errors import UserError, nearest
+from vla_jax.core.errors import UserError, listed, nearest
 from vla_jax.eval.compare import welch
 from vla_jax.experiment.workdir import Workdir
 from vla_jax.sweep.plan import Run
@@ -198,7 +198,7 @@ def _check_known(paths: tuple[str, ...], found: Mapping[str, Mapping[str, float]
         if known and path not in known:
             raise UserError(
                 f"measure {path}",
-                expected=f"one of {', '.join(known)}",
+                expected=f"one of {listed(known)}",
                 found="none of this name in any results.json",
                 fix=nearest(path, known),
             )

@@ -104,12 +104,23 @@ def test_a_flipped_bit_is_found_by_its_checksum(copy):
     assert finding.score == pytest.approx(2 / 3)
 
 
-def test_a_truncated_shard_ends_in_findings_and_a_report_without_plots(copy, tmp_path):
+def test_a_truncated_shard_does_not_hide_the_others(copy, tmp_path):
     path = copy / SHARDS[2]
     path.write_bytes(path.read_bytes()[:-100])
     examination = examine(copy, robot=ROBOT)
     assert severities(examination) == {"records": "error", "index": "error"}
-    assert all(SHARDS[2] in f.text for f in examination.findings)
+    for name in ("records", "index"):
+        assert SHARDS[2] in named(examination, name).text
+    assert "1 episodes cannot be read" in named(examination, "index").text
+    assert named(examination, "index").score == pytest.approx(5 / 6)
+    assert "5 episodes" in report.write(examination, tmp_path / "out").read_text()
+
+
+def test_shards_without_a_whole_record_end_in_findings_and_a_report_without_plots(copy, tmp_path):
+    for name in SHARDS:
+        (copy / name).write_bytes((copy / name).read_bytes()[:100])
+    examination = examine(copy, robot=ROBOT)
+    assert severities(examination) == {"records": "error", "index": "error"}
     page = report.write(examination, tmp_path / "out").read_text()
     assert "could not be read" in page
     assert "<img" not in page

@@ -167,6 +167,10 @@ def test_a_task_without_words_is_refused(tmp_path):
         ({"codebase_version": "v4.0"}, "field codebase_version: expected v2.x or v3.x, found v4.0"),
         ({"codebase_version": 3}, "field codebase_version: expected str, got int"),
         ({"features": {}}, "no feature is called action or actions: found no features"),
+        (
+            {"features": {"action": {"dtype": "float33", "shape": [6]}}},
+            "feature action, dtype: expected one of numpy's, such as float32, found 'float33'",
+        ),
         ({"fps": "10"}, "field fps: expected float, got str"),
         ({"fps": 0}, "field fps: expected float > 0"),
         ({"fps": float("inf")}, "field fps: expected a finite number, found inf"),

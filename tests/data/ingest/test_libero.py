@@ -194,6 +194,26 @@ def test_state_parts_of_different_lengths_are_refused(tmp_path):
     assert "expected one length, found [6, 4, 6]" in refused(tmp_path / "a.hdf5", shorten)
 
 
+def test_a_pose_unlike_its_copy_is_refused(tmp_path):
+    def flip(file):
+        file["data/demo_1/obs/ee_pos"][2, 1] += 1e-4
+
+    assert "obs/ee_states and obs/ee_pos, obs/ee_ori differ" in refused(tmp_path / "a.hdf5", flip)
+
+
+def test_files_that_store_their_images_otherwise_are_refused(tmp_path):
+    def upright(file):
+        file["data"].attrs["macros_image_convention"] = "opencv"
+
+    source_files.libero(tmp_path / "a.hdf5", episodes=1)
+    source_files.libero(tmp_path / "b.hdf5", episodes=1, change=upright)
+    with pytest.raises(
+        UserError, match=r"b\.hdf5 demo_0: macros_image_convention: expected opengl"
+    ):
+        Libero(tmp_path, Options()).episode(1)
+    Libero(tmp_path, Options(orientation="flipped")).episode(1)
+
+
 def test_a_truncated_file_is_named(tmp_path):
     path = source_files.libero(tmp_path / "a.hdf5")
     path.write_bytes(path.read_bytes()[:-5000])

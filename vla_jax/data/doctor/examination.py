@@ -8,7 +8,7 @@ from vla_jax.core.errors import UserError
 from vla_jax.data import indexing, schema
 from vla_jax.data.doctor import actions, content, episodes, shards
 from vla_jax.data.doctor import recording as recording_lib
-from vla_jax.data.doctor.finding import COST, Finding, conclude, grade
+from vla_jax.data.doctor.finding import COST, Finding, conclude, grade, listed
 from vla_jax.data.doctor.recording import Recording
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.indexing import OnProgress, Wanted
@@ -95,6 +95,8 @@ def examine(
             raise
         found.append(conclude("index", [("error", str(error).rstrip("."))], "", score=0))
     else:
+        if index.left_out:
+            found.append(_left_out(index))
         recording, fits = recording_lib.read(index, None if unfit else robot)
         if any(column.feature.per_step for column in index.columns):
             found += [unfit or fits, *(check(recording) for check in _CHECKS)]
@@ -126,8 +128,24 @@ def _index(
             wanted.columns(directory)
         except UserError as error:
             wanted, unfit = Wanted(), recording_lib.unfit(error)
-    index = indexing.ensure(directory, split, wanted, cache_dir=cache_dir, on_progress=on_progress)
+    # One bad record does not hide what is wrong with the others.
+    index = indexing.ensure(
+        directory,
+        split,
+        wanted,
+        cache_dir=cache_dir,
+        on_corrupt="skip",
+        on_progress=on_progress,
+    )
     return index, unfit
+
+
+def _left_out(index: FrameIndex) -> Finding:
+    """Makes a Finding of the records that could not be read."""
+    count = sum(left.count or 1 for left in index.left_out)
+    reasons = listed([left.reason.rstrip(".") for left in index.left_out])
+    text = f"{count} episodes cannot be read, and the others are examined: {reasons}"
+    return conclude("index", [("error", text)], "", score=index.episodes / (index.episodes + count))
 
 
 def _with(columns: Sequence[Column], robot: Robot) -> Wanted:

@@ -108,9 +108,9 @@ def intact(data: bytes | None, place: str) -> bytes:
         image_format(data)
     except ValueError as error:
         raise UserError(f"image {place}: {error}") from error
-    images.decode(data, place)
     if data.startswith(_PNG):
         _check_sums(data, place)
+    images.decode(data, place)
     return data
 
 

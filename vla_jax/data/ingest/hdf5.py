@@ -169,7 +169,7 @@ class _Node:
         if outside:
             raise UserError(
                 f"{self.place}: {name}: its values lie in other files",
-                fix="Copy them into this one with h5repack",
+                fix="Write them into this file",
             )
         return found
 
@@ -177,12 +177,7 @@ class _Node:
         what = f"{self.place}: {full or name}"
         with _refusals(what):
             link = self._group.get(name, getlink=True)
-            kind = type(link).__name__
             names = sorted(self._group) if link is None else []
-        if kind == "ExternalLink":
-            raise UserError(
-                f"{what}: a link to another file", expected="data in this file", found=link.filename
-            )
         if link is None:
             folder = (full or "").rpartition("/")[0]
             beside = [f"{folder}/{key}" if folder else key for key in names]
@@ -190,6 +185,10 @@ class _Node:
                 f"{self.place}: no {full or name}",
                 expected=f"one of {listed(beside)}" if beside else None,
                 fix=nearest(full or name, beside),
+            )
+        if hasattr(link, "filename"):
+            raise UserError(
+                f"{what}: a link to another file", expected="data in this file", found=link.filename
             )
         with _refusals(what):
             return self._group[name]
@@ -234,7 +233,8 @@ class Demonstration:
 
     def has(self, name: str) -> bool:
         """Whether it has a dataset."""
-        return self._group.has(name)
+        folder, _, leaf = name.rpartition("/")
+        return (self._group.group(folder) if folder else self._group).has(leaf)
 
     def read(self, name: str) -> np.ndarray:
         """Reads numbers, [t, ...]; floats as float32.

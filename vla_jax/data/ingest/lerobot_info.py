@@ -19,7 +19,7 @@ ACTIONS = ("action", "actions")  # the first is LeRobot's, the second that of op
 REWARD, DONE = "next.reward", "next.done"
 _INDEX = {"timestamp", "frame_index", "episode_index", "index", "task_index", DONE}
 _WRITTEN = {"language_instruction", "discount", "is_first", "is_last", "is_terminal"}
-_NUMBER = re.compile(r"(float|u?int)\d+|bool")
+_NUMBER = re.compile(r"float(16|32|64)|u?int(8|16|32|64)|bool")
 _PATHS = {
     2: {
         "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
@@ -101,8 +101,14 @@ def read(root: Path) -> Info:
         )
     if not math.isfinite(info.fps):
         raise UserError(f"{path}, field fps", expected="a finite number", found=info.fps)
-    for key in info.features:
+    for key, form in info.features.items():
         paths.below(root, key, f"{path}: the name of a feature")
+        if re.match(r"float|u?int|bool", form.dtype) and not _NUMBER.fullmatch(form.dtype):
+            raise UserError(
+                f"{path}, feature {key}, dtype",
+                expected="one of numpy's, such as float32",
+                found=repr(form.dtype[:40]),
+            )
     if not any(key in info.features for key in ACTIONS):
         raise UserError(
             f"{path}: no feature is called {' or '.join(ACTIONS)}",

@@ -7,6 +7,8 @@ moojink/rlds_dataset_builder, LIBERO_Spatial (feature names, the turn of the ima
 import re
 from pathlib import Path
 
+import numpy as np
+
 from vla_jax.core.errors import UserError
 from vla_jax.core.words import is_blank
 from vla_jax.data.ingest import hdf5
@@ -18,6 +20,7 @@ _IMAGES = {
     "observation/wrist_image": "obs/eye_in_hand_rgb",
 }
 _STATE = ("obs/ee_pos", "obs/ee_ori", "obs/gripper_states")
+_POSE = "obs/ee_states"  # the first two of these side by side
 _DOCS = {
     "action": "end-effector delta, 3 of position and 3 of axis-angle, -1..1 of the controller's "
     "range; gripper -1 open, 1 closed",
@@ -73,13 +76,26 @@ class Libero(hdf5.Demonstrations):
                 images={name: demo.encode(key, self._orientation) for name, key in _IMAGES.items()},
                 arrays={
                     "action": action,
-                    "observation/state": demo.join(_STATE),
+                    "observation/state": self._state(demo),
                     "observation/joint_state": demo.read("obs/joint_states"),
                     **demo.reward(),
                 },
                 instructions=[self._instruction(demo)] * len(action),
                 terminal=demo.terminal(),
             )
+
+    def _state(self, demo: hdf5.Demonstration) -> np.ndarray:
+        """Reads the state; LIBERO's files hold most of it twice, and have no checksums."""
+        state = demo.join(_STATE)
+        if demo.has(_POSE):
+            pose, again = demo.read(_POSE), demo.join(_STATE[:2])
+            if pose.shape != again.shape or not np.array_equal(pose, again, equal_nan=True):
+                raise UserError(
+                    f"{demo.place}: {_POSE} and {', '.join(_STATE[:2])} differ",
+                    expected="the same numbers twice",
+                    fix="Fetch the file again",
+                )
+        return state
 
     def _instruction(self, demo: hdf5.Demonstration) -> str:
         """Returns what the file says, else the option, else the words of the file's name."""

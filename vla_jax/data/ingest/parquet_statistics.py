@@ -44,7 +44,7 @@ def _compare(said: Any, values: Any, place: str, group: int, what: str) -> None:
     if not said.has_min_max:
         return
     try:
-        found = pc.min_max(values).as_py()
+        found = pc.call_function("min_max", [values]).as_py()
     except NotImplementedError:  # of decimals and the like
         return
     low, high = found["min"], found["max"]
