@@ -161,6 +161,6 @@ def test_a_damaged_picture_is_named_with_its_view(fill, sources):
 
 
 def test_a_text_that_does_not_fit_is_named(fill):
-    example = Example(images={}, prefix="name 1", suffix="<loc0001>" * 20, dataset="vqa", episode=3)
-    with pytest.raises(UserError, match=r"target of vqa .*is too long"):
+    example = Example(images={}, prefix="name 1", suffix="yes " * 20, dataset="vqa", episode=3)
+    with pytest.raises(UserError, match=r"vqa 3: answer 'yes .*is too long.*suffix=22"):
         fill([example], (2,))

@@ -208,8 +208,8 @@ def test_opening_again_computes_nothing(open_episodes):
 def test_another_meaning_is_another_fingerprint(open_episodes):
     variants = [
         robot(),
-        robot(action=lambda columns: columns["steps/action"] * 2),
-        robot(action=lambda columns: columns["steps/action"] * 3),
+        robot(action=lambda columns: columns["steps/action"] * np.array([1, *[2] * 6, 1])),
+        robot(action=lambda columns: columns["steps/action"] * np.array([1, *[3] * 6, 1])),
         robot(keep=lambda columns: ~columns.last),
         robot(instruction=(*TABLETOP.instruction, *TABLETOP.instruction)),
     ]
@@ -286,11 +286,38 @@ def spoiled(columns):
 def test_an_action_that_is_no_number_is_named(open_episodes, tabletop_index):
     with pytest.raises(
         UserError,
-        match=r"shard tabletop-train\S+ episode 3 step 2: action 'droll': expected a finite number",
+        match=r"shard tabletop-train\S+ episode 3 step 2: action 'droll': expected a finite "
+        r"number .*found nan.*on_corrupt=skip",
     ):
-        open_episodes(robot=robot(action=spoiled))
+        open_episodes("all", robot=robot(action=spoiled))
     leftover = [name for name in os.listdir(tabletop_index.folder) if name.startswith(".")]
     assert not leftover
+    part = open_episodes("all", robot=robot(action=spoiled), on_corrupt="skip", chunk=4)
+    assert all(np.isfinite(example.action).all() for example in examples(part))
+    assert [flaw.kind for flaw in part.flaws] == ["value"]
+    assert part.dropped["with an impossible number"] == 1
+
+
+@pytest.mark.parametrize(
+    ("dimension", "value", "meant"),
+    [
+        (0, 7.0, r"'terminate': expected an integer in 0\.\.1, found 7"),
+        (1, 3e38, r"'dx': expected a finite number of at most 65504 .*, found 3e\+38"),
+        (7, -9.0, r"'gripper': expected a number in 0\.\.1, found -9"),
+        (7, np.inf, r"'gripper': .*found inf"),
+    ],
+)
+def test_an_action_that_cannot_be_is_named_or_left_out(open_episodes, dimension, value, meant):
+    def action(columns):
+        values = np.array(columns["steps/action"])
+        values[(columns.episode == 3) & (np.arange(len(values)) % 5 == 2), dimension] = value
+        return values
+
+    with pytest.raises(UserError, match=r"episode 3 step \d+: action " + meant):
+        open_episodes("all", robot=robot(action=action))
+    part = open_episodes("all", robot=robot(action=action), on_corrupt="skip")
+    assert part.dropped["with an impossible number"] == len(part.flaws) > 1
+    assert all(np.abs(example.action).max() < 5 for example in examples(part))
 
 
 def test_an_action_that_is_no_number_may_be_dropped(open_episodes):

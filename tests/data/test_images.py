@@ -1,4 +1,5 @@
 import io
+import struct
 
 import cv2
 import numpy as np
@@ -156,3 +157,29 @@ def test_a_truncated_jpeg_is_refused_reduced_or_not():
     for at_least in (None, 32):
         with pytest.raises(UserError, match="image x: cannot be decoded"):
             images.decode(data[: len(data) // 2], "x", at_least=at_least)
+
+
+def bomb(kind, side=20_000):
+    """A header that says `side` x `side` pixels, with little behind it."""
+    if kind == "png":
+        head = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+        return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + b"\0" * 40
+    if kind == "bmp":
+        file = struct.pack("<2sIHHI", b"BM", 1000, 0, 0, 54)
+        return file + struct.pack("<IiiHHIIiiII", 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0)
+    data = bytearray(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", side, side)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "bmp"])
+@pytest.mark.parametrize("read", [images.decode, images.size])
+def test_an_image_that_says_it_is_huge_is_refused_by_its_header(kind, read):
+    with pytest.raises(UserError, match=r"image x is too large: expected at most 67,108,864 pix"):
+        read(bomb(kind), "x")
+
+
+def test_no_bytes_are_no_image():
+    with pytest.raises(UserError, match="image x: expected JPEG or PNG bytes, found no bytes"):
+        images.decode(b"", "x")

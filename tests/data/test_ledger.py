@@ -6,6 +6,7 @@ import pytest
 from vla_jax.core.batch import Example
 from vla_jax.data import ledger
 from vla_jax.data.mixture import MixtureConfig, RobotConfig
+from vla_jax.data.skipped import Skipped
 from vla_jax.data.web.table import WebConfig
 
 
@@ -24,6 +25,9 @@ class Source:
 
 class Encoder:
     layout = types.SimpleNamespace(prefix=4, suffix=2)
+
+    def check(self, example):
+        """Any text will do."""
 
     def encode(self, example):
         length = 2 if example.dataset == "web" else 4
@@ -44,7 +48,7 @@ def entries(**changes):
         web={"web": WebConfig(layout="qa", dir=".")},
         **{"robot_share": 0.6, **changes},
     )
-    return ledger.entries(config, SOURCES, Encoder(), batch_size=10, steps=1000)
+    return ledger.entries(config, SOURCES, Encoder(), Skipped(None), batch_size=10, steps=1000)
 
 
 def test_shares_are_told_as_requested_as_effective_and_as_drawn():

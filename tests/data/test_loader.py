@@ -203,12 +203,12 @@ def test_a_damaged_picture_gives_way_to_the_next_and_is_logged(
     skipping = {"on_corrupt": "skip"}
     loader = open_loader(**skipping)
     found = list(itertools.islice(loader, 20))
-    assert sorted(name for name, _ in loader.skipped) == [
+    assert sorted(loader.skipped.flaws) == [
         "hand shard s-0 episode 7 step 0",
         "hand shard s-0 episode 8 step 0",
     ]
-    assert loader.skipped_count == 2
-    assert all("cannot be decoded" in reason for _, reason in loader.skipped)
+    assert loader.skipped.counts() == {"picture": 2}
+    assert all("cannot be decoded" in flaw.reason for flaw in loader.skipped.flaws.values())
     assert "skipped hand shard s-0 episode 7" in "".join(capsys.readouterr())
     actions = np.concatenate([batch.actions[batch.source == 1, 0, 0] for batch in found])
     numbers = np.rint(actions * 0.98 * 31).astype(int)
@@ -263,12 +263,28 @@ def test_a_dataset_that_is_damaged_throughout_ends_too(batches, sources):
         batches(40, on_corrupt="skip", max_skipped=1000)
 
 
-def test_a_text_that_does_not_fit_is_not_skipped(open_loader, sources):
-    sources[2].example = lambda i, draw: dataclasses.replace(
-        type(sources[2]).example(sources[2], i, draw), suffix="<loc0001>" * 20
-    )
-    with pytest.raises(UserError, match=r"target of vqa .*is too long"):
-        list(itertools.islice(open_loader(on_corrupt="skip"), 20))
+@pytest.mark.parametrize("text", ["yes " * 20, "\u200b", "\ud800"])
+@pytest.mark.parametrize("process", [(0, 1), (1, 2)])
+def test_examples_of_a_text_that_cannot_be_written_give_way_and_count_once(
+    open_loader, sources, batches, text, process
+):
+    sound = type(sources[2]).example
+
+    def example(i, draw=0):
+        found = sound(sources[2], i, draw)
+        return dataclasses.replace(found, suffix=text) if i in (3, 4, 9) else found
+
+    sources[2].example = example
+    with pytest.raises(UserError, match=r"vqa shard s-0 episode \d+ .*on_corrupt=skip"):
+        batches(20)
+    loader = open_loader(on_corrupt="skip", max_skipped=1, process=process)
+    found = list(itertools.islice(loader, 20))
+    assert loader.skipped.counts() == {"text": 1}
+    again, places = loader.again(11)
+    assert same(again, found[11])
+    assert not {3, 4, 9} & {int(p.split()[4]) for p in places if p.startswith("vqa")}
+    start = open_loader(on_corrupt="skip", start=11, threads=5, process=process)
+    assert same(next(start), found[11])
 
 
 def test_reads_go_in_the_order_on_disk(open_loader, sources):

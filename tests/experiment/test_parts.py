@@ -49,7 +49,7 @@ def make_data():
                 state_statistics=lambda: None,
             )
         },
-        web={"web": types.SimpleNamespace(written=written)},
+        web={"web": types.SimpleNamespace(written=written, places=True)},
     )
 
 

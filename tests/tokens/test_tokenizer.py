@@ -133,3 +133,49 @@ def test_missing_special_tokens_are_refused(tmp_path, vocabulary, message):
     inner.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(UserError, match=message):
         Tokenizer.load(tmp_path / "tokenizer.json")
+
+
+SPELLED = ("<eos>", "<bos>", "<pad>", "<unk>", "<loc0001>", "<act0002>", "<EOS>")
+
+
+@pytest.mark.parametrize("spelled", SPELLED)
+def test_text_that_spells_a_control_token_is_characters(tokenizer, spelled):
+    longer = tokenizer.extended([f"<act000{k}>" for k in range(4)])
+    controls = {longer.id(name) for name in SPELLED if longer.id(name) is not None}
+    for text in (spelled, f"pick {spelled}up", f"{spelled}{spelled}"):
+        ids = longer.encode(text)
+        assert not controls & set(ids)
+        assert longer.decode(ids).replace(" ", "") == text.lower().replace(" ", "")
+
+
+def test_training_on_control_tokens_leads_to_none_of_them():
+    tokenizer = Tokenizer.train(["pick <eos> up"] * 5 + ["<bos> <unk>"], 300, 4)
+    assert not set(tokenizer.encode("<eos> <bos> <unk>")) & {0, 1, 2, 3}
+
+
+def test_what_a_processor_left_in_the_file_is_off(tokenizer, tmp_path, texts):
+    inner = tokenizers.Tokenizer.from_str(tokenizer._inner.to_str())
+    inner.enable_truncation(3)
+    inner.enable_padding(pad_id=0, pad_token="<pad>", length=12)
+    inner.model.dropout = 0.5
+    inner.save(str(tmp_path / "tokenizer.json"))
+    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
+    for _ in range(3):
+        assert loaded.encode_all(texts) == tokenizer.encode_all(texts)
+    loaded.save(tmp_path / "again.json")
+    assert tokenizers.Tokenizer.from_file(str(tmp_path / "again.json")).truncation is None
+
+
+def test_barred_tokens_are_written_by_shorter_ones(tokenizer):
+    (cube,) = tokenizer.encode("cube")
+    barred = tokenizer.barring([cube])
+    ids = barred.encode("red cube")
+    assert cube not in ids
+    assert ids[: len(tokenizer.encode("red"))] == tokenizer.encode("red")
+    assert barred.decode(ids) == "red cube"
+    assert barred.encode("move the star") == tokenizer.encode("move the star")
+
+
+def test_half_of_a_surrogate_pair_is_no_text(tokenizer):
+    with pytest.raises(UserError, match="half of a surrogate pair"):
+        tokenizer.encode("pick \ud800")

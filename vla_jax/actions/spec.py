@@ -3,7 +3,14 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
+
+from vla_jax.core.arrays import Bool, Float
 from vla_jax.core.errors import UserError
+
+# Of a float16. What is larger is no command in any unit; smaller outliers may be real, and the
+# quantiles clip them.
+LARGEST = 65504.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +62,29 @@ class ActionSpec:
     def size(self) -> int:
         """The number of action dimensions."""
         return len(self.names)
+
+    def impossible(self, actions: Float[np.ndarray, "... a"]) -> Bool[np.ndarray, "... a"]:
+        """Marks the numbers that cannot be commands.
+
+        These are what is not finite or larger than a float16 can be, integers beyond their bounds,
+        and shares (0..1) that are beyond theirs by more than the whole range.
+        """
+        values, low, high = np.asarray(actions), np.asarray(self.low), np.asarray(self.high)
+        share = np.array([unit == "0..1" for unit in self.units])
+        # An integer may be off by what rounding takes away, a share by noise.
+        margin = np.where(self.discrete, 0.5, np.where(share, high - low, np.inf))
+        with np.errstate(invalid="ignore"):
+            inside = (values >= low - margin) & (values <= high + margin)
+            return ~(inside & (np.abs(values) <= LARGEST))
+
+    def meant(self, dimension: int) -> str:
+        """Says in words what a number of a dimension has to be."""
+        low, high = self.low[dimension], self.high[dimension]
+        if self.discrete[dimension]:
+            return f"an integer in {low:g}..{high:g}"
+        if self.units[dimension] == "0..1":
+            return f"a number in {low:g}..{high:g}"
+        return f"a finite number of at most {LARGEST:g} ({self.units[dimension]})"
 
     def to_json(self) -> dict[str, Any]:
         """Returns the spec as plain JSON values; `from_json` inverts it."""

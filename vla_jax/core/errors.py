@@ -40,13 +40,14 @@ class TextError(UserError):
 
     Attributes:
       text: the text.
+      needed: tokens that it needs, 0 if it is blank.
     """
 
-    text = ""
+    text, needed = "", 0
 
-    def of(self, text: str) -> "TextError":
-        """Notes the text; returns itself."""
-        self.text = text
+    def of(self, text: str, needed: int = 0) -> "TextError":
+        """Notes the text and what it needs; returns itself."""
+        self.text, self.needed = text, needed or self.needed
         return self
 
 

@@ -10,6 +10,7 @@ from vla_jax.core.errors import UserError
 from vla_jax.data import stream
 from vla_jax.data.collate import Collator, Rows
 from vla_jax.data.skipped import Skipped
+from vla_jax.data.source import Source
 
 
 class BatchReader(grain.transforms.Map):
@@ -62,14 +63,26 @@ class BatchReader(grain.transforms.Map):
 
     def places(self, batch: int) -> list[str]:
         """Says where the examples of batch number `batch`, made before, lie."""
-        source, number, _ = self._choose(batch)
-        return [self._place(int(s), int(k)) for s, k in zip(source, number, strict=True)]
+        drawn = zip(*self._choose(batch), strict=True)
+        return [self._place(*map(int, which)) for which in drawn]
 
-    def _place(self, source: int, number: int) -> str:
+    def _place(self, source: int, number: int, draw: int) -> str:
         opened = self._collator.sources[source]
-        while (place := opened.place(number)) in self._skipped.reasons:
-            number = (number + 1) % len(opened)  # gave way, as in `_sound`
-        return place
+        while self._gave_way(opened, number, draw):
+            number = (number + 1) % len(opened)
+        return opened.place(number)
+
+    def _gave_way(self, source: Source, number: int, draw: int) -> bool:
+        """Whether an example of a batch that was made was passed over in it."""
+        if not self._skipped.flaws:
+            return False
+        if source.place(number) in self._skipped.flaws:
+            return True
+        try:
+            self._collator.encoder.check(source.example(number, draw))
+        except UserError:
+            return True
+        return False
 
     def _choose(self, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns source, example number and draw of every row."""
@@ -93,14 +106,10 @@ class BatchReader(grain.transforms.Map):
         self, rows: Rows, row: int, source: int, number: int, draw: int, read: Example | None
     ) -> Example:
         """Decodes an example, once `read`, or the first sound one after it, into its row."""
+
+        def use(example: Example) -> None:
+            self._collator.encoder.check(example)
+            rows.decode(row, example)
+
         opened = self._collator.sources[source]
-        for _ in range(len(opened)):
-            try:
-                example = read or opened.example(number, draw)
-                rows.decode(row, example)
-            except UserError as error:
-                self._skipped.note(opened.place(number), error)
-                number, read = (number + 1) % len(opened), None
-            else:
-                return example
-        raise UserError(f"dataset {opened.name}: no example of it can be read")
+        return self._skipped.sound(opened, number, draw, use=use, read=read)[1]

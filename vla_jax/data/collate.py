@@ -44,6 +44,19 @@ class Layout:
     state: int = 0
 
 
+def check(example: Example, encoder: Encoder) -> None:
+    """Checks that texts and images of an example can be used.
+
+    Raises:
+      UserError: a text cannot be written, or an image is damaged.
+    """
+    encoder.check(example)
+    for view, window in example.images.items():
+        for data in window:
+            if data is not None:
+                images.decode(data, view)
+
+
 class Collator:
     """Makes batches of one layout.
 

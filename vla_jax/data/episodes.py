@@ -4,7 +4,7 @@ The split is by episode, so that no held-out frame has a neighbour in training.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,10 +13,14 @@ from vla_jax.actions.statistics import Statistics
 from vla_jax.core.arrays import Float
 from vla_jax.core.batch import Example
 from vla_jax.core.errors import UserError
+from vla_jax.core.words import is_blank
 from vla_jax.data import beside, standard, stream
 from vla_jax.data.blocks import Blocks, BlocksConfig
+from vla_jax.data.episode_walk import OnCorrupt
+from vla_jax.data.flaw import of_left_out, refuse
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.robots.robot import Robot
+from vla_jax.tokens.encoder import Role
 
 Part = Literal["train", "held_out", "all"]
 
@@ -36,9 +40,11 @@ class Episodes:
       episodes: the episodes to look at before they are divided; None is all of them.
       blocks: reads in block mode, for object storage; None reads frame by frame.
       plans: whether examples say what the demonstrator was about to do.
+      on_corrupt: whether steps with an impossible number are an error, or left out.
 
     Attributes:
       episodes: number of episodes of this part.
+      flaws: the steps that were left out for an impossible number.
       ram: bytes that reading may hold.
       dropped: why steps of these episodes are not examples, and how many.
 
@@ -63,6 +69,7 @@ class Episodes:
         episodes: range | None = None,
         blocks: BlocksConfig | None = None,
         plans: bool = False,
+        on_corrupt: OnCorrupt = "error",
     ):
         self.name, self.spec, self.robot = name or robot.name, robot.spec, robot
         self._index, self._history, self._chunk = index, history, chunk
@@ -88,6 +95,13 @@ class Episodes:
             self.fingerprint = standard.digest(self.fingerprint, self._plan)
         chosen = _part(index, part, held_out, episodes)
         self.episodes = int(chosen.sum())
+        impossible = self._standard.impossible.items()
+        self.flaws = [
+            *map(of_left_out, index.left_out),
+            *(flaw for frame, flaw in impossible if chosen[index.episode[frame]]),
+        ]
+        if self.flaws and on_corrupt == "error":
+            raise refuse(self.flaws)
         kept = beside.keep(index, f"part-{key}", lambda folder: self._write_part(folder, chosen))
         self._frames, summary = kept.load("frames.npy"), kept.values
         self._kept = (kept, self._standard.kept)
@@ -167,6 +181,15 @@ class Episodes:
         """Returns the distinct instructions of these frames, sorted."""
         return self._distinct(self._wordings)
 
+    def distinct(self, most: int | None = None) -> Iterator[tuple[int, str, Role]]:
+        """Yields the distinct instructions and plans, each with the first frame that has it."""
+        del most  # there are few, and the index knows them
+        for texts, ids in self._wordings:
+            yield from self._firsts(texts, ids, "instruction")
+        if self._plan is not None:
+            texts, ids = self._index.distinct_texts(self._plan), self._index.text_ids(self._plan)
+            yield from self._firsts(texts, ids, "plan")
+
     def plans(self) -> list[str]:
         """Returns the distinct plans of these frames, sorted; none where they are not wanted."""
         if self._plan is None:
@@ -174,10 +197,18 @@ class Episodes:
         index = self._index
         return self._distinct([(index.distinct_texts(self._plan), index.text_ids(self._plan))])
 
+    def _firsts(
+        self, texts: list[str], ids: np.ndarray, role: Role
+    ) -> Iterator[tuple[int, str, Role]]:
+        numbers, firsts = np.unique(ids[self._frames], return_index=True)
+        for number, first in zip(numbers.tolist(), firsts.tolist(), strict=True):
+            if not is_blank(texts[number]):  # another wording is taken
+                yield first, texts[number], role
+
     def _distinct(self, wordings: Sequence[tuple[list[str], np.ndarray]]) -> list[str]:
         """Returns the texts that these frames have, sorted."""
         found = {texts[k] for texts, ids in wordings for k in np.unique(ids[self._frames]).tolist()}
-        return sorted(found - {""})
+        return sorted(text for text in found if not is_blank(text))
 
     def _actions(self, k: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the actions from frame `k` on, and which of them are in the episode and kept."""
@@ -189,9 +220,8 @@ class Episodes:
         return action, mask
 
     def _window(self, camera: str, i: int, k: int, first: int) -> tuple[bytes | None, ...]:
-        # An image of no bytes is one that the dataset says it lacks.
         return tuple(
-            (self._image(camera, i, step) or None) if step >= first else None
+            self._image(camera, i, step) if step >= first else None
             for step in range(k - self._history + 1, k + 1)
         )
 
@@ -202,18 +232,21 @@ class Episodes:
 
     def _instruction(self, k: int, draw: int) -> str:
         wordings = [texts[ids[k]] for texts, ids in self._wordings]
-        wordings = [text for text in wordings if text] if len(wordings) > 1 else wordings
+        wordings = [text for text in wordings if not is_blank(text)]
         return wordings[draw % len(wordings)]
 
     def _write_part(self, folder: pathlib.Path, chosen: np.ndarray) -> dict[str, Any]:
         """Writes which frames the part has; returns their statistics."""
         spoken = np.zeros(len(self._index), bool)
         for texts, ids in self._wordings:
-            spoken |= np.array([bool(text) for text in texts], bool)[ids]
+            spoken |= np.array([not is_blank(text) for text in texts], bool)[ids]
         inside, keep = chosen[self._index.episode], self._standard.keep
         frames = np.flatnonzero(inside & keep & spoken)
+        bad = np.zeros(len(keep), bool)
+        bad[list(self._standard.impossible)] = True
         dropped = {
-            "not kept by the adapter": int((inside & ~keep).sum()),
+            "not kept by the adapter": int((inside & ~keep & ~bad).sum()),
+            "with an impossible number": int((inside & bad).sum()),
             "without an instruction": int((inside & keep & ~spoken).sum()),
         }
         if not len(frames):

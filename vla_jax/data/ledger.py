@@ -2,14 +2,17 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from vla_jax.data import mixture
 from vla_jax.data.episodes import Episodes
+from vla_jax.data.skipped import Skipped
 from vla_jax.data.source import Source
 from vla_jax.tokens.encoder import Encoder
 
+_NAMED = 100  # skipped items that are named
 _SAMPLED = 64  # examples encoded to estimate the tokens of a source
 
 HEADER = (
@@ -74,6 +77,7 @@ def entries(
     config: mixture.MixtureConfig,
     sources: Sequence[Source],
     encoder: Encoder,
+    skipped: Skipped,
     *,
     batch_size: int,
     steps: int,
@@ -84,6 +88,7 @@ def entries(
       config: the mixture.
       sources: its opened datasets, robots first.
       encoder: counts tokens.
+      skipped: what becomes of examples that cannot be used.
       batch_size: examples of a global batch.
       steps: updates of the run.
     """
@@ -103,7 +108,7 @@ def entries(
             for mode in ("absolute", config.weights)
         )
         count = int(drawn[number])
-        tokens, supervised = _tokens(source, encoder)
+        tokens, supervised = _tokens(source, encoder, skipped)
         out.append(
             Entry(
                 name=source.name,
@@ -133,10 +138,17 @@ def left_out(robots: Iterable[Episodes]) -> list[str]:
     ]
 
 
-def _tokens(source: Source, encoder: Encoder) -> tuple[float, float]:
+def skipped(found: Skipped) -> dict[str, Any]:
+    """Returns what was skipped as JSON values: `counts` by kind; `first`, named with reasons."""
+    flaws = list(found.flaws.values())[:_NAMED]
+    return {"counts": found.counts(), "first": [flaw.to_json() for flaw in flaws]}
+
+
+def _tokens(source: Source, encoder: Encoder, skipped: Skipped) -> tuple[float, float]:
     """Returns the mean number of text tokens per example, and of supervised ones."""
     chosen = [i * len(source) // _SAMPLED for i in range(_SAMPLED)]
-    rows = [encoder.encode(source.example(i)) for i in dict.fromkeys(chosen)]
+    found = [skipped.sound(source, i, use=encoder.check)[1] for i in dict.fromkeys(chosen)]
+    rows = [encoder.encode(example) for example in found]
     prefix = encoder.layout.prefix
     valid = [length + np.count_nonzero(tokens[prefix:]) for tokens, length, _ in rows]
     return float(np.mean(valid)), float(np.mean([mask.sum() for _, _, mask in rows]))

@@ -15,6 +15,7 @@ from vla_jax.data.augment import AugmentConfig
 from vla_jax.data.batch_reader import BatchReader
 from vla_jax.data.blocks import BlocksConfig
 from vla_jax.data.collate import Collator, Layout
+from vla_jax.data.flaw import Flaw
 from vla_jax.data.skipped import Skipped
 from vla_jax.data.source import Source
 from vla_jax.tokens.encoder import Encoder
@@ -22,7 +23,6 @@ from vla_jax.tokens.encoder import Encoder
 _ENDLESS = 2**60  # batches
 _HELD_BY_CONSUMER = 2  # batches: one in use, one on its way to the device
 _FIXED = 24 * 2**20  # bytes: stacks of threads, freed memory that the allocator keeps
-_NAMES = 100  # skipped examples whose names are kept
 _LOOKED_AT = 16  # examples of a source, until one tells the size of its images
 _MIB = 2**20
 
@@ -44,9 +44,11 @@ class LoaderConfig(Checked):
       augment: random crop and colour.
       ram_budget: bytes that the loader may hold; more is refused before it starts. None: any.
       blocks: how datasets on object storage are read.
-      on_corrupt: what an example that cannot be read or decoded does: stop the run (`error`), or
-        give way to the next one of its dataset (`skip`), noted by name.
-      max_skipped: examples that may be skipped by one process.
+      on_corrupt: what a bad item does, such as a damaged file, record or picture, an episode
+        without steps, a text that is blank or too long, an impossible number: stop the run
+        (`error`), or give way to the next example of its dataset (`skip`), noted by name.
+      max_skipped: items that may be skipped by one process; a text counts once, however many
+        examples have it.
 
     Raises:
       UserError: a value out of its range.
@@ -73,6 +75,11 @@ class LoaderConfig(Checked):
             raise UserError(
                 "config.loader.views", expected="different names, at least one", found=self.views
             )
+
+    @property
+    def most_skipped(self) -> int | None:
+        """How many items may be skipped; None: not one."""
+        return self.max_skipped if self.on_corrupt == "skip" else None
 
     def layout(self, image_size: int, *, state: int = 0, augmented: bool = True) -> Layout:
         """Returns what a row of a batch holds.
@@ -139,6 +146,10 @@ class Loader:
       seed: of shuffles, augmentation and wordings.
       start: number of batches to skip, which costs nothing.
       process: index and count of the host processes; each gets its part of every global batch.
+      known: flaws that the datasets are known to have, which are skipped.
+
+    Attributes:
+      skipped: what was skipped so far.
 
     Raises:
       UserError: hosts cannot share the batch, or the memory budget is too small.
@@ -156,6 +167,7 @@ class Loader:
         seed: int,
         start: int = 0,
         process: tuple[int, int] = (0, 1),
+        known: Sequence[Flaw] = (),
     ):
         if config.batch_size % process[1]:
             raise UserError(
@@ -167,11 +179,11 @@ class Loader:
         self._sources = tuple(sources)
         self._collator = Collator(sources, encoder, config.layout(image_size, state=state))
         self._check_budget()
-        self._skipped = Skipped(config.max_skipped if config.on_corrupt == "skip" else None)
+        self.skipped = Skipped(config.most_skipped, known)
         self._reader = BatchReader(
             mixture.make_plan(mixture_config, sources, config.batch_size),
             self._collator,
-            self._skipped,
+            self.skipped,
             threads=config.threads,
             seed=seed,
             process=process,
@@ -200,16 +212,6 @@ class Loader:
           The batch, and where each of its examples lies: dataset, shard, episode and step.
         """
         return self._reader.map(batch), self._reader.places(batch)
-
-    @property
-    def skipped(self) -> list[tuple[str, str]]:
-        """The first examples that were skipped, each with what was wrong with it."""
-        return list(self._skipped.reasons.items())[:_NAMES]
-
-    @property
-    def skipped_count(self) -> int:
-        """How many examples of this process were skipped."""
-        return len(self._skipped.reasons)
 
     def state(self, step: int) -> dict[str, Any]:
         """Returns the position after `step` batches as JSON values, with what it indexes into."""
@@ -262,9 +264,9 @@ class Loader:
 def _pixels(source: Source) -> int:
     """Returns the bytes of the largest decoded image of the first example that is not damaged."""
     for i in range(min(len(source), _LOOKED_AT)):
-        example = source.example(i)
-        encoded = [data for window in example.images.values() for data in window if data]
         try:
+            example = source.example(i)
+            encoded = [data for window in example.images.values() for data in window if data]
             sizes = [images.size(data, example.name) for data in encoded]
         except UserError:  # told with its place when it is drawn, or skipped
             continue

@@ -1,5 +1,6 @@
 """What a mixture source is: examples by number, each a pure function of (number, draw)."""
 
+from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -7,6 +8,8 @@ import numpy as np
 from vla_jax.actions.spec import ActionSpec
 from vla_jax.actions.statistics import Statistics
 from vla_jax.core.batch import Example
+from vla_jax.data.flaw import Flaw
+from vla_jax.tokens.encoder import Role
 
 
 class Source(Protocol):
@@ -47,6 +50,11 @@ class Source(Protocol):
         """Changes when the data or their meaning change; kept in checkpoints."""
         ...
 
+    @property
+    def flaws(self) -> Sequence[Flaw]:
+        """What it is known to lack, and was left out."""
+        ...
+
     def __len__(self) -> int:
         """Number of examples."""
         ...
@@ -83,6 +91,17 @@ class Source(Protocol):
 
     def state_statistics(self) -> Statistics | None:
         """State statistics; None without state."""
+        ...
+
+    def distinct(self, most: int | None = None) -> Iterator[tuple[int, str, Role]]:
+        """Yields the distinct texts of the examples as training writes them.
+
+        Args:
+          most: of more examples than these, every n-th is looked at; None looks at all.
+
+        Yields:
+          Number of the first example that has it, the text, what it is.
+        """
         ...
 
     def texts(self) -> list[str]:

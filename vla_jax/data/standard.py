@@ -12,7 +12,7 @@ import hashlib
 import inspect
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 from vla_jax.core.arrays import Bool, Float
 from vla_jax.core.errors import UserError
 from vla_jax.data import beside, index_files
+from vla_jax.data.flaw import Flaw
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.robots import robot as robot_lib
 from vla_jax.data.robots import standardize
@@ -29,6 +30,7 @@ from vla_jax.data.sealed import Sealed
 Field = Literal["action", "state", "keep"]
 
 _PIECE = 1 << 20  # steps standardised at a time, in whole episodes
+_MOST_NAMED = 10_000  # steps with a number that cannot be; all are left out
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,8 @@ class Standard:
     Attributes:
       action: float32 [i, a], robot units of the spec.
       state: float32 [i, s]; s may be 0.
-      keep: bool [i], the steps to train on. Only these are known to be finite.
+      keep: bool [i], the steps to train on. Only these are known to be finite and possible.
+      impossible: of the steps that are left out for a number that cannot be: frame -> flaw.
       fingerprint: of the data and of what they mean.
       kept: the folder that they are mapped from.
     """
@@ -46,6 +49,7 @@ class Standard:
     action: Float[np.ndarray, "i a"]
     state: Float[np.ndarray, "i s"]
     keep: Bool[np.ndarray, " i"]
+    impossible: Mapping[int, Flaw]
     fingerprint: str
     kept: Sealed
 
@@ -54,8 +58,8 @@ def open_standard(index: FrameIndex, robot: Robot) -> Standard:
     """Opens the standard fields of a dataset, computing them where that was not yet done.
 
     Raises:
-      UserError: the adapter returns another shape than its spec says, a kept step has a number
-        that is not finite, or the folder of the index cannot be written.
+      UserError: the adapter fails or returns another shape than its spec says, or the folder of
+        the index cannot be written.
     """
     fingerprint = digest(index.fingerprint, _meaning(robot))
     name = f"standard-{fingerprint}"
@@ -65,6 +69,10 @@ def open_standard(index: FrameIndex, robot: Robot) -> Standard:
         action=kept.load("action.npy"),
         state=kept.load("state.npy") if has_state else np.zeros((len(index), 0)),
         keep=kept.load("keep.npy"),
+        impossible={
+            frame: Flaw(kind="value", place=index.place(frame), reason=reason)
+            for frame, reason in kept.values["impossible"]
+        },
         fingerprint=fingerprint,
         kept=kept,
     )
@@ -89,6 +97,7 @@ def _write(folder: pathlib.Path, index: FrameIndex, robot: Robot) -> dict[str, A
             field: make(field, np.float32, (size,)) for field, size in sizes.items()
         }
         kept = make("keep", np.bool_)
+        found: dict[int, str] = {}
         for start, stop in _pieces(index):
             piece = slice(start, stop)
             columns = Columns(
@@ -96,16 +105,28 @@ def _write(folder: pathlib.Path, index: FrameIndex, robot: Robot) -> dict[str, A
                 episode=np.asarray(index.episode[piece]),
             )
             keep = apply(robot, "keep", columns)
-            kept.append(keep)
             for field, out in fields.items():
                 values = apply(robot, field, columns)
-                bad = ~np.all(np.isfinite(values), axis=1)
-                if (bad & keep).any():
-                    raise _not_finite(index, robot, field, start, values, bad & keep)
-                out.append(np.where(bad[:, None], 0, values))
+                bad = np.asarray(~np.isfinite(values))
+                if field == "action":
+                    bad = np.asarray(robot.spec.impossible(values))
+                wrong = bad.any(axis=1)
+                for row in np.flatnonzero(wrong & keep)[: _MOST_NAMED - len(found)].tolist():
+                    reason = _reason(robot, field, values[row], int(np.argmax(bad, axis=1)[row]))
+                    found.setdefault(start + row, reason)
+                keep = keep & ~wrong
+                out.append(np.where(wrong[:, None], 0, values))
+            kept.append(keep)
         for file in (*fields.values(), kept):
             file.finish()
-    return {}
+    return {"impossible": [[frame, found[frame]] for frame in sorted(found)]}
+
+
+def _reason(robot: Robot, field: str, values: np.ndarray, dimension: int) -> str:
+    is_action = field == "action"
+    name = (robot.spec.names if is_action else robot.state_names)[dimension]
+    meant = robot.spec.meant(dimension) if is_action else "a finite number"
+    return f"{field} {name!r}: expected {meant}, found {values[dimension]:g}"
 
 
 def apply(robot: Robot, field: Field, columns: Columns) -> np.ndarray:
@@ -125,12 +146,14 @@ def apply(robot: Robot, field: Field, columns: Columns) -> np.ndarray:
     try:
         with np.errstate(all="ignore"):  # what is not finite is found, and told with its place
             values = np.asarray(function(columns), bool if field == "keep" else None)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except Exception as error:  # it is the user's, who may have thought of any
         raise UserError(
             f"{what}: {type(error).__name__} {error}",
             fix=f"It is given the features {', '.join(columns.arrays) or 'none'}, those in its "
             "`arrays`, one row per step",
         ) from error
+    if values.dtype.kind not in "biuf":
+        raise UserError(what, expected="real numbers", found=f"the dtype {values.dtype}")
     if values.shape != (steps, *sizes[field]):
         raise UserError(
             what,
@@ -150,20 +173,6 @@ def _pieces(index: FrameIndex) -> Iterator[tuple[int, int]]:
         stop = int(edges[min(np.searchsorted(edges, start + _PIECE), len(edges) - 1)])
         yield start, stop
         start = stop
-
-
-def _not_finite(
-    index: FrameIndex, robot: Robot, field: str, start: int, values: np.ndarray, bad: np.ndarray
-) -> UserError:
-    row = int(np.flatnonzero(bad)[0])
-    dimension = int(np.flatnonzero(~np.isfinite(values[row]))[0])
-    names = robot.spec.names if field == "action" else robot.state_names
-    return UserError(
-        f"{index.place(start + row)}: {field} {names[dimension]!r}",
-        expected="a finite number",
-        found=f"{values[row, dimension]} (in {int(bad.sum())} steps here)",
-        fix="Leave such steps out in the adapter's `keep`, or mend the data",
-    )
 
 
 def _meaning(robot: Robot) -> str:

@@ -1,7 +1,7 @@
 """Does the model still answer questions? Exact match per kind; places a tenth of a side apart."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from vla_jax.core.batch import Example
@@ -54,22 +54,36 @@ def is_correct(answer: str, truths: Sequence[str], *, locations: int, tolerance:
 
 
 def answer_all(
-    policy: Policy, questions: Questions, count: int, *, batch_size: int = 50
+    policy: Policy,
+    questions: Questions,
+    count: int,
+    *,
+    batch_size: int = 50,
+    read: Callable[[int], tuple[int, Example]] | None = None,
 ) -> list[tuple[str, list[str], str]]:
-    """Asks the first `count` questions; returns (kind, truths, answer) of each."""
+    """Asks the first `count` questions; returns (kind, truths, answer) of each.
+
+    Args:
+      policy: is asked.
+      questions: the set.
+      count: how many.
+      batch_size: asked together.
+      read: reads a question, or the next one that can be used, and says which; None reads as it is.
+    """
+    read = read or (lambda i: (i, questions.example(i)))
     out = []
     total = min(count, len(questions))
     for start in range(0, total, batch_size):
         chosen = range(start, min(start + batch_size, total))
         # The last batch repeats its end, so that one compiled program serves all.
         padded = [*chosen, *[chosen[-1]] * (batch_size - len(chosen))]
-        examples = [questions.example(i) for i in padded]
+        numbers, examples = zip(*map(read, padded), strict=True)
         answers = policy.answer_batch(
             [policy.observer.read(example) for example in examples],
             [example.prefix for example in examples],
             are_prompts=[example.is_prompt for example in examples],
         )
-        for i, answer in zip(chosen, answers, strict=False):
+        for i, answer in zip(numbers[: len(chosen)], answers, strict=False):
             out.append((questions.question_kind(i), questions.answers(i), answer))
     return out
 

@@ -1,6 +1,7 @@
 """What a trained policy can do: the fixed episodes, the questions, the held-out demonstrations."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from vla_jax.eval import latency, open_loop, round_trip, vqa
 from vla_jax.eval.closed_loop import Outcome
 from vla_jax.eval.rate import Rate
 from vla_jax.eval.record import Record
-from vla_jax.experiment import sources, trials
+from vla_jax.experiment import parts, sources, trials
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.sources import Data
 from vla_jax.experiment.trials import OnProgress, Trials
@@ -110,7 +111,8 @@ def ask(
     for name, questions in web.items():
         if policy is None:
             break
-        answers = vqa.answer_all(policy, questions, config.evaluation.questions)
+        read = functools.partial(parts.sound(config, policy.encoder), questions)
+        answers = vqa.answer_all(policy, questions, config.evaluation.questions, read=read)
         found = vqa.rates(answers, locations=config.tokenizer.locations)
         rates |= {f"{name}/{k}" if several else k: rate for k, rate in found.items()}
     return rates
@@ -130,7 +132,7 @@ def evaluate(
         vqa=ask(config, policies, data.web_held_out),
         open_loop=_errors(config, policies, data.robots_held_out),
         quantisation=_quantisation(policies, data.robots),
-        latency=_latency(policies, data.robots_held_out),
+        latency=_latency(config, policies, data.robots_held_out),
     )
 
 
@@ -159,11 +161,13 @@ def _quantisation(
     }
 
 
-def _latency(policies: Mapping[str, Policy], held_out: Mapping[str, Episodes]) -> dict[str, float]:
+def _latency(
+    config: RunConfig, policies: Mapping[str, Policy], held_out: Mapping[str, Episodes]
+) -> dict[str, float]:
     """Times the decisions; `ROBOT/...` where there are several robots."""
     return {
         f"{name}/decode_ms" if len(policies) > 1 else "decode_ms": latency.decode_ms(
-            policies[name], episodes.example(0)
+            policies[name], parts.sound(config, policies[name].encoder)(episodes, 0)[1]
         )
         for name, episodes in held_out.items()
         if name in policies
@@ -179,7 +183,8 @@ def _errors(
         if name not in policies:
             continue
         count = min(config.evaluation.frames, len(episodes))
-        chosen = [episodes.example(i * len(episodes) // count) for i in range(count)]
+        sound = parts.sound(config, policies[name].encoder)
+        chosen = [sound(episodes, i * len(episodes) // count)[1] for i in range(count)]
         found = open_loop.action_error(policies[name], chosen)
         errors |= {f"{name}/{k}" if len(policies) > 1 else k: v for k, v in found.items()}
     return errors

@@ -45,9 +45,10 @@ class HeldOut:
         part, parts_in_all = sharding.batch_part(model.mesh)
         size = config.loader.batch_size // parts_in_all
         numbers = {name: number for number, name in enumerate(data.names)}
+        sound = parts.sound(config, encoder)
         self._batches = [
             collate(
-                [source.example(i) for i in chosen],
+                [sound(source, i)[1] for i in chosen],
                 [numbers[name]] * size,
                 data.sources,
                 encoder,

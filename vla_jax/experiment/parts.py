@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,10 +10,13 @@ import jax
 from vla_jax.actions import bins
 from vla_jax.actions.bins import Bins, BinsConfig
 from vla_jax.actions.normalize import Normalizer
-from vla_jax.core.errors import UserError
-from vla_jax.data import ledger
+from vla_jax.core.batch import Example
+from vla_jax.core.errors import TextError, UserError
+from vla_jax.data import collate, flaw, ledger
 from vla_jax.data.episodes import Episodes
+from vla_jax.data.flaw import Flaw
 from vla_jax.data.loader import Loader
+from vla_jax.data.skipped import Skipped
 from vla_jax.data.source import Source
 from vla_jax.experiment import pretraining, sources
 from vla_jax.experiment.config import RunConfig
@@ -33,7 +36,8 @@ from vla_jax.tokens.tokenizer import Tokenizer
 
 _MOST_STEPS = 1_000_000  # whose actions say where quantiles lie
 _MOST_CHUNKS = 20_000  # of each robot, that FAST is trained on
-_MOST_TEXTS = 100_000  # of each web set, that are looked through for action tokens
+_MOST_TEXTS = 100_000  # of each web set, that are looked through for action tokens and length
+_NAMED = 8  # skipped items that are printed
 
 
 def make_encoder(config: RunConfig, data: Data, weights: Start | None = None) -> Encoder:
@@ -157,6 +161,51 @@ def make_bins(config: BinsConfig, robot: Episodes) -> Bins:
     return bins.make(config, values, robot.spec.discrete, robot.name)
 
 
+def known_flaws(config: RunConfig, encoder: Encoder, examples: Iterable[Source]) -> list[Flaw]:
+    """Lays out the distinct texts of sources, and returns what may not be trained on.
+
+    Of very large question sets the texts of `_MOST_TEXTS` examples are looked at; the others are
+    looked at when they are drawn.
+
+    Returns:
+      The flaws, texts that are too long first, the longest before the others.
+    """
+    found: list[Flaw] = []
+    for source in examples:
+        found += source.flaws
+        for number, text, role in source.distinct(_MOST_TEXTS):
+            try:
+                encoder.lay_out(text, role)
+            except TextError as error:
+                found.append(flaw.of_example(error, source.name, source.place(number), "text"))
+    return sorted(found, key=lambda bad: -bad.needed)
+
+
+def check(config: RunConfig, encoder: Encoder, data: Data) -> None:
+    """Checks the texts of all datasets, before anything of a run is written.
+
+    Raises:
+      UserError: some cannot be written and may not be skipped, or are too many to be skipped; or
+        more of the data was left out than may be.
+    """
+    sources = (*data.sources, *data.held_out.values())
+    Skipped(config.loader.most_skipped, known_flaws(config, encoder, sources))
+
+
+def sound(config: RunConfig, encoder: Encoder) -> Callable[[Source, int], tuple[int, Example]]:
+    """Returns what reads examples outside the loader, for measurements.
+
+    Given a source and a number, it returns the example, or the first one after it that can be used,
+    and its number; what is skipped is bounded as in training.
+    """
+    skipped = Skipped(config.loader.most_skipped)
+
+    def use(example: Example) -> None:
+        collate.check(example, encoder)
+
+    return lambda source, number: skipped.sound(source, number, use=use)
+
+
 def make_loader(
     config: RunConfig,
     examples: Sequence[Source],
@@ -178,6 +227,7 @@ def make_loader(
         seed=config.seed,
         start=start,
         process=part,
+        known=known_flaws(config, encoder, examples) if config.loader.on_corrupt == "skip" else (),
     )
     if (needed := loader.predicted_ram()) > memory.host():
         raise UserError(
@@ -194,12 +244,14 @@ def print_ledger(config: RunConfig, data: Data, encoder: Encoder, loader: Loader
     """Prints shares, epochs and tokens per source, what is left out, and the memory it takes.
 
     Returns:
-      The same as JSON values: `sources`, a `ledger.Entry` each, and `left_out`, lines of text.
+      The same as JSON values: `sources`, a `ledger.Entry` each, `left_out`, lines of text, and
+      `skipped`, as `ledger.skipped` returns it.
     """
     entries = ledger.entries(
         config.mixture,
         data.sources,
         encoder,
+        loader.skipped,
         batch_size=config.loader.batch_size,
         steps=config.loop.steps,
     )
@@ -208,8 +260,16 @@ def print_ledger(config: RunConfig, data: Data, encoder: Encoder, loader: Loader
     left_out = ledger.left_out(data.robots.values())
     for line in left_out:
         progress.note(line)
+    for place in (found := ledger.skipped(loader.skipped))["first"][:_NAMED]:
+        progress.note(f"skipped {place['place']}: {place['reason']}")
+    for kind, count in found["counts"].items():
+        progress.note(f"skipped {count:,} bad items of the kind {kind}")
     progress.note(f"loader memory, predicted: {loader.predicted_ram() / 2**20:,.0f} MiB per host")
-    return {"sources": [dataclasses.asdict(entry) for entry in entries], "left_out": left_out}
+    return {
+        "sources": [dataclasses.asdict(entry) for entry in entries],
+        "left_out": left_out,
+        "skipped": found,
+    }
 
 
 def make_policies(

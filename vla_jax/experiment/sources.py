@@ -122,6 +122,7 @@ def _open_questions(
         "directory": directory,
         "cache_dir": config.cache_dir,
         "on_progress": on_progress,
+        "on_corrupt": config.loader.on_corrupt,
     }
     blocks = config.loader.blocks if storage.is_remote(directory) else None
     train = open_web(name, settings, blocks=blocks, **common)
@@ -203,6 +204,7 @@ def open_episodes(
         episodes=_split(config, name).episodes(index.episodes, dataset=name),
         blocks=config.loader.blocks if in_blocks else None,
         plans=_wants_plans(config),
+        on_corrupt=config.loader.on_corrupt,
     )
 
 

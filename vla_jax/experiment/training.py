@@ -9,6 +9,7 @@ import jax
 
 from vla_jax.core.config import to_json
 from vla_jax.core.errors import UserError
+from vla_jax.data import ledger
 from vla_jax.data.loader import Loader
 from vla_jax.experiment import frozen, parts, sources, warm_start
 from vla_jax.experiment.config import RunConfig
@@ -132,6 +133,7 @@ def _begin(
       UserError: something of the data or of the directory is not as the run needs it.
     """
     encoder = parts.make_encoder(config, data, weights)
+    parts.check(config, encoder, data)
     workdir.claim(config, origin)
     workdir.save_encoder(encoder)
 
@@ -223,8 +225,11 @@ def _run(
                 on_nonfinite=hooks.nonfinite,
                 clock=clock,
             )
-    if loader.skipped_count:
-        progress.note(f"damaged examples that were skipped: {loader.skipped_count}")
+    if loader.skipped.flaws:
+        progress.note(f"damaged items that were skipped: {len(loader.skipped.flaws)}")
+        mixture["skipped"] = ledger.skipped(loader.skipped)
+        if peers.is_first():
+            write_json(workdir.mixture, mixture)
     return state
 
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from vla_jax.tokens.action_tokens import ActionTokens
 from vla_jax.tokens.fast_tokens import FastTokens
 from vla_jax.tokens.prompts import MARKER, OPENING, PromptsConfig
 from vla_jax.tokens.tokenizer import Tokenizer
+
+# What a text of a dataset is; `places` is an answer whose `<locNNNN>` are tokens.
+Role = Literal["instruction", "plan", "question", "prompt", "answer", "places"]
 
 _REMEMBERED = 50_000  # prompts and answers; a web set may have millions, and memory is bounded
 
@@ -125,6 +129,15 @@ class Encoder:
         else:
             self._answer_tokens(target)
 
+    def lay_out(self, text: str, role: Role) -> None:
+        """Checks that a text can be written, as `check` does; without the example it is of."""
+        if role == "plan":
+            self._plan(text)
+        elif role in ("answer", "places"):
+            self._answer(text, role == "places")
+        else:
+            self.prefix(text, robot=role == "instruction", is_prompt=role == "prompt")
+
     def encode(self, target: Target) -> tuple[Int[np.ndarray, " t"], int, Bool[np.ndarray, " t"]]:
         """Returns tokens, prefix length and loss mask of a training example.
 
@@ -147,6 +160,12 @@ class Encoder:
         Raises:
           UserError: instruction, answer or action does not fit its slots.
         """
+        for target in targets:
+            try:
+                self.check(target)
+            except TextError as error:
+                message = f"{target.name}: {str(error).removesuffix('.')}"
+                raise TextError(message).of(error.text, error.needed) from error
         prefix, lengths = zip(
             *(
                 self.prefix(t.prefix, robot=t.action is not None, is_prompt=t.is_prompt)
@@ -225,7 +244,7 @@ class Encoder:
                 expected=f"at most {self.layout.plan} tokens (config.sequence.plan)",
                 found=f"{len(words)} tokens",
                 fix=f"Shorten it, or train with --config.sequence.plan={len(words)}",
-            ).of(plan)
+            ).of(plan, len(words))
         return np.array([*opening, *words, *marker], np.int32)
 
     def _answer_tokens(self, target: Target) -> Int[np.ndarray, " t"]:
@@ -247,7 +266,7 @@ class Encoder:
                 expected=f"at most {self.layout.suffix} tokens with <eos> (config.sequence.suffix)",
                 found=f"{needed} tokens",
                 fix=f"Shorten it, or train with --config.sequence.suffix={needed}",
-            ).of(text)
+            ).of(text, needed)
         return np.array(ids, np.int32)
 
     def _ids(self, text: str, *, places: bool = False) -> list[int]:
@@ -269,6 +288,8 @@ class Encoder:
             return sequence.prefix_tokens(
                 prompt, self.tokenizer, self.layout, self.image_tokens, places=is_prompt
             )
+        except TextError as error:
+            raise error.of(text) from error.__cause__
         except UserError as error:
             raise TextError(str(error).removesuffix(".")).of(text) from error
 

@@ -6,7 +6,11 @@ from typing import Literal
 
 from vla_jax.core import words as words_lib
 from vla_jax.core.batch import IMAGE_TOKEN, STATE_TOKEN
-from vla_jax.core.errors import UserError
+from vla_jax.core.errors import TextError
+
+# What stands for images and state in a form, or in a prompt that is written as it is.
+_MARKERS = {"<image>": IMAGE_TOKEN, "<state>": STATE_TOKEN}
+_MARKER = re.compile("(<image>|<state>)")
 
 # What stands for images and state in a form, or in a prompt that is written as it is.
 _MARKERS = {"<image>": IMAGE_TOKEN, "<state>": STATE_TOKEN}
@@ -109,5 +113,5 @@ class PromptsConfig:
         return words.lower() if robot and self.robot in LOWER else words
 
 
-def _blank(text: str, noun: str) -> UserError:
-    return UserError(f"{noun} {text[:80]!r}", expected="at least one word", found="none")
+def _blank(text: str, noun: str) -> TextError:
+    return TextError(f"{noun} {text[:80]!r}", expected="at least one word", found="none")

@@ -14,7 +14,7 @@ import numpy as np
 
 from vla_jax.core.arrays import Bool, Int
 from vla_jax.core.batch import IMAGE_TOKEN
-from vla_jax.core.errors import UserError
+from vla_jax.core.errors import TextError, UserError
 from vla_jax.core.fields import Checked, Range
 from vla_jax.tokens.tokenizer import Tokenizer
 
@@ -68,12 +68,12 @@ def prefix_tokens(
         words = _sentence(prompt, tokenizer, image_tokens, places)
     ids = [special.bos, *words, special.separator]
     if len(ids) > config.prefix:
-        raise UserError(
+        raise TextError(
             f"prompt {shown(text)} is too long",
             expected=f"at most {config.prefix} tokens (config.sequence.prefix)",
             found=f"{len(ids)} tokens",
             fix=f"Shorten the text, or train with --config.sequence.prefix={len(ids)}",
-        )
+        ).of(text, len(ids))
     row = np.full(config.prefix, special.pad, np.int32)
     row[config.prefix - len(ids) :] = ids
     return row, len(ids)

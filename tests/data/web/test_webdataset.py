@@ -172,3 +172,70 @@ def test_text_that_is_not_utf8_is_named(tmp_path):
     write_tar(tmp_path / "train.tar", [("1.jpg", picture(1)), ("1.txt", b"gr\xfc\xdfe")])
     with pytest.raises(UserError, match=r"key '1': not UTF-8: .*byte 0xfc after b'gr'"):
         opened(tmp_path, layout="coco_captions")
+
+
+def member_ends(path):
+    with tarfile.open(path) as tar:
+        return [entry.offset for entry in tar.getmembers()][1:]
+
+
+def test_a_tar_without_its_end_is_refused_wherever_it_was_cut(tmp_path):
+    path = tmp_path / "train.tar"
+    write_tar(path, shard(VQA))
+    whole = path.read_bytes()
+    ends = member_ends(path)
+    last = len(whole.rstrip(b"\0")) // 512 * 512 + 512
+    for cut in [*ends, last, last + 512, last + 1000]:
+        path.write_bytes(whole[:cut])
+        with pytest.raises(UserError, match=r"train\.tar.*(without the blocks|no text)"):
+            opened(tmp_path)
+    path.write_bytes(whole[: last + 1024])
+    assert len(opened(tmp_path)) == 5
+    path.write_bytes(whole + whole)
+    with pytest.raises(UserError, match="behind the end of the archive"):
+        opened(tmp_path)
+
+
+def test_what_macos_puts_beside_files_is_ignored(tmp_path):
+    files = [
+        (f"{folder}{prefix}{name.removeprefix('./part/')}", data)
+        for name, data in shard(VQA)
+        for folder, prefix in (("part/", "._"), ("__MACOSX/part/", "._"), ("part/", ""))
+    ]
+    write_tar(tmp_path / "train.tar", files)
+    assert len(opened(tmp_path)) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda files: [*files, *files[:2]], "the key again"),
+        (lambda files: [*files[:2], files[1], *files[2:]], r"several \.json"),
+        (lambda files: [("../x.jpg", picture(9)), ("../x.json", b"{}"), *files], "below the arch"),
+        (lambda files: [("/x.jpg", picture(9)), ("/x.json", b"{}"), *files], "below the archive"),
+        (lambda files: [("x.jpg", picture(9)), *files], "no text"),
+        (lambda files: [("x.jpg", picture(9)), ("x.json", b"[1"), *files], "not valid JSON"),
+        (lambda files: [("x.jpg", picture(9)), ("x.json", b'{"question": 1}'), *files], "answer"),
+    ],
+)
+def test_a_bad_key_is_named_or_left_out(tmp_path, change, message):
+    write_tar(tmp_path / "train.tar", change(list(shard(VQA))))
+    with pytest.raises(UserError, match=f"{message}.*on_corrupt=skip"):
+        opened(tmp_path)
+    source = opened(tmp_path, on_corrupt="skip")
+    assert [flaw.kind for flaw in source.flaws] == ["record"]
+    assert len(source) in (4, 5)
+    assert [source.example(i).prefix for i in range(3)] in (
+        [row["question"] for row in VQA[:3]],
+        [row["question"] for row in (VQA[1], *VQA[2:4])],
+    )
+    with pytest.raises(UserError, match=message):  # what is left out stays known
+        opened(tmp_path)
+
+
+def test_of_a_damaged_shard_the_others_are_left(directory):
+    path = directory / "vqa-train-000001.tar"
+    path.write_bytes(path.read_bytes()[:-10000])
+    source = opened(directory, on_corrupt="skip")
+    assert "file" in [flaw.kind for flaw in source.flaws]
+    assert len(source) >= 3

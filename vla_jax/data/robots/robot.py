@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from vla_jax.actions.spec import ActionSpec
+from vla_jax.core.errors import UserError
 
 # Plain arrays in the signatures: the processes that generate data import this and need no JAX.
 
@@ -62,6 +63,9 @@ class Robot:
       keep: bool [i], the steps to train on; None keeps all.
       spec: the action space.
       source: where the convention comes from.
+
+    Raises:
+      UserError: `instruction`, `arrays` or `state_names` is no tuple of names.
     """
 
     name: str
@@ -75,3 +79,13 @@ class Robot:
     keep: Callable[[Columns], np.ndarray] | None = None
     spec: ActionSpec
     source: str
+
+    def __post_init__(self) -> None:
+        for field in ("instruction", "arrays", "state_names"):
+            value = getattr(self, field)
+            if not isinstance(value, tuple) or not all(isinstance(name, str) for name in value):
+                raise UserError(
+                    f"robot {self.name}: {field}",
+                    expected="a tuple of names, such as ('steps/language_instruction',)",
+                    found=repr(value),
+                )

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from vla_jax.core.errors import UserError
+from vla_jax.data.flaw import Flaw
 from vla_jax.runtime import storage
 from vla_jax.runtime.storage import Files
 
@@ -90,8 +91,10 @@ class Format(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def walk(self, files: Files, k: int, where: str) -> Iterator[Place]:
+    def walk(self, files: Files, k: int, where: str) -> Iterator[Place | Flaw]:
         """Yields the examples of a file, in order, reading it once from front to back.
+
+        An example that is not whole is yielded as what is wrong with it.
 
         Args:
           files: the files of the split.
@@ -99,7 +102,7 @@ class Format(abc.ABC):
           where: dataset and file, for messages.
 
         Raises:
-          UserError: the file is damaged, or an example is not whole.
+          UserError: the rest of the file cannot be read.
         """
 
     @abc.abstractmethod

@@ -19,15 +19,18 @@ import numpy as np
 from vla_jax.core.arrays import Int
 from vla_jax.core.errors import UserError
 from vla_jax.data import index_files, sealed, tfrecord
+from vla_jax.data.episode_walk import OnCorrupt
+from vla_jax.data.flaw import Flaw, refuse
 from vla_jax.data.sealed import DamagedError, Sealed
 from vla_jax.data.web.formats import Format, Place, Row
-from vla_jax.data.web.layouts import Layout
+from vla_jax.data.web.layouts import Layout, Texts
 from vla_jax.runtime import progress, storage
 from vla_jax.runtime.storage import Files
 
 OnProgress = Callable[[str, int, int], None]
 
-_VERSION = 3
+_VERSION = 4
+_MOST_NAMED = 10_000  # bad examples that are kept by name
 _ROWS = "rows.npy"
 _TOGETHER = 1 << 14  # rows kept in memory before they are written
 _DTYPE = np.dtype(
@@ -48,12 +51,14 @@ class ExampleIndex:
     Attributes:
       files: as given.
       fingerprint: changes when the texts, their order or the sizes of the images change.
+      flaws: what was left out because it cannot be used.
     """
 
     def __init__(self, files: Files, opened: Sealed):
         self.files, self._opened, self._rows = files, opened, opened.load(_ROWS)
         self.fingerprint: str = opened.values["fingerprint"]
         self._has_checksums: bool = opened.values["has_checksums"]
+        self.flaws = tuple(Flaw(**flaw) for flaw in opened.values["flaws"])
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -101,6 +106,7 @@ def ensure(
     *,
     cache_dir: str | os.PathLike[str] | None = None,
     on_progress: OnProgress | None = None,
+    on_corrupt: OnCorrupt = "error",
 ) -> ExampleIndex:
     """Opens the index of a split; builds it when there is none or the files have changed.
 
@@ -112,10 +118,11 @@ def ensure(
       layout: which field is what.
       cache_dir: where to keep the index; None keeps it beside the data.
       on_progress: is told (description, bytes done, bytes in all).
+      on_corrupt: whether what is damaged, or lacks image, question or answer, is an error, or is
+        left out and known by `ExampleIndex.flaws`.
 
     Raises:
-      UserError: no files of the split, a damaged one, or an example without image, question or
-        answer.
+      UserError: no files of the split, no example in them, or a bad one that is an error.
     """
     directory = os.fspath(directory)
     files = Files(form.files(directory, split))
@@ -129,10 +136,12 @@ def ensure(
     folders = index_files.candidates(directory, f"{split}.{key}", cache_dir)
     for folder in folders:
         if (found := _open(folder, name, files, made_of)) is not None:
+            if found.flaws and on_corrupt == "error":
+                raise refuse(found.flaws)
             return found
     counts = form.counts(directory, split)
     with sealed.replacing(folders[0], is_cache=cache_dir is not None) as folder:
-        manifest = _build(folder, name, files, form, layout, counts, on_progress)
+        manifest = _build(folder, name, files, form, layout, counts, on_progress, on_corrupt)
         sealed.seal(folder, {"made_of": made_of, **manifest})
     made = _open(folders[0], name, files, made_of)
     if made is None:
@@ -172,6 +181,7 @@ def _build(
     layout: Layout,
     counts: Sequence[int] | None,
     on_progress: OnProgress | None,
+    on_corrupt: OnCorrupt,
 ) -> dict:
     """Writes the rows and returns what the manifest says of them.
 
@@ -180,7 +190,7 @@ def _build(
     """
     sizes = [files.size(k) for k in range(len(files))]
     digest = hashlib.sha256(repr((type(form).__name__, layout)).encode())
-    rows, names = [], layout.names
+    rows, flaws = [], list[Flaw]()
     # Of remote examples only what is read on the way: another request for each would take long.
     has_checksums = form.is_whole or not any(map(storage.is_remote, files.paths))
 
@@ -194,9 +204,14 @@ def _build(
 
         for k, path in enumerate(files.paths):
             count = None if counts is None else counts[k]
-            for place in _walk(form, files, k, f"dataset {name}, shard {path}", count):
-                fields = form.fields(place.text, place.row.is_plain, names, place.name)
-                texts = layout.read(fields, place.name)
+            where = f"dataset {name}, shard {path}"
+            for found in _examples(form, layout, files, k, where, count):
+                if isinstance(found, Flaw):
+                    if on_corrupt == "error":
+                        raise refuse([found])
+                    flaws.append(found)
+                    continue
+                place, texts = found
                 image = place.row.image_end - place.row.image_start
                 digest.update(repr((texts, image)).encode())
                 rows.append((k, _checksum(files, k, place) if has_checksums else 0, *place.row))
@@ -205,16 +220,48 @@ def _build(
             flush(sum(sizes[: k + 1]))
         table.finish()
     if not len(sealed.load(folder / _ROWS)):
-        raise UserError(
-            f"dataset {name}: no examples",
-            expected="at least one",
-            found=f"{len(files)} empty files, the first {files.paths[0]}",
-        )
-    return {"fingerprint": digest.hexdigest(), "has_checksums": has_checksums}
+        raise _none(name, files, flaws)
+    return {
+        "fingerprint": digest.hexdigest(),
+        "has_checksums": has_checksums,
+        "flaws": [flaw.to_json() for flaw in flaws[:_MOST_NAMED]],
+    }
 
 
-def _walk(form: Format, files: Files, k: int, where: str, count: int | None) -> Iterator[Place]:
-    """Yields the examples of a file.
+def _none(name: str, files: Files, flaws: Sequence[Flaw]) -> UserError:
+    return UserError(
+        f"dataset {name}: no examples",
+        expected="at least one",
+        found=f"{len(flaws)} that cannot be used, the first: {flaws[0].reason.removesuffix('.')}"
+        if flaws
+        else f"{len(files)} empty files, the first {files.paths[0]}",
+    )
+
+
+def _examples(
+    form: Format, layout: Layout, files: Files, k: int, where: str, count: int | None
+) -> Iterator[tuple[Place, Texts] | Flaw]:
+    """Yields the examples of a file with their texts, and what is wrong with it."""
+    try:
+        for place in _walk(form, files, k, where, count):
+            if isinstance(place, Flaw):
+                yield place
+                continue
+            try:
+                fields = form.fields(place.text, place.row.is_plain, layout.names, place.name)
+                texts = layout.read(fields, place.name)
+            except UserError as error:
+                yield Flaw(kind="record", place=place.name, reason=str(error))
+            else:
+                yield place, texts
+    except UserError as error:
+        yield Flaw(kind="file", place=where, reason=str(error))
+
+
+def _walk(
+    form: Format, files: Files, k: int, where: str, count: int | None
+) -> Iterator[Place | Flaw]:
+    """Yields the examples of a file, and those that are not whole.
 
     Raises:
       UserError: as `Format.walk`; or they are not as many as the dataset says.

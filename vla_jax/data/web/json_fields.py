@@ -1,10 +1,9 @@
 """The texts of a JSON record by name, for the formats that keep their texts in JSON."""
 
-import json
 from collections.abc import Collection
 from typing import Any
 
-from vla_jax.core.errors import UserError
+from vla_jax.core import json_file
 from vla_jax.data.web import formats
 
 
@@ -22,18 +21,8 @@ def read(text: bytes, names: Collection[str], where: str) -> dict[str, list[str]
     Raises:
       UserError: it is no JSON object or not UTF-8.
     """
-    decoded = formats.decode(text, where)
-    try:
-        record = json.loads(decoded)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{where}: not JSON",
-            expected="one JSON object",
-            found=f"{error.msg} at character {error.pos} of {_short(decoded)}",
-            fix="Write it again; a record must not span lines",
-        ) from error
-    if not isinstance(record, dict):
-        raise UserError(f"{where}: not a JSON object", expected="{...}", found=_short(decoded))
+    again = "Write it again as one JSON object; a record must not span lines"
+    record = json_file.decode(formats.decode(text, where), dict[str, Any], where, fix=again)
     fields: dict[str, list[str] | None] = dict.fromkeys(record)
     for name in names:
         outer, _, inner = name.partition("/")
@@ -56,7 +45,3 @@ def _texts(value: Any) -> list[str] | None:
     if any(isinstance(item, bool) or not isinstance(item, str | int | float) for item in items):
         return None
     return [str(item) for item in items]
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")

@@ -4,6 +4,7 @@ import os
 from collections.abc import Collection, Iterator
 
 from vla_jax.core.errors import UserError
+from vla_jax.data.flaw import Flaw
 from vla_jax.data.web import json_fields
 from vla_jax.data.web.formats import Fields, Format, Place, Row, stream
 from vla_jax.runtime import storage
@@ -18,16 +19,22 @@ class JsonLines(Format):
     suffix = ".jsonl"
     has_images = False
 
-    def walk(self, files: Files, k: int, where: str) -> Iterator[Place]:
-        """Yields every line that is not blank; its image must exist if it is a local file."""
+    def walk(self, files: Files, k: int, where: str) -> Iterator[Place | Flaw]:
+        """Yields every line that is not blank; an image that is a local file must exist."""
         start, path = 0, files.paths[k]
         for number, line in enumerate(stream(files, k), 1):
             if line.strip():
                 name = f"{where}, line {number}"
-                image = _image_path(line, path, name)
-                if not storage.is_remote(image) and not os.path.isfile(image):
-                    raise _missing(image, path, name)
-                yield Place(name, Row(start, len(line), 0, 0, 0, len(line)), line)
+                try:
+                    image = _image_path(line, path, name)
+                except UserError as error:
+                    yield Flaw(kind="record", place=name, reason=str(error))
+                else:
+                    if storage.is_remote(image) or os.path.isfile(image):
+                        yield Place(name, Row(start, len(line), 0, 0, 0, len(line)), line)
+                    else:
+                        reason = str(_missing(image, path, name))
+                        yield Flaw(kind="picture", place=name, reason=reason)
             start += len(line)
 
     def fields(self, text: bytes, is_plain: bool, names: Collection[str], where: str) -> Fields:

@@ -8,6 +8,7 @@ import dataclasses
 from typing import NamedTuple
 
 from vla_jax.core.errors import UserError
+from vla_jax.core.words import is_seen
 from vla_jax.data.web.formats import Fields
 
 
@@ -68,7 +69,7 @@ class Layout:
 
 def _first(fields: Fields, names: tuple[str, ...]) -> list[str]:
     for name in names:
-        texts = [stripped for text in fields.get(name) or () if (stripped := text.strip())]
+        texts = [stripped for text in fields.get(name) or () if is_seen(stripped := text.strip())]
         if texts:
             return texts
     return []

@@ -1,5 +1,6 @@
 """Pictures with questions and answers as a mixture source."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -7,11 +8,13 @@ import numpy as np
 from vla_jax.actions.spec import ActionSpec
 from vla_jax.core.batch import Example
 from vla_jax.core.errors import UserError
+from vla_jax.core.words import is_blank
 from vla_jax.data import stream
 from vla_jax.data.blocks import BlockReader, BlocksConfig
 from vla_jax.data.web.formats import Format
 from vla_jax.data.web.index import ExampleIndex
 from vla_jax.data.web.layouts import Layout, Texts
+from vla_jax.tokens.encoder import Role
 from vla_jax.tokens.prompts import PromptsConfig
 
 _VIEW = "primary"
@@ -31,6 +34,7 @@ class Questions:
 
     Attributes:
       ram: bytes that reading may hold.
+      flaws: what of the files was left out.
       places: whether `<locNNNN>` in its answers stands for a place.
 
     Raises:
@@ -53,6 +57,7 @@ class Questions:
     ):
         self.name, self.index, self._part = name, index, part
         self._form, self._layout = form, layout
+        self.flaws = index.flaws
         self.episodes, self.places = len(part), layout.places
         self.fingerprint = f"{index.fingerprint}[{part.start}:{part.stop}]"
         if layout.is_prompt:
@@ -132,13 +137,34 @@ class Questions:
         """
         prefixes, suffixes = self._distinct(1 if most is None else -(-len(self) // most))
         wording = prompts.as_it_is if self._layout.is_prompt else prompts.for_web
-        return {*map(wording, prefixes), *suffixes}
+        said = (wording(text) for text in prefixes if not is_blank(text))
+        return {*said, *suffixes}
+
+    def distinct(self, most: int | None = None) -> Iterator[tuple[int, str, Role]]:
+        """Yields the distinct questions and answers; see Source. Reads the examples."""
+        seen: set[tuple[str, Role]] = set()
+        question: Role = "prompt" if self._layout.is_prompt else "question"
+        answer: Role = "places" if self.places else "answer"
+        for i in range(0, len(self), 1 if most is None else -(-len(self) // most)):
+            try:
+                texts = self._texts(i)
+            except UserError:  # told with its place when it is drawn
+                continue
+            found: list[tuple[str, Role]] = [(text, answer) for text in texts.suffixes]
+            found.append((texts.prefix, question))
+            for text, role in found:
+                if (text, role) not in seen:
+                    seen.add((text, role))
+                    yield i, text, role
 
     def _distinct(self, every: int = 1) -> tuple[set[str], set[str]]:
         """Returns the distinct questions and the distinct answers of every n-th example."""
         prefixes, suffixes = set(), set()
         for i in range(0, len(self), every):
-            texts = self._texts(i)
+            try:
+                texts = self._texts(i)
+            except UserError:  # told with its place when it is drawn
+                continue
             prefixes.add(texts.prefix)
             suffixes.update(texts.suffixes)
         return prefixes, suffixes

@@ -9,6 +9,7 @@ from vla_jax.core.errors import UserError, nearest
 from vla_jax.core.fields import Checked, PathText, Weight
 from vla_jax.data import splits
 from vla_jax.data.blocks import BlocksConfig
+from vla_jax.data.episode_walk import OnCorrupt
 from vla_jax.data.web import index
 from vla_jax.data.web.formats import Format
 from vla_jax.data.web.jsonl import JsonLines
@@ -62,6 +63,7 @@ def open_web(
     cache_dir: str | os.PathLike[str] | None = None,
     on_progress: index.OnProgress | None = None,
     blocks: BlocksConfig | None = None,
+    on_corrupt: OnCorrupt = "error",
 ) -> Questions:
     """Opens a question set; indexes it first where that has not been done.
 
@@ -72,6 +74,7 @@ def open_web(
       cache_dir: where to keep the index; None keeps it beside the data.
       on_progress: is told (description, bytes done, bytes in all) while indexing.
       blocks: reads in block mode, for object storage; None reads example by example.
+      on_corrupt: whether what is damaged or missing is an error, or left out.
 
     Raises:
       UserError: there is no such split, something in it is damaged or missing, or the budget of
@@ -86,6 +89,7 @@ def open_web(
         layout,
         cache_dir=cache_dir,
         on_progress=on_progress,
+        on_corrupt=on_corrupt,
     )
     chosen = part.episodes(len(examples), dataset=name)
     return Questions(name, examples, form, layout, chosen, blocks=blocks)

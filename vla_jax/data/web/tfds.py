@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from vla_jax.core.errors import UserError
 from vla_jax.data import schema, tfrecord
+from vla_jax.data.flaw import Flaw
 from vla_jax.data.web import formats
 from vla_jax.data.web.formats import Fields, Format, Place, Row
 from vla_jax.runtime import storage
@@ -30,7 +31,7 @@ class Tfds(Format):
         """Returns the records of each shard, as the dataset's metadata has them."""
         return schema.read_split(directory, split).shard_lengths
 
-    def walk(self, files: Files, k: int, where: str) -> Iterator[Place]:
+    def walk(self, files: Files, k: int, where: str) -> Iterator[Place | Flaw]:
         """Yields every record of the shard."""
 
         def read(start: int, end: int) -> bytes:
@@ -39,7 +40,11 @@ class Tfds(Format):
         for number, record in enumerate(tfrecord.records(read, files.size(k), where)):
             name = f"{where}, record {number}"
             data = record.buffer[record.start : record.end]
-            first, last = _image(data, name)
+            try:
+                first, last = _image(data, name)
+            except UserError as error:
+                yield Flaw(kind="record", place=name, reason=str(error))
+                continue
             row = Row(record.offset, len(data), first, last, 0, len(data))
             yield Place(name, row, data)
 
