@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 
+import exported_manifest
 import jax
 import jax_policy
 import numpy as np
@@ -88,6 +89,7 @@ def test_one_changed_parameter_is_noticed(others, tmp_path, name):
     tensors = load_file(out / "model.safetensors")
     noise = np.random.default_rng(0).standard_normal(tensors[name].shape, np.float32)
     save_file(tensors | {name: tensors[name] + 1e-3 * noise}, out / "model.safetensors")
+    exported_manifest.accept(out)
     assert any("logits_max" in line for line in measured(out)["float32"]["failures"])
 
 
