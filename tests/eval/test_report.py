@@ -145,9 +145,8 @@ def test_a_picture_that_does_not_fit_the_disk_costs_nothing_else(tmp_path, monke
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    is_curve = path.suffix == ".png"
+    draw, content = (report.curves, [{"step": 1}]) if is_curve else (report.film, [outcome(3)])
     with pytest.raises(OSError, match=re.escape(f"No space left on device: '{path}'")):
-        if path.suffix == ".png":
-            report.curves([{"step": 1, "loss/a": 1.0}], path)
-        else:
-            report.film([outcome(3)], path)
+        draw(content, path)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(name, b"before")]
