@@ -64,7 +64,8 @@ def remats(config: RunConfig, vocabulary: int) -> list[Remat]:
         remat: step + flops.recomputed(with_remat(config, remat).model, forward) for remat in REMATS
     }
     large, small = REMATS[:-1], REMATS[1:]
-    worth = [a for a, b in zip(large, small, strict=True) if work[b] > (1 + _GAIN) * work[a]]
+    pairs = zip(large, small, strict=True)
+    worth: list[Remat] = [a for a, b in pairs if work[b] > (1 + _GAIN) * work[a]]
     return [*worth, REMATS[-1]]
 
 
