@@ -239,7 +239,7 @@ from vla_jax.data.indexing import Wanted
 
 directory = pathlib.Path(sys.argv[1])
 few, all = Wanted(images=(), texts=()), Wanted()
-for number in itertools.count(1):
+for number in itertools.count(1, 3):
     indexing.build(directory, wanted=few)
     child = os.fork()
     if not child:
@@ -260,7 +260,7 @@ for number in itertools.count(1):
     assert index.array("steps/x").shape == (10, 2)
     assert index.text("steps/language", 9) == "task of 4"
     assert os.listdir(index.folder.parent) == ["train"]
-print("kills", number - 1)
+print("kills", number // 3)
 """
 
 
@@ -268,7 +268,7 @@ def test_killed_at_any_moment_the_same_command_makes_a_sound_index(toy):
     command = [sys.executable, "-c", KILLED, str(toy)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) > 40
+    assert int(done.stdout.split()[-1]) > 30
     assert "damaged" not in done.stdout
 
 

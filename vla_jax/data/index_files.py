@@ -17,6 +17,7 @@ import pathlib
 
 import numpy as np
 
+from vla_jax.core import paths
 from vla_jax.core.errors import UserError
 from vla_jax.data import schema, sealed
 from vla_jax.runtime import storage
@@ -39,14 +40,14 @@ def candidates(
         path = os.fspath(directory)
         path = path.rstrip("/") if storage.is_remote(path) else os.path.realpath(path)
         digest = hashlib.sha256(path.encode()).hexdigest()[:12]
-        folders.append(pathlib.Path(cache_dir, name, f"{version}-{digest}", split))
+        folders.append(pathlib.Path(paths.expand(cache_dir), name, f"{version}-{digest}", split))
     if not storage.is_remote(directory):
         folders.append(pathlib.Path(directory, BESIDE, split))
     if not folders:
         raise UserError(
             f"dataset {directory}: its index cannot lie on remote storage",
             expected="a local directory for it",
-            fix="Pass --cache-dir=DIR (cache_dir in a config)",
+            fix="Pass --cache-dir=DIR (in training: --config.cache_dir=DIR)",
         )
     return folders
 
