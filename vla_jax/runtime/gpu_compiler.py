@@ -11,7 +11,9 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import pathlib
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
@@ -166,6 +168,21 @@ def tool_errors() -> Iterator[None]:
         raise UserError(
             "the GPUs' compiler lacks NVIDIA's assembler", expected="ptxas", fix=INSTALL
         ) from error
+
+
+@contextlib.contextmanager
+def quiet(log: pathlib.Path) -> Iterator[None]:
+    """Sends what the compiler writes to standard error, such as that it is slow, to a file."""
+    sys.stderr.flush()
+    screen = os.dup(2)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with log.open("wb") as file:
+            os.dup2(file.fileno(), 2)
+            yield
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
 
 
 @contextlib.contextmanager

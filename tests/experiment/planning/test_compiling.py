@@ -1,6 +1,7 @@
 """What is compiled is remembered under all that it depends on; a fake stands for the compiler."""
 
 import dataclasses
+import os
 import types
 
 import jax
@@ -21,7 +22,8 @@ def compiler(monkeypatch, tmp_path):
     """Lowers for the eight devices that are here; compiles nothing, and counts."""
     fake = types.SimpleNamespace(times=0, options=None, error=None, folder=tmp_path)
 
-    def compile_lowered(lowered, arguments, tick, options):
+    def compile_lowered(lowered, arguments, tick, options=None):
+        os.write(2, b"very slow compile?\n")
         fake.times, fake.options = fake.times + 1, options
         if fake.error:
             raise fake.error
@@ -50,11 +52,18 @@ def test_the_second_time_it_is_remembered(config, compiler, capsys):
     compiled(config, model=dataclasses.replace(config.model, remat="dots"))
     assert compiler.times == 2
     # What is damaged is made again, with a note.
-    for file in (compiler.folder / "train_steps").iterdir():
+    for file in (compiler.folder / "train_steps").glob("*.json"):
         file.write_text('{"memory": {"arguments": "many"}}')
     assert compiled(config) == found
     assert compiler.times == 3
     assert "compiled again: " in capsys.readouterr().out
+
+
+def test_what_the_compiler_says_goes_to_a_file(config, compiler, capfd):
+    compiled(config)
+    assert (compiler.folder / "train_steps" / "compiler.log").read_text() == "very slow compile?\n"
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "after\n"
 
 
 def test_that_there_was_no_room_is_remembered_too(config, compiler):

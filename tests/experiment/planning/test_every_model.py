@@ -39,9 +39,13 @@ def test_the_train_step_compiles(config, name, topology, no_cache, monkeypatch, 
         pytest.skip(f"needs the GPUs' compiler: {gpu_compiler.INSTALL}")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
     model = cut(variants.variants()[name])
+    prompts = config.prompts
+    if model.images == "inline":
+        prompts = dataclasses.replace(prompts, robot="palme", web="palme")
     config = dataclasses.replace(
         config,
         model=model,
+        prompts=prompts,
         mesh=MeshConfig(data=1, fsdp=8),
         loader=dataclasses.replace(config.loader, batch_size=8),
     )

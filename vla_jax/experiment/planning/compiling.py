@@ -69,21 +69,29 @@ def train_step(config: RunConfig, vocabulary: int, machines: Topology, tick: Tic
     path = compilation.directory() / "train_steps" / f"{_key(lowered.as_text(), machines)}.json"
     found = _remembered(path)
     if found is None:
-        options = gpu_compiler.OPTIONS if is_gpu else None
-        held = bytes_per_device(arguments)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        compiler = _for_gpus(path.parent / "compiler.log") if is_gpu else topology.compile_lowered
         try:
-            with gpu_compiler.tool_errors():
-                result = topology.compile_lowered(lowered, held, tick, options)
+            result = compiler(lowered, bytes_per_device(arguments), tick)
         except NoRoomError as error:
             found = Compiled(needed=error.needed)
         else:
             program = gpu_program.read(result.as_text()) if is_gpu else None
             found = Compiled(memory=topology.memory_of(result), program=program)
-        path.parent.mkdir(parents=True, exist_ok=True)
         files.write_whole(path, json.dumps(dataclasses.asdict(found)).encode())
     if found.memory is None:
         raise NoRoomError(found.needed)
     return found
+
+
+def _for_gpus(log: pathlib.Path) -> Callable[[Any, float, Tick], Any]:
+    """Returns `topology.compile_lowered` as GPUs need it; the compiler's own words go to `log`."""
+
+    def compile_lowered(lowered: Any, arguments: float, tick: Tick) -> Any:
+        with gpu_compiler.tool_errors(), gpu_compiler.quiet(log):
+            return topology.compile_lowered(lowered, arguments, tick, gpu_compiler.OPTIONS)
+
+    return compile_lowered
 
 
 def _remembered(path: pathlib.Path) -> Compiled | None:
