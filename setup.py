@@ -57,7 +57,7 @@ PLAN = ["libtpu>=0.0.42"]
 
 # The GPU's, without a GPU and its libraries; the plug-in has to be of JAX's version.
 PLAN_GPU = [
-    "jax-cuda13-plugin>=0.10.2,<0.11; platform_system == 'Linux'",
+    "jax-cuda13-plugin>=0.10.2,<0.13; platform_system == 'Linux'",
     "nvidia-cuda-nvcc>=13; platform_system == 'Linux'",
 ]
 

@@ -50,7 +50,7 @@ class Interrupted:
     def __init__(self, loader, start, batch, act):
         self._loader, self._next, self._batch, self._act = loader, start, batch, act
         self.state, self.predicted_ram = loader.state, loader.predicted_ram
-        self.skipped_count = loader.skipped_count
+        self.skipped = loader.skipped
 
     def __iter__(self):
         return self

@@ -78,7 +78,7 @@ def test_mistakes_are_told_in_one_line(refused, source, tmp_path):
     assert "expected --format=..." in refused("ingest", str(source))
     assert "lerobot" in refused("ingest", str(source), "--format=zarr")
     named = refused("ingest", str(source), *flags_of(tmp_path), "--name=A b")
-    assert "expected lower-case letters, digits and _, found A b" in named
+    assert "lower-case letters, digits and _, a letter first, found 'A b'" in named
     assert "expected --out=..." in refused("ingest", str(source), "--format=libero_hdf5")
     assert "no such file or folder" in refused("ingest", "nowhere", *flags_of(tmp_path))
     with h5py.File(source, "a") as file:

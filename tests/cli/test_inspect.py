@@ -20,7 +20,7 @@ CONFIG = "configs/tabletop.py:smoke"
         ((CONFIG,), "expected --params, --mixture, --tokens or --batch=FILE.png, found none"),
         (
             (CONFIG, "--batch="),
-            "expected --params, --mixture, --tokens or --batch=FILE.png, found none",
+            "flag --batch=: a path is not empty",
         ),
         ((CONFIG, "--batch=x.png", "--step=-1"), "--step=-1"),
         ((CONFIG, "--mixture", "--config.mixture.name=bridg"), "no mixture 'bridg'.*'bridge'"),

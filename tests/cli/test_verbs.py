@@ -31,7 +31,7 @@ def picture(tmp_path):
 def test_act_prints_every_dimension_with_its_unit(vla_jax, run, picture):
     code, out, err = vla_jax("act", run, f"--image={picture}", "--instruction=pick up the red cube")
     assert code == 0, err
-    lines = out.splitlines()[1:]  # the first says which step of the run it is
+    lines = out.splitlines()
     for line, name, unit in zip(lines, TABLETOP.spec.names, TABLETOP.spec.units, strict=False):
         found, value, rest = line.split(maxsplit=2)
         assert (found, rest) == (name, unit)

@@ -298,7 +298,7 @@ def test_a_budget_below_one_block_per_window_names_the_field(index):
 
 @pytest.mark.parametrize("wrong", [{"frames": 0}, {"budget": 0}, {"readahead": -1}])
 def test_sizes_out_of_range_name_the_config(wrong):
-    with pytest.raises(UserError, match="frames, budget and requests"):
+    with pytest.raises(UserError, match=rf"BlocksConfig\.{next(iter(wrong))}: expected \d"):
         BlocksConfig(**wrong)
 
 

@@ -196,7 +196,9 @@ def test_datasets_without_trajectories_or_end_are_refused(tmp_path):
         spool(Stream(trajectory(0), cardinality=-1), tmp_path)
     with pytest.raises(UserError, match="lab: no episodes"):
         spool(Stream(), tmp_path)
-    with pytest.raises(UserError, match="expected lower-case letters, digits and _, found My Lab"):
+    with pytest.raises(
+        UserError, match="lower-case letters, digits and _, a letter first, found 'My Lab'"
+    ):
         spool(Stream(trajectory(0)), tmp_path, name="My Lab")
     assert list(tmp_path.iterdir()) == []
 

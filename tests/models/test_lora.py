@@ -140,7 +140,7 @@ def test_targets_that_are_no_matrices_are_refused(parts, targets, message):
 
 
 def test_a_rank_is_positive():
-    with pytest.raises(UserError, match=r"config\.strategy\.lora\.rank"):
+    with pytest.raises(UserError, match=r"LoraConfig\.rank: expected 1\.\."):
         LoraConfig(rank=0)
 
 

@@ -379,7 +379,7 @@ def test_a_directory_that_is_a_file_is_a_user_error(tmp_path):
 
 @pytest.mark.parametrize("values", [{"every": 0}, {"keep": -1}, {"keep_every": 0}])
 def test_config_is_checked(values):
-    with pytest.raises(errors.UserError, match="expected a positive number"):
+    with pytest.raises(errors.UserError, match=r"expected 1\.\.2147483647, found"):
         checkpoint.CheckpointConfig(**values)
 
 

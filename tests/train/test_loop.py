@@ -183,7 +183,7 @@ def test_a_line_about_nothing_but_skipped_steps_has_no_loss():
 
 @pytest.mark.parametrize("name", ["steps", "log_every", "eval_every"])
 def test_counts_are_positive(name):
-    with pytest.raises(UserError, match=rf"config\.loop\.{name}: expected >= 1, found 0"):
+    with pytest.raises(UserError, match=rf"LoopConfig\.{name}: expected 1\.\.\d+, found 0"):
         LoopConfig(**{name: 0})
 
 

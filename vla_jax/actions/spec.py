@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
 
-from vla_jax.core.arrays import Bool, Float
 from vla_jax.core.errors import UserError
 
 # Of a float16. What is larger is no command in any unit; smaller outliers may be real, and the

@@ -129,7 +129,9 @@ def check(description: Mapping[str, Any], where: str) -> None:
     expect(state["size"] == model["state"], f"{field}.size", model["state"], state["size"])
     if state["statistics"] is not None:
         found = check_statistics(state["statistics"], None, f"{field}.statistics")
-        expect(found <= state["size"], field, f"at most {state['size']} numbers", found)
+        # A model without a state leaves what the robot reports unread.
+        if state["size"]:
+            expect(found <= state["size"], field, f"at most {state['size']} numbers", found)
 
 
 def conform(value: Any, kind: Any, where: str, field: str = "") -> None:
