@@ -22,7 +22,7 @@ _SHOWN = 200  # characters of a wrong value in a message
 _SCALARS = (int, float, str, bool)
 
 
-def to_config_dict(defaults: Any) -> config_dict.ConfigDict:
+def to_config_dict(defaults: Any) -> Any:
     """Turns a dataclass into the ConfigDict that config files and flags override.
 
     Args:

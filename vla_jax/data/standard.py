@@ -107,10 +107,9 @@ def _write(folder: pathlib.Path, index: FrameIndex, robot: Robot) -> dict[str, A
             keep = apply(robot, "keep", columns)
             for field, out in fields.items():
                 values = apply(robot, field, columns)
-                bad = np.asarray(~np.isfinite(values))
-                if field == "action":
-                    bad = np.asarray(robot.spec.impossible(values))
-                wrong = bad.any(axis=1)
+                check = robot.spec.impossible if field == "action" else _is_not_finite
+                bad = check(values)
+                wrong = np.any(bad, axis=1)
                 for row in np.flatnonzero(wrong & keep)[: _MOST_NAMED - len(found)].tolist():
                     reason = _reason(robot, field, values[row], int(np.argmax(bad, axis=1)[row]))
                     found.setdefault(start + row, reason)
@@ -120,6 +119,10 @@ def _write(folder: pathlib.Path, index: FrameIndex, robot: Robot) -> dict[str, A
         for file in (*fields.values(), kept):
             file.finish()
     return {"impossible": [[frame, found[frame]] for frame in sorted(found)]}
+
+
+def _is_not_finite(values: np.ndarray) -> np.ndarray:
+    return ~np.isfinite(values)
 
 
 def _reason(robot: Robot, field: str, values: np.ndarray, dimension: int) -> str:

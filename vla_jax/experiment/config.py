@@ -1,7 +1,7 @@
 """RunConfig: every folder's configuration in one, and the checks across them; no disk is read."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Any
 
 from vla_jax.actions.bins import BinsConfig
 from vla_jax.core.config import to_config_dict
@@ -158,6 +158,9 @@ class RunConfig(Checked):
         return self.model.image_tokens * len(self.loader.views) * self.loader.history
 
 
-def defaults():
-    """Returns the ConfigDict that config files start from and flags override."""
+def defaults() -> Any:
+    """Returns the ConfigDict that config files start from and flags override.
+
+    Its attributes are the fields of `RunConfig`, which its own type does not know.
+    """
     return to_config_dict(RunConfig())
