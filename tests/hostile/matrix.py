@@ -135,7 +135,9 @@ class Bench:
             return "traceback", "".join(traceback.format_exception(error)[-3:])
         if digest(value) == self._expected:
             return "held", said
-        if re.search("damaged|passed over|skipped|made again|left out|corrupted", said):
+        if re.search(
+            "damaged|passed over|skipped|made again|left out|corrupted|have changed", said
+        ):
             return "told", said
         if damage.kind in self._subject.uncovered:
             return "uncovered", self._subject.uncovered[damage.kind]

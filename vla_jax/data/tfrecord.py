@@ -160,7 +160,10 @@ def features(buffer: Buffer, start: int, end: int) -> dict[str, tuple[int, int, 
     out: dict[str, tuple[int, int, int]] = {}
     if start == end:
         return out
-    position, end = _field(buffer, start, _ENTRY)
+    position, last = _field(buffer, start, _ENTRY)
+    if last > end:
+        raise ValueError(f"byte {start}: features longer than their record")
+    end = last
     while position < end:
         entry, entry_end = _field(buffer, position, _ENTRY)
         key, key_end = _field(buffer, entry, _ENTRY)

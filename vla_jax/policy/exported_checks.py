@@ -215,9 +215,13 @@ def check_centres(rows: Sequence[Sequence[float]], size: int, convention: str, w
 
 
 def check_shapes(
-    found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]], where: str
+    found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]] | None, where: str
 ) -> None:
     """Checks that tensors have the names and shapes that policy.json says."""
+    if wanted is None:
+        raise ValueError(
+            f"{where}/policy.json, field parameters: expected every tensor, found null"
+        )
     for what, some, others in (("tensor", wanted, found), ("no tensor", found, wanted)):
         absent = [name for name in some if name not in others]
         expect(not absent, where, f"{what} {absent[:1]}", f"{len(absent)} such differences")

@@ -30,6 +30,7 @@ LIST = "FILES.json"
 _COMMIT = "commit_success.txt"
 _METADATA = "_CHECKPOINT_METADATA"
 _READ = ("custom_metadata", "item_handlers")  # the rest are times
+_NAMES = "names"  # of all fields
 _PATIENCE = 300  # seconds
 _ASIDE = ".damaged"
 _PART = re.compile(r"FILES\.process_\d+\.json")  # checksums of one process, until they are joined
@@ -212,7 +213,8 @@ def _expected(directory: epath.Path) -> Checksums:
     if _digest(listed) != content.get("crc32c"):
         raise UserError(f"{LIST} has not the bytes that were written")
     metadata = _json(directory, _METADATA)
-    metadata = {name: metadata.get(name) for name in listed["metadata"]}
+    names = {_NAMES: sorted(metadata)} if _NAMES in listed["metadata"] else {}
+    metadata = {name: metadata.get(name) for name in listed["metadata"]} | names
     if _digest(metadata) != _digest(listed["metadata"]):
         raise UserError(f"{_METADATA} has not the bytes that were written")
     return json_file.convert(listed["files"], dict[str, tuple[int, int | None]], LIST)
@@ -233,7 +235,8 @@ def _written_metadata(path: epath.Path, custom: Mapping[str, Any]) -> dict[str, 
         with contextlib.suppress(FileNotFoundError, ValueError):  # so far, or half of it
             found = json.loads(path.read_bytes())
             if _digest(found.get("custom_metadata")) == _digest(wanted):
-                return {name: found.get(name) for name in _READ}
+                # The names too: Orbax refuses one that it does not know.
+                return {name: found.get(name) for name in _READ} | {_NAMES: sorted(found)}
         time.sleep(0.01)
     raise TimeoutError(f"{path} was not written within {_PATIENCE} s")
 

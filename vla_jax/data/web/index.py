@@ -29,7 +29,7 @@ from vla_jax.runtime.storage import Files
 
 OnProgress = Callable[[str, int, int], None]
 
-_VERSION = 4
+_VERSION = 5
 _MOST_NAMED = 10_000  # bad examples that are kept by name
 _ROWS = "rows.npy"
 _TOGETHER = 1 << 14  # rows kept in memory before they are written
@@ -74,7 +74,7 @@ class ExampleIndex:
 
         Args:
           i: number of the example.
-          data: all that `locate` says.
+          data: all that `locate` says, and what the format keeps beside it.
           where: the example, for messages.
 
         Raises:
@@ -214,7 +214,9 @@ def _build(
                 place, texts = found
                 image = place.row.image_end - place.row.image_start
                 digest.update(repr((texts, image)).encode())
-                rows.append((k, _checksum(files, k, place) if has_checksums else 0, *place.row))
+                rows.append(
+                    (k, _checksum(form, files, k, place) if has_checksums else 0, *place.row)
+                )
                 if len(rows) == _TOGETHER:
                     flush(sum(sizes[:k]) + place.row.start)
             flush(sum(sizes[: k + 1]))
@@ -279,7 +281,9 @@ def _walk(
         )
 
 
-def _checksum(files: Files, k: int, place: Place) -> int:
+def _checksum(form: Format, files: Files, k: int, place: Place) -> int:
     start, length = place.row.start, place.row.length
     whole = len(place.text) == length
-    return google_crc32c.value(place.text if whole else files.read(k, start, start + length))
+    data = place.text if whole else files.read(k, start, start + length)
+    beside = form.beside(data, files.paths[k], place.name)
+    return google_crc32c.extend(google_crc32c.value(data), beside)

@@ -50,6 +50,11 @@ class JsonLines(Format):
         except UserError as error:
             raise _missing(image, path, where) from error
 
+    def beside(self, data: bytes, path: str, where: str) -> bytes:
+        """Returns the image, where it is on this machine; elsewhere the index does not read it."""
+        image = _image_path(data, path, where)
+        return b"" if storage.is_remote(image) else storage.contents(image)
+
 
 def _image_path(line: bytes, path: str, where: str) -> str:
     names = json_fields.read(line, (_IMAGE,), where).get(_IMAGE)

@@ -87,14 +87,16 @@ class Questions:
         file, row = self.index.locate(self._part[i])
         where, path = self.place(i), self.index.files.paths[file]
         data = self._read(i, row.start, row.start + row.length)
-        self.index.check(self._part[i], data, where)
+        image = self._form.image(data, row, path, where)
+        beside = self._form.beside(data, path, where)
+        self.index.check(self._part[i], data + beside if beside else data, where)
         texts = self._parse(data[row.text_start : row.text_end], row.is_plain, where)
         return Example(
             prefix=texts.prefix,
             is_prompt=self._layout.is_prompt,
             suffix=texts.suffixes[int(draw) % len(texts.suffixes)],
             places=self._layout.places,
-            images={_VIEW: (self._form.image(data, row, path, where),)},
+            images={_VIEW: (image,)},
             dataset=self.name,
             episode=i,
         )
