@@ -313,13 +313,15 @@ def test_what_is_kept_beside_a_read_only_index_goes_to_the_cache(toy, tmp_path, 
     assert index.folder == toy / ".vla_index" / "train"
     write = Adapter(index)
     for _ in range(2):
+        index = indexing.ensure(toy, cache_dir=tmp_path / "cache")
         kept = beside.keep(index, "standard-x", write)
         assert kept.folder.is_relative_to(tmp_path / "cache")
         assert kept.values == {"b": [1.5]}
         assert kept.load("a.npy").tolist() == (np.asarray(index.array("steps/x")) * 2).tolist()
     assert write.calls == 1
     (kept.folder / "a.npy").write_bytes(b"")
-    beside.keep(index, "standard-x", write)
+    assert beside.keep(index, "standard-x", write) is kept  # mapped once
+    beside.keep(indexing.ensure(toy, cache_dir=tmp_path / "cache"), "standard-x", write)
     assert write.calls == 2
 
 

@@ -13,7 +13,7 @@ from vla_jax.runtime import progress
 def keep(
     index: FrameIndex, name: str, write: Callable[[pathlib.Path], Mapping[str, Any]]
 ) -> Sealed:
-    """Opens the folder `name` of an index; where there is no sound one, makes it first.
+    """Opens the folder `name` of an index, once; where there is no sound one, makes it first.
 
     Args:
       index: the index.
@@ -23,6 +23,15 @@ def keep(
     Raises:
       UnwritableError: no folder that may hold it can be written.
     """
+    place = index.folder / name
+    if place not in index.kept:
+        index.kept[place] = _open_or_make(index, name, write)
+    return index.kept[place]
+
+
+def _open_or_make(
+    index: FrameIndex, name: str, write: Callable[[pathlib.Path], Mapping[str, Any]]
+) -> Sealed:
     places = _places(index)
     for place in reversed(places):
         if (found := _open(place / name)) is not None:

@@ -7,6 +7,7 @@ checksum that its record had when it was indexed.
 """
 
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -47,6 +48,7 @@ class FrameIndex:
       not_finite: of those, (frame, dimension) of the first number that is not.
       left_out: records that could not be read, and are not among the episodes.
       fingerprint: depends on every byte of the data, and on nothing else.
+      kept: what was computed from the index, by the folder beside it; each is mapped once.
       files: the shards.
       starts: int64 [e + 1], first frame of each episode, and behind the last.
       records: int64 [e, 3], of each episode's record: shard, first byte, bytes.
@@ -60,6 +62,7 @@ class FrameIndex:
     ):
         self.directory, self.folder = os.fspath(directory), opened.folder
         self.cache_dir, self._sealed, manifest = cache_dir, opened, opened.values
+        self.kept: dict[pathlib.Path, Sealed] = {}
         self.name: str = manifest["name"]
         self.split: str = manifest["split"]
         self.episodes: int = manifest["episodes"]
