@@ -1,6 +1,7 @@
 """The block cache: the right bytes, each block fetched once, the budget kept, failures told."""
 
 import concurrent.futures
+import itertools
 import random
 import threading
 import time
@@ -66,7 +67,7 @@ def run(cache, windows, threads=4, readahead=1, **kwargs):
         told = 0
         for window in range(windows):
             while told <= window + readahead and told < windows:
-                cache.expect(told, window_blocks(told))
+                cache.expect(told, window_blocks(told), len(reads(told, **kwargs)))
                 told += 1
             found += list(pool.map(lambda part: cache.read(*part), reads(window, **kwargs)))
     return found
@@ -106,7 +107,7 @@ def test_threads_that_read_two_windows_at_once_get_the_right_bytes():
     files = FakeFiles(latency=0.0005)
     cache = BlockCache(files, budget=15 * BLOCK, requests=3)
     for window in range(6):
-        cache.expect(window, window_blocks(window))
+        cache.expect(window, window_blocks(window), 30)
     parts = [part for window in range(6) for part in reads(window, parts=3)]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda part: cache.read(*part), parts)) == wanted(6, parts=3)
@@ -118,7 +119,7 @@ def test_what_was_fetched_ahead_is_not_fetched_again():
     files = FakeFiles()
     cache = BlockCache(files, budget=20 * BLOCK, requests=4)
     for window in (0, 1):
-        cache.expect(window, window_blocks(window))
+        cache.expect(window, window_blocks(window), 10)
     cache.read(block(0), 0, 10)
     cache.close()  # waits for what is in flight
     fetched = len(files.fetched)
@@ -131,7 +132,7 @@ def test_what_was_fetched_ahead_is_not_fetched_again():
 def test_no_traffic_before_the_first_read():
     files = FakeFiles()
     cache = BlockCache(files, budget=20 * BLOCK, requests=4)
-    cache.expect(0, window_blocks(0))
+    cache.expect(0, window_blocks(0), 10)
     time.sleep(0.02)
     assert files.fetched == []
 
@@ -140,7 +141,7 @@ def test_a_window_that_is_not_over_is_not_pushed_out_by_readahead():
     files = FakeFiles()
     cache = BlockCache(files, budget=12 * BLOCK, requests=4)
     for window in range(4):
-        cache.expect(window, window_blocks(window))
+        cache.expect(window, window_blocks(window), 20)
     for whole in window_blocks(0):
         cache.read(whole, whole[1], whole[2])
     deadline = time.monotonic() + 5
@@ -152,17 +153,33 @@ def test_a_window_that_is_not_over_is_not_pushed_out_by_readahead():
     cache.close()
 
 
-def test_a_thread_that_is_late_finds_the_window_before():
+@pytest.mark.parametrize("late", [0, 3, 9])
+def test_a_thread_that_is_late_finds_the_window_before(late):
+    """By up to half a window of the others' reads, however many of them go to one block."""
     files = FakeFiles()
     cache = BlockCache(files, budget=20 * BLOCK, requests=4)
     for window in range(3):
-        cache.expect(window, window_blocks(window))
-    for whole in window_blocks(0) + window_blocks(1):
-        cache.read(whole, whole[1], whole[2])
-    for whole in window_blocks(0):
-        cache.read(whole, whole[1], whole[2])
+        cache.expect(window, window_blocks(window), 80)
+    parts = reads(0)
+    for part in parts[: len(parts) - 1 - late] + reads(1)[:39] + parts[len(parts) - 1 - late :]:
+        cache.read(*part)
     cache.close()
-    assert sorted(files.fetched) == sorted(window_blocks(0) + window_blocks(1))
+    assert len(set(files.fetched)) == len(files.fetched)
+
+
+@pytest.mark.parametrize("over", ["its last read", "half of the next"])
+def test_a_window_that_is_over_makes_room(over):
+    files = FakeFiles()
+    cache = BlockCache(files, budget=20 * BLOCK, requests=4)
+    for window in range(3):
+        cache.expect(window, window_blocks(window), 80)
+    for part in reads(0) if over == "its last read" else reads(0)[1:] + reads(1)[:41]:
+        cache.read(*part)
+    deadline = time.monotonic() + 5
+    while len(files.fetched) < 30 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    cache.close()
+    assert sorted(files.fetched) == sorted(itertools.chain(*map(window_blocks, range(3))))
 
 
 def test_a_block_that_is_being_read_counts_until_it_is_copied():
@@ -204,8 +221,8 @@ def test_unplanned_reads_are_served_and_kept_while_there_is_room():
 def test_a_block_at_the_seam_of_two_epochs_is_fetched_once():
     files = FakeFiles()
     cache = BlockCache(files, budget=30 * BLOCK, requests=4)
-    cache.expect(0, window_blocks(0))
-    cache.expect(1, window_blocks(0)[::-1])
+    cache.expect(0, window_blocks(0), 10)
+    cache.expect(1, window_blocks(0)[::-1], 10)
     for _ in range(2):
         for whole in window_blocks(0):
             cache.read(whole, whole[1], whole[2])
@@ -227,7 +244,7 @@ def test_a_failure_in_the_background_is_told_to_the_reader_who_needs_it():
     files = FakeFiles()
     files.failing = {block(3)}
     cache = BlockCache(files, budget=20 * BLOCK, requests=4)
-    cache.expect(0, window_blocks(0))
+    cache.expect(0, window_blocks(0), 10)
     for number in (0, 1, 2, 4, 5):
         whole = block(number)
         assert cache.read(whole, whole[1], whole[2]) == expected(*whole)

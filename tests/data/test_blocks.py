@@ -240,7 +240,9 @@ def test_another_seed_and_a_step_back_read_right(index):
 def told(monkeypatch):
     """What the caches are told: (window, number of blocks) by expect, None by restart."""
     found = []
-    monkeypatch.setattr(BlockCache, "expect", lambda _, w, parts: found.append((w, len(parts))))
+    monkeypatch.setattr(
+        BlockCache, "expect", lambda _, w, parts, reads: found.append((w, len(parts)))
+    )
     monkeypatch.setattr(BlockCache, "restart", lambda _: found.append(None))
     return found
 

@@ -51,12 +51,12 @@ class BlockCache:
         self._windows: dict[int, dict[Range, _Block]] = {}
         self._plan: dict[Range, int] = {}  # block to fetch, in this order -> its window
         self._passed = 0  # windows below are not needed any more
-        self._left: dict[int, int] = {}  # window -> reads of it before those below have passed
+        self._reads: dict[int, tuple[int, int]] = {}  # window -> reads to come, reads in all
         self._in_flight = self._waiting = 0
         self._changed = threading.Condition()
         self._pool: ThreadPoolExecutor | None = None  # from the first read on
 
-    def expect(self, window: int, blocks: Sequence[Range]) -> None:
+    def expect(self, window: int, blocks: Sequence[Range], reads: int) -> None:
         """Plans to fetch the blocks of a window, in this order, as room and requests allow.
 
         Nothing is fetched before the first read, so that asking for an order costs no traffic.
@@ -64,10 +64,12 @@ class BlockCache:
         Args:
           window: windows are expected and read in rising order, from 0.
           blocks: its blocks, the first to be read first.
+          reads: how often they will be read in all. Reads that do not come only keep the blocks
+            longer.
         """
         with self._changed:
-            self._left = {w: left for w, left in self._left.items() if w >= self._passed}
-            self._left[window] = len(blocks)
+            self._reads = {w: each for w, each in self._reads.items() if w >= self._passed}
+            self._reads[window] = reads, reads
             for block in blocks:
                 held = self._blocks.get(block)
                 if held is None:
@@ -80,7 +82,7 @@ class BlockCache:
         """Drops the plan, before another one that starts anew; keeps what is held."""
         with self._changed:
             self._plan.clear()
-            self._left.clear()
+            self._reads.clear()
             self._passed = 0
             for block, held in self._blocks.items():
                 self._move(block, held, _UNPLANNED)
@@ -187,10 +189,16 @@ class BlockCache:
 
     def _note_read(self, block: Range, held: _Block) -> None:
         self._move(block, held, held.window)  # now the most recently read
-        # Threads read a little out of order: the window before is over only when as many reads
-        # have gone to this one as it has blocks.
-        left = self._left[held.window] = self._left.get(held.window, 0) - 1
-        self._passed = max(self._passed, held.window if left < 0 else held.window - 1)
+        window = held.window
+        left, total = self._reads.get(window, (0, 0))
+        self._reads[window] = left - 1, total
+        # Threads read out of order, and one that comes late must still find its block: a window is
+        # over with its last read, or when half of the next one is read.
+        if left <= 1:
+            window += 1
+        elif left > total / 2:
+            window -= 1
+        self._passed = max(self._passed, window)
 
     def _fetch_ahead(self) -> None:
         while self._pool and self._plan and self._in_flight < self._requests and not self._waiting:

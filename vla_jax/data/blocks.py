@@ -58,6 +58,7 @@ class BlockReader:
         each read on its own.
       config: sizes.
       name: of the dataset, for messages.
+      history: reads of each stream that an item takes.
 
     Attributes:
       order: which item comes when.
@@ -75,8 +76,9 @@ class BlockReader:
         config: BlocksConfig,
         *,
         name: str,
+        history: int = 1,
     ):
-        self._config, self._cover = config, cover
+        self._config, self._cover, self._history = config, cover, history
         self._firsts = block_firsts(runs, config.frames)
         self._window = self._blocks_per_window(name)
         self.order = BlockOrder(self._firsts, window=self._window)
@@ -128,8 +130,8 @@ class BlockReader:
             # Loaders may ask a little out of order.
             self._begin = max(self._begin, first - 1) if is_onward else first
             for window in range(self._end, end):
-                items = self.order.frames(seed, window)
-                self.cache.expect(window, self._needed(items[skip if window == first else 0 :]))
+                items = self.order.frames(seed, window)[skip if window == first else 0 :]
+                self.cache.expect(window, self._needed(items), self._reads(items))
             self._end = max(self._end, end)
 
     def _needed(self, items: np.ndarray) -> list[Range]:
@@ -137,6 +139,11 @@ class BlockReader:
         blocks, firsts = np.unique(self.order.block(items), return_index=True)
         ranges = self._ranges(blocks[np.argsort(firsts)])
         return [part for parts in ranges for part in parts if size(part)]
+
+    def _reads(self, items: np.ndarray) -> int:
+        """Counts the reads of these items; what is not there is not read."""
+        found = self._cover(items, items)
+        return self._history * int((found[..., 2] > found[..., 1]).sum())
 
     def _ranges(self, blocks: np.ndarray) -> list[list[Range]]:
         """Returns the bytes of each stream of each block."""
@@ -186,7 +193,9 @@ class Blocks:
         self._index, self._frames, self._before = index, frames, history - 1
         self._cameras = tuple(cameras)
         runs = _runs(index.episode[frames], frames, config.frames)
-        self.reader = BlockReader(index.files, runs, self._cover, config, name=index.name)
+        self.reader = BlockReader(
+            index.files, runs, self._cover, config, name=index.name, history=history
+        )
 
     @property
     def signature(self) -> str:
