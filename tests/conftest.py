@@ -1,6 +1,7 @@
 """One machine for every test: eight CPU devices, strict shapes, no network."""
 
 import contextlib
+import gc
 import getpass
 import os
 import pathlib
@@ -15,13 +16,15 @@ import time
 
 # Before anything imports jax. A flag that is already there is replaced: tests rely on eight.
 _flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
-os.environ["XLA_FLAGS"] = f"{_flags} --xla_force_host_platform_device_count=8".strip()
+_QUICK = "--xla_backend_optimization_level=0"  # half the time to compile; tiny models run as fast
+os.environ["XLA_FLAGS"] = f"{_flags} {_QUICK} --xla_force_host_platform_device_count=8".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 os.environ["MPLBACKEND"] = "agg"
 
 import jax
 import numpy as np
+import psutil
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
@@ -32,6 +35,7 @@ _cache = pathlib.Path(tempfile.gettempdir()) / f"vla_jax_tests_{getpass.getuser(
 jax.config.update("jax_compilation_cache_dir", str(_cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
+_MOST_MEMORY = 2 << 30  # bytes of a worker
 _connect = socket.socket.connect
 _connect_ex = socket.socket.connect_ex
 
@@ -56,6 +60,15 @@ def no_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refusing(_connect))
     monkeypatch.setattr(socket.socket, "connect_ex", refusing(_connect_ex))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory():
+    """Compiled programs are let go where they have grown; a file seldom needs those of another."""
+    yield
+    if psutil.Process().memory_info().rss > _MOST_MEMORY:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
@@ -145,7 +158,7 @@ def start_job(tmp_path_factory):
             found.bind(("127.0.0.1", 0))
             port = found.getsockname()[1]
         environment = {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{_QUICK} --xla_force_host_platform_device_count={devices}",
             "JAX_COMPILATION_CACHE_DIR": str(_cache),
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "PYTHONUNBUFFERED": "1",
