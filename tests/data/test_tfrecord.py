@@ -1,3 +1,6 @@
+import concurrent.futures
+import functools
+
 import numpy as np
 import pytest
 
@@ -116,6 +119,11 @@ class Shard:
     def records(self, name="shard", **options):
         return tfrecord.records(self.read, len(self.data), name, **options)
 
+    def records_ahead(self, **options):
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            start_read = functools.partial(thread.submit, self.read)
+            yield from self.records(**options, start_read=start_read)
+
 
 @pytest.fixture
 def shard(tensorflow, tmp_path):
@@ -134,6 +142,7 @@ def test_records_of_a_shard_are_those_of_tensorflow(shard, chunk, verify):
     payloads = [b"one", b"", b"x" * 1000, b"four", b"y" * 300]
     made = shard(payloads)
     found = list(made.records(chunk=chunk, verify=verify))
+    assert found == list(made.records_ahead(chunk=chunk, verify=verify))
     assert [record.buffer[record.start : record.end] for record in found] == payloads
     assert [made.data[r.offset : r.offset + r.end - r.start] for r in found] == payloads
     assert [r.crc for r in found] == [
@@ -146,6 +155,10 @@ def test_a_shard_is_read_about_once(shard):
     assert len(list(made.records(chunk=1))) == 20
     assert len(made.reads) == 21  # one per record, and the first header
     assert sum(end - start for start, end in made.reads) < 1.02 * len(made.data)
+    reads = made.reads[:]
+    made.reads.clear()
+    assert len(list(made.records_ahead(chunk=1))) == 20
+    assert made.reads == reads
     made.reads.clear()
     assert len(list(made.records(chunk=1 << 20))) == 20
     assert made.reads == [(0, len(made.data))]
@@ -179,5 +192,7 @@ def test_a_flipped_bit_is_found(shard, byte, part):
     next(found)
     with pytest.raises(tfrecord.CorruptedError, match=f"shard-3, episode 1 .*the {part} is corr"):
         next(found)
+    with pytest.raises(tfrecord.CorruptedError, match=f"shard, episode 1 .*the {part} is corr"):
+        list(made.records_ahead(chunk=1))
     if part == "payload":
         assert len(list(made.records(verify=False))) == 2

@@ -5,8 +5,11 @@ image. The last of all is the record's own, and two notes are enough to check on
 it alone is read.
 """
 
-import google_crc32c
+import itertools
+from typing import Any
+
 import numpy as np
+from awscrt.checksums import crc32c
 
 from vla_jax.core.arrays import Int
 from vla_jax.data import records, tfrecord
@@ -23,22 +26,19 @@ def trace(record: tfrecord.Record, spans: Int[np.ndarray, "n 2"]) -> Int[np.ndar
       uint32 [n, 2], of each image: the running checksum before and after it; None where the
       record's own checksum says that it is damaged.
     """
-    # numpy's slices, unlike those of a bytearray, are no copies.
-    view, extend = np.frombuffer(record.buffer, np.uint8)[: record.end], google_crc32c.extend
-    checksum, position, notes = 0, record.start, []
+    view: Any = memoryview(record.buffer)  # its slices are no copies; awscrt takes any buffer
     order = np.argsort(spans[:, 0], kind="stable")
-    for start, length in (spans[order] + [record.start, 0]).tolist():
-        before = extend(checksum, view[position:start])
-        position = start + length
-        checksum = extend(before, view[start:position])
-        notes.append((before, checksum))
-    if records.mask(extend(checksum, view[position:])) != int.from_bytes(record.crc, "little"):
+    edges = np.cumsum(spans[order], axis=1).ravel() + record.start
+    pieces = itertools.pairwise([record.start, *edges.tolist(), record.end])
+    checksum = 0
+    running = [checksum := crc32c(view[start:end], checksum) for start, end in pieces]
+    if records.mask(checksum) != int.from_bytes(record.crc, "little"):
         return None
-    out = np.empty((len(notes), 2), np.uint32)
-    out[order] = np.array(notes, np.uint32).reshape(-1, 2)
-    return out
+    notes = np.empty((len(spans), 2), np.uint32)
+    notes[order] = np.array(running[:-1], np.uint32).reshape(-1, 2)
+    return notes
 
 
 def is_sound(image: bytes, before: int, after: int) -> bool:
     """Whether an image is what it was when its record was traced."""
-    return google_crc32c.extend(before, image) == after
+    return crc32c(image, before) == after

@@ -19,7 +19,7 @@ from vla_jax.runtime import storage
 
 OnCorrupt = Literal["error", "skip"]
 
-_SHARDS_AT_ONCE = 8  # remote; a local disk is read by one thread, which the parser outruns
+_SHARDS_AT_ONCE = 8  # remote; of local shards one is read, ahead of the parser
 _REMOTE_CHUNK = 16 << 20
 
 
@@ -95,7 +95,6 @@ class Walk:
         self._directory, self._split, self._files = directory, split, files
         self._marks, self._columns, self._skips = marks, columns, on_corrupt == "skip"
         self._remote = storage.is_remote(directory)
-        self._local = _LocalShards()
 
     def __iter__(self) -> Iterator[Episode | LeftOut]:
         """Yields every episode in order, and what is left out.
@@ -106,8 +105,10 @@ class Walk:
         """
         shards = range(len(self._files))
         if not self._remote:
-            for k in shards:
-                yield from self._shard(k)
+            with _LocalShards() as local:
+                for k in shards:
+                    with local.reading(self._files.paths[k]) as (read, start_read):
+                        yield from self._records(k, read, tfrecord.CHUNK, start_read)
             return
         # Requests take long, so that several shards are under way; they are few bytes once read.
         with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
@@ -124,21 +125,22 @@ class Walk:
                     future.cancel()
 
     def _shard(self, k: int) -> Iterator[Episode | LeftOut]:
-        if self._remote:
-            read = functools.partial(self._files.read, k)
-            yield from self._records(k, read, _REMOTE_CHUNK)
-        else:
-            with self._local.reading(self._files.paths[k]) as read:
-                yield from self._records(k, read, tfrecord.CHUNK)
+        return self._records(k, functools.partial(self._files.read, k), _REMOTE_CHUNK)
 
     def _records(
-        self, k: int, read: Callable[[int, int], tfrecord.B], chunk: int
+        self,
+        k: int,
+        read: Callable[[int, int], tfrecord.B],
+        chunk: int,
+        start_read: Callable[[int, int], Future[tfrecord.B]] | None = None,
     ) -> Iterator[Episode | LeftOut]:
         mark, number = self._marks[k], 0
         name = f"dataset {self._directory}, shard {mark.name}"
         lengths = self._split.shard_lengths
         expected = None if lengths is None else lengths[k]
-        found = tfrecord.records(read, mark.size, name, verify=False, chunk=chunk)
+        found = tfrecord.records(
+            read, mark.size, name, verify=False, chunk=chunk, start_read=start_read
+        )
         lost: UserError | None = None  # what ends the shard early
         while lost is None:
             try:
@@ -211,33 +213,50 @@ class Walk:
 
 
 class _LocalShards:
-    """Reads local files, one after the other, into one buffer.
+    """Reads local files, one after the other, into two buffers by turns.
 
-    Fresh memory for every record costs more than all the parsing: the system clears each page.
+    One is read into while the other is parsed. Fresh memory for every record costs more than all
+    the parsing: the system clears each page.
     """
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._buffers = [bytearray(), bytearray()]
+        self._thread = ThreadPoolExecutor(1, "shard")
+
+    def __enter__(self) -> "_LocalShards":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Ends the thread."""
+        self._thread.shutdown()
 
     @contextlib.contextmanager
-    def reading(self, path: str) -> Iterator[Callable[[int, int], bytearray]]:
+    def reading(
+        self, path: str
+    ) -> Iterator[tuple[Callable[[int, int], bytearray], Callable[[int, int], Future[bytearray]]]]:
         """Opens a shard.
 
-        Gives what reads it: the bytes `start` to `end`, at the beginning of the buffer, until the
-        next are read.
+        Gives what reads it and what begins to: the bytes `start` to `end`, at the beginning of a
+        buffer, until the next but one are read.
         """
         try:
             file = io.FileIO(path)
         except OSError as error:
             raise UserError(f"shard {path}: {error.strerror}") from error
+        read = functools.partial(self._read, file, path)
         with file:
-            yield lambda start, end: self._read(file, path, start, end)
+            try:
+                yield read, functools.partial(self._thread.submit, read)
+            finally:
+                self._thread.submit(int).result()  # when the read that is under way has ended
 
     def _read(self, file: io.FileIO, path: str, start: int, end: int) -> bytearray:
-        if len(self._buffer) < end - start:
-            self._buffer = bytearray((end - start) * 5 // 4)  # the next one may be longer
+        self._buffers.reverse()
+        if len(self._buffers[0]) < end - start:
+            self._buffers[0] = bytearray((end - start) * 5 // 4)  # the next one may be longer
         file.seek(start)
-        window = memoryview(self._buffer)[: end - start]
+        window = memoryview(self._buffers[0])[: end - start]
         found = 0
         while found < len(window):
             more = file.readinto(window[found:])
@@ -249,4 +268,4 @@ class _LocalShards:
                     fix="Let it be written to its end before it is indexed",
                 )
             found += more
-        return self._buffer
+        return self._buffers[0]

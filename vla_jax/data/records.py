@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import google_crc32c
+from awscrt.checksums import crc32c
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -199,7 +199,7 @@ def frame(records: Iterable[bytes]) -> Iterator[bytes]:
 
 def masked_crc32c(record: bytes) -> int:
     """The CRC-32C of a record, rotated and shifted as TFRecord stores it."""
-    return mask(google_crc32c.value(record))
+    return mask(crc32c(record))
 
 
 def mask(checksum: int) -> int:

@@ -19,8 +19,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import google_crc32c
 import numpy as np
+from awscrt.checksums import crc32c
 
 from vla_jax.core import json_file
 from vla_jax.core.errors import UserError
@@ -266,7 +266,7 @@ def _damaged(path: pathlib.Path, expected: str, found: object) -> DamagedError:
 
 
 def _checksum_of(manifest: Mapping[str, Any]) -> int:
-    return google_crc32c.value(json.dumps(manifest, sort_keys=True).encode())
+    return crc32c(json.dumps(manifest, sort_keys=True).encode())
 
 
 def _checksums(path: pathlib.Path) -> Iterator[int]:
@@ -274,7 +274,7 @@ def _checksums(path: pathlib.Path) -> Iterator[int]:
     checksum = 0
     with path.open("rb", buffering=0) as file:
         while data := file.read(_CHUNK):
-            checksum = google_crc32c.extend(checksum, data)
+            checksum = crc32c(data, checksum)
             yield checksum
 
 

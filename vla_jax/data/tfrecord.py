@@ -9,6 +9,7 @@ Source: https://www.tensorflow.org/tutorials/load_data/tfrecord and tensorflow/c
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -62,6 +63,7 @@ def records(
     *,
     verify: bool = True,
     chunk: int = CHUNK,
+    start_read: Callable[[int, int], Future[B]] | None = None,
 ) -> Iterator[Record[B]]:
     """Yields the records of a shard in order.
 
@@ -73,6 +75,8 @@ def records(
       verify: whether to compare the checksum of each payload; that of its length always is. False
         is for callers that do so themselves.
       chunk: bytes to read at once, at least; a record that is longer is read whole.
+      start_read: begins to read, as `read` does, what comes next while the caller works on a
+        record; the buffer is another than that of the read before.
 
     Raises:
       CorruptedError: the shard ends inside a record, or a checksum is wrong. Records behind a wrong
@@ -80,43 +84,84 @@ def records(
     """
     if not size:
         return
-    # The window holds the bytes base to limit.
-    position, number, base, limit = 0, 0, 0, min(max(_HEADER, chunk), size)
-    window = read(base, limit)
-
-    def load(end: int) -> None:
-        """Sees to it that the window holds the bytes from `position` to `end`."""
-        nonlocal base, limit, window
-        if end > size:
+    window = _Window(read, size, chunk, start_read)
+    position = number = 0
+    while position < size:
+        place = f"{name}, episode {number} of the shard (byte {position})"
+        length = window.length(position) if window.load(position, position + _HEADER) else 0
+        if length is None:
+            raise corrupted(place, "length")
+        end = position + length + FRAME
+        if not window.load(position, end):
             raise CorruptedError(
-                f"{name}, episode {number} of the shard (byte {position})",
+                place,
                 expected="a whole record",
                 found=f"a file that ends at byte {size}",
                 fix=AGAIN,
             )
-        if end > limit:
-            # The next record's header comes along, so that its length is known.
-            base, limit = position, min(max(end + _HEADER, position + chunk), size)
-            window = read(base, limit)
-
-    while position < size:
-        load(position + _HEADER)
-        start = position - base + _HEADER
-        header = bytes(window[start - _HEADER : start])
-        place = f"{name}, episode {number} of the shard (byte {position})"
-        if masked_crc32c(header[:8]) != int.from_bytes(header[8:], "little"):
-            raise corrupted(place, "length")
-        length = int.from_bytes(header[:8], "little")
-        load(position + length + FRAME)
-        start = position - base + _HEADER
-        record = Record(window, start, start + length, position + _HEADER)
+        start = position - window.start + _HEADER
+        record = Record(window.buffer, start, start + length, position + _HEADER)
         if verify:
-            payload = bytes(memoryview(window)[start : start + length])
+            payload = bytes(memoryview(window.buffer)[start : start + length])
             if masked_crc32c(payload) != int.from_bytes(record.crc, "little"):
                 raise corrupted(place, "payload")
+        position, number = end, number + 1
+        window.look_ahead(position)
         yield record
-        position += length + FRAME
-        number += 1
+
+
+class _Window(Generic[B]):
+    """The bytes of a shard that are in memory: those from `start` on, at the beginning of `buffer`.
+
+    Args: as `records` has them.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int, int], B],
+        size: int,
+        chunk: int,
+        start_read: Callable[[int, int], Future[B]] | None,
+    ):
+        self._read, self._size, self._chunk, self._start_read = read, size, chunk, start_read
+        self.start, self._end = 0, min(max(_HEADER, chunk), size)
+        self.buffer = read(0, self._end)
+        self._next: tuple[int, int, Future[B]] | None = None
+
+    def load(self, start: int, end: int) -> bool:
+        """Sees to it that these bytes are here; False where the file ends before."""
+        if end > self._size:
+            return False
+        if end > self._end:
+            if self._next is not None and self._next[0] == start and self._next[1] >= end:
+                self.start, self._end, coming = self._next
+                self.buffer = coming.result()
+            else:
+                self.start, self._end = self._bounds(start, end)
+                self.buffer = self._read(self.start, self._end)
+            self._next = None
+        return True
+
+    def length(self, position: int) -> int | None:
+        """Returns the length of the record whose header is there; None where it is corrupted."""
+        start = position - self.start
+        header = bytes(self.buffer[start : start + _HEADER])
+        if masked_crc32c(header[:8]) != int.from_bytes(header[8:], "little"):
+            return None
+        return int.from_bytes(header[:8], "little")
+
+    def look_ahead(self, position: int) -> None:
+        """Begins to read the record there, if its header is here and the rest of it is not."""
+        if self._start_read is None or position + _HEADER > self._end:
+            return
+        length = self.length(position)
+        if length is not None and self._end < position + length + FRAME <= self._size:
+            bounds = self._bounds(position, position + length + FRAME)
+            self._next = (*bounds, self._start_read(*bounds))
+
+    def _bounds(self, start: int, end: int) -> tuple[int, int]:
+        # The next record's header comes along, so that its length is known.
+        return start, min(max(end + _HEADER, start + self._chunk), self._size)
 
 
 def corrupted(place: str, part: str) -> CorruptedError:
@@ -191,8 +236,14 @@ def spans(buffer: Buffer, start: int, end: int) -> list[tuple[int, int]]:
         if buffer[start] != _ENTRY:
             raise ValueError(f"byte {start}: expected tag {_ENTRY:#x}, found {buffer[start]:#x}")
         length, first = buffer[start + 1], start + 2
-        if length >= 0x80:
-            length, first = _varint(buffer, start + 1)
+        if length >= 0x80:  # lengths of two and three bytes without a call, for each image has one
+            second, third = buffer[first], buffer[first + 1]
+            if second < 0x80:
+                length, first = length & 0x7F | second << 7, first + 1
+            elif third < 0x80:
+                length, first = length & 0x7F | (second & 0x7F) << 7 | third << 14, first + 2
+            else:
+                length, first = _varint(buffer, start + 1)
         start = first + length
         out.append((first, start))
     if start > end:

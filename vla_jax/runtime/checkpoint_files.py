@@ -17,7 +17,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import google_crc32c
+from awscrt.checksums import crc32c
 from etils import epath
 
 from vla_jax.core import errors, json_file
@@ -243,7 +243,7 @@ def _written_metadata(path: epath.Path, custom: Mapping[str, Any]) -> dict[str, 
 
 def _digest(value: Any) -> int:
     """Returns the CRC32C of a JSON value, however it is spelled."""
-    return google_crc32c.value(json.dumps(value, sort_keys=True).encode())
+    return crc32c(json.dumps(value, sort_keys=True).encode())
 
 
 def _checksums(files: Mapping[str, epath.Path]) -> dict[str, tuple[int, int]]:
@@ -256,7 +256,7 @@ def _checksum(path: epath.Path) -> tuple[int, int]:
     size, crc = 0, 0
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
-            size, crc = size + len(piece), google_crc32c.extend(crc, piece)
+            size, crc = size + len(piece), crc32c(piece, crc)
     return size, crc
 
 

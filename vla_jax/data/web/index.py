@@ -13,8 +13,8 @@ import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
-import google_crc32c
 import numpy as np
+from awscrt.checksums import crc32c
 
 from vla_jax.core.arrays import Int
 from vla_jax.core.errors import UserError
@@ -81,7 +81,7 @@ class ExampleIndex:
           UserError: they are others; names the example.
         """
         self._opened.raise_if_damaged()
-        if self._has_checksums and google_crc32c.value(data) != self._rows["crc32c"][i]:
+        if self._has_checksums and crc32c(data) != self._rows["crc32c"][i]:
             raise UserError(
                 f"{where}: has changed since it was indexed (wrong checksum)", fix=tfrecord.AGAIN
             )
@@ -286,4 +286,4 @@ def _checksum(form: Format, files: Files, k: int, place: Place) -> int:
     whole = len(place.text) == length
     data = place.text if whole else files.read(k, start, start + length)
     beside = form.beside(data, files.paths[k], place.name)
-    return google_crc32c.extend(google_crc32c.value(data), beside)
+    return crc32c(beside, crc32c(data))
