@@ -3,11 +3,13 @@
 import csv
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 
+from vla_jax.cli import sweep as sweep_verb
 from vla_jax.sweep import sweep as sweep_lib
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -21,10 +23,24 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("flags", [(), ("--smoke",)])
+def test_every_run_of_a_study_has_a_configuration(name, flags, tmp_path, capsys):
+    sweep_verb.main([f"experiments/{name}/sweep.py", "--dry-run", f"--workdir={tmp_path}", *flags])
+    study = sweep_lib.load(f"experiments/{name}/sweep.py")[1]
+    study = study.shortened() if flags else study
+    said = capsys.readouterr().out
+    assert all(arm.name in said for arm in study.arms)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=() if x == "cofinetuning" else pytest.mark.slow) for x in SWEEPS],
+)
 def test_the_short_form_of_a_study_gives_a_table(name, data, tmp_path):
     command = [sys.executable, "-m", "vla_jax.cli.main", "sweep", f"experiments/{name}/sweep.py"]
     flags = ["--smoke", f"--workdir={tmp_path / name}", f"--config.data_dir={data}"]
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    flags_of_xla = re.sub(r"--xla_force_host\S+", "", os.environ["XLA_FLAGS"])  # one device
+    environment = os.environ | {"XLA_FLAGS": flags_of_xla}
     subprocess.run([*command, *flags], check=True, cwd=REPOSITORY, env=environment, timeout=300)
     short = sweep_lib.load(f"experiments/{name}/sweep.py")[1].shortened()
     with open(tmp_path / name / "results.csv") as file:

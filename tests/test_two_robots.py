@@ -136,7 +136,7 @@ def test_what_is_not_there_is_named_with_where_it_was_looked_for(config):
         sources.open_data(changed, lambda *_: None)
 
 
-@pytest.mark.parametrize("images", ["first", "inline"])
+@pytest.mark.parametrize("images", [pytest.param("first", marks=pytest.mark.slow), "inline"])
 def test_history_state_and_chunks_are_trained_on_and_acted_on(config, tmp_path, images):
     tree = config_lib.to_json(config)
     tree["loader"].update(history=2, chunk=2)

@@ -42,7 +42,7 @@ def test_every_prefix_token_and_every_view_change_all_logits(build_model, build_
         assert (np.abs(inputs.logits(model, images=images) - before).max(axis=2) > 1e-5).all()
 
 
-@pytest.mark.parametrize("unroll", [1, 2])
+@pytest.mark.parametrize("unroll", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_absent_view_is_as_if_it_were_not_there(build_model, build_inputs, unroll):
     model, inputs = build_model(unroll=unroll), build_inputs(views=2)
     mask = jnp.array([[True, False], [False, True]])
@@ -97,8 +97,9 @@ def test_cached_logits_equal_teacher_forced_ones(
     "changes",
     [
         {"remat": "dots"},
-        {"remat": "full"},
-        {"unroll": 2},  # of two layers: the last computes the suffix only
+        pytest.param({"remat": "full"}, marks=pytest.mark.slow),
+        # Of two layers: the last computes the suffix only.
+        pytest.param({"unroll": 2}, marks=pytest.mark.slow),
         {"unroll": 2, "remat": "full"},
     ],
 )

@@ -54,7 +54,7 @@ def test_every_model_computes_in_pytorch_what_it_computes_in_jax(any_built, tmp_
     assert found["float32"]["prompts"] == 64
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_rounded_weights_decode_the_same_tokens_in_float32(multi_query, tmp_path, dtype):
     out = export(multi_query, tmp_path / "policy", look_around(multi_query), dtype=dtype)
     tensors = load_file(out / "model.safetensors")

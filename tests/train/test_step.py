@@ -109,7 +109,15 @@ def test_twenty_steps_lower_the_loss_of_a_fixed_batch():
     assert losses[-1] < 0.6 * losses[0]
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 2, 2)])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (8, 1, 1),
+        pytest.param((1, 8, 1), marks=pytest.mark.slow),
+        pytest.param((2, 2, 2), marks=pytest.mark.slow),
+        (1, 2, 2, 2),
+    ],
+)
 def test_the_losses_of_twenty_steps_are_those_of_one_device(alone, sizes):
     spread = train(make_mesh(*sizes), map(make_batch, range(STEPS)))
     np.testing.assert_allclose(spread.losses, alone.losses, rtol=0, atol=1e-5)
@@ -122,6 +130,7 @@ def test_the_losses_of_twenty_steps_are_those_of_one_device(alone, sizes):
     assert shard == (2, 16 // sizes[1], 4 // sizes[2], 8)
 
 
+@pytest.mark.slow
 def test_the_losses_of_muon_are_those_of_one_device():
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
     alone = train(mesh, map(make_batch, range(STEPS)), "muon")
@@ -136,7 +145,7 @@ def test_the_losses_of_muon_are_those_of_one_device():
     assert set(placed.values()) == {spread.state.params["decoder"]["blocks"]["query"].sharding.spec}
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1, 2)])
+@pytest.mark.parametrize("sizes", [pytest.param((1, 1, 1), marks=pytest.mark.slow), (2, 1, 2)])
 def test_a_batch_in_parts_is_the_same_update(sizes):
     """Of the whole batch, whose examples have unequal numbers of tokens."""
     count = int(np.prod(sizes))

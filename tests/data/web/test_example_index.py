@@ -124,7 +124,7 @@ def test_no_examples_is_an_error(tmp_path):
 
 def test_an_opened_set_holds_no_object_per_example(directory):
     line = json.dumps(LINES[0])
-    (directory / "train.jsonl").write_text(f"{line}\n" * 40_000)
+    (directory / "train.jsonl").write_text(f"{line}\n" * 20_000)
     tracemalloc.start()
     opened(directory)
     built = tracemalloc.get_traced_memory()[1]
@@ -133,9 +133,9 @@ def test_an_opened_set_holds_no_object_per_example(directory):
     source = opened(directory)
     peak = tracemalloc.get_traced_memory()[1] - base
     tracemalloc.stop()
-    assert len(source) == 40_000
-    assert peak < 1e6  # 40,000 rows are 1.6 MB, and lie on disk
-    assert built < 8e6  # a window of the file and the rows not yet written
+    assert len(source) == 20_000
+    assert peak < 0.5e6  # 20,000 rows are 0.8 MB, and lie on disk
+    assert built < 5e6  # a window of the file and the rows not yet written
 
 
 def test_a_row_costs_forty_bytes(directory):
