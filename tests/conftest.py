@@ -17,11 +17,12 @@ import time
 
 # Before anything imports jax. A flag that is already there is replaced: tests rely on eight.
 _flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
+_flags = f"{_flags} --xla_force_host_platform_device_count=8".strip()
 # A third of the time to compile; tiny models run as fast.
 _QUICK = "--xla_backend_optimization_level=0"
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # where the flag is known
     _QUICK += " --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = f"{_flags} {_QUICK} --xla_force_host_platform_device_count=8".strip()
+os.environ["XLA_FLAGS"] = f"{_flags} {_QUICK}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 os.environ["MPLBACKEND"] = "agg"
@@ -33,6 +34,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
+jax.devices()
+os.environ["XLA_FLAGS"] = _flags  # the TPU's compiler ends the process where it does not know one
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compiled programs outlive the run, which makes the second run much shorter.
 _cache = pathlib.Path(tempfile.gettempdir()) / f"vla_jax_tests_{getpass.getuser()}"
@@ -84,6 +87,12 @@ def no_cache():
     yield
     jax.config.update("jax_enable_compilation_cache", before)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def quick_compile():
+    """Flags of XLA for other processes of a test."""
+    return _QUICK
 
 
 @pytest.fixture

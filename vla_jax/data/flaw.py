@@ -58,10 +58,10 @@ def of_example(error: UserError, dataset: str, place: str, kind: Kind) -> Flaw:
 
 def of_left_out(left: LeftOut) -> Flaw:
     """Returns the flaw for which the index of a dataset lacks records."""
-    empty = "the episode is empty" in left.reason
-    place = left.reason.partition(": ")[0]  # dataset, shard and episode
+    place, _, reason = left.reason.partition(": ")  # dataset, shard and episode
+    empty = "the episode is empty" in reason
     kind: Kind = "episode" if empty else "record" if left.count == 1 else "file"
-    return Flaw(kind=kind, place=place, reason=left.reason)
+    return Flaw(kind=kind, place=place, reason=reason)
 
 
 def refuse(flaws: Sequence[Flaw]) -> UserError:
