@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from vla_jax.core import json_file, packages
-from vla_jax.core.errors import UserError, listed, nearest
+from vla_jax.core.errors import UserError, listed
 from vla_jax.data.ingest.encoding import check_size
+from vla_jax.data.ingest.hdf5_group import AGAIN, Group, reading
 from vla_jax.data.ingest.options import Options, Orientation, orient
 
 _SUFFIXES = (".hdf5", ".h5")
 _FRAMES_PER_READ = 64  # the pixels of a whole episode may be gigabytes
-_AGAIN = "Fetch or write the file again"
 _PER_STEP = ("actions", "rewards", "dones", "states")  # have one row per step, read or not
 
 
@@ -88,7 +88,7 @@ class Demonstrations:
 
     def _names(self, path: Path) -> list[str]:
         with self._opened(path) as file:
-            data = _Node(file, str(path))
+            data = Group(file, str(path))
             if not data.has("data"):
                 return []
             group = data.group("data")
@@ -102,96 +102,13 @@ class Demonstrations:
 
     @contextlib.contextmanager
     def _opened(self, path: Path) -> Iterator[Any]:
-        with _refusals(str(path)):
+        with reading(str(path)):
             file = self._h5py.File(path, "r")
         try:
             yield file
         finally:
             with contextlib.suppress(Exception):  # of a damaged file; what counts is told already
                 file.close()
-
-
-class _Node:
-    """A group of a file: every look into it is one that may fail, and names the place."""
-
-    def __init__(self, group: Any, place: str):
-        self._group, self.place = group, place
-
-    def names(self) -> list[str]:
-        """Returns the names of what is in it, sorted."""
-        with _refusals(self.place):
-            return sorted(self._group)
-
-    def has(self, name: str) -> bool:
-        """Whether there is something of that name in it."""
-        with _refusals(f"{self.place}: {name}"):
-            return self._group.get(name, getlink=True) is not None
-
-    def group(self, name: str) -> "_Node":
-        """Returns a group in it.
-
-        Raises:
-          UserError: there is none of that name, or it is something else.
-        """
-        found = self._member(name)
-        if not hasattr(found, "keys"):
-            raise UserError(f"{self.place}: {name}", expected="a group", found="a dataset")
-        return _Node(found, self.place)
-
-    def dataset(self, name: str) -> Any:
-        """Returns a dataset with at least one axis, the pieces of which lie in this file.
-
-        Raises:
-          UserError: there is none of that name, or it is something else.
-        """
-        group, _, leaf = name.rpartition("/")
-        if group:
-            return self._checked(self.group(group)._member(leaf, name), name)
-        return self._checked(self._member(leaf), name)
-
-    def attribute(self, name: str) -> Any:
-        """Returns an attribute as a plain value; None without."""
-        with _refusals(f"{self.place}: attribute {name}"):
-            value = self._group.attrs.get(name)
-            return value.item() if isinstance(value, np.generic) else value
-
-    def _checked(self, found: Any, name: str) -> Any:
-        if not hasattr(found, "dtype"):
-            raise UserError(f"{self.place}: {name}", expected="a dataset", found="a group")
-        with _refusals(f"{self.place}: {name}"):
-            shape, outside = found.shape, found.external or found.is_virtual
-        if not shape:
-            raise UserError(
-                f"{self.place}: {name}",
-                expected="one row per step",
-                found="nothing" if shape is None else "one value",
-            )
-        if outside:
-            raise UserError(
-                f"{self.place}: {name}: its values lie in other files",
-                fix="Write them into this file",
-            )
-        return found
-
-    def _member(self, name: str, full: str | None = None) -> Any:
-        what = f"{self.place}: {full or name}"
-        with _refusals(what):
-            link = self._group.get(name, getlink=True)
-            names = sorted(self._group) if link is None else []
-        if link is None:
-            folder = (full or "").rpartition("/")[0]
-            beside = [f"{folder}/{key}" if folder else key for key in names]
-            raise UserError(
-                f"{self.place}: no {full or name}",
-                expected=f"one of {listed(beside)}" if beside else None,
-                fix=nearest(full or name, beside),
-            )
-        if hasattr(link, "filename"):
-            raise UserError(
-                f"{what}: a link to another file", expected="data in this file", found=link.filename
-            )
-        with _refusals(what):
-            return self._group[name]
 
 
 class Demonstration:
@@ -209,9 +126,9 @@ class Demonstration:
           UserError: they differ, or it is no group.
         """
         self.path, self._options = path, options
-        whole = _Node(file, str(path))
+        whole = Group(file, str(path))
         data = whole.group("data")
-        self._group = _Node(data.group(name)._group, f"{path} {name}")
+        self._group = data.group(name, f"{path} {name}")
         self._holders = (self._group, data, whole)  # where attributes may lie, nearest first
         self.place = self._group.place
         self._check_lengths()
@@ -219,7 +136,7 @@ class Demonstration:
     def members(self, group: str) -> dict[str, Any]:
         """Returns the datasets of a group in it, by name, sorted; groups in it are left out."""
         node = self._group.group(group)
-        found = {name: node._member(name) for name in node.names()}
+        found = {name: node.member(name) for name in node.names()}
         return {
             name: self._group.dataset(f"{group}/{name}")
             for name, member in found.items()
@@ -229,7 +146,7 @@ class Demonstration:
     def groups(self, group: str) -> list[str]:
         """Returns the names of the groups in a group in it, sorted."""
         node = self._group.group(group)
-        return [name for name in node.names() if not hasattr(node._member(name), "dtype")]
+        return [name for name in node.names() if not hasattr(node.member(name), "dtype")]
 
     def has(self, name: str) -> bool:
         """Whether it has a dataset."""
@@ -245,7 +162,7 @@ class Demonstration:
         dataset = self._group.dataset(name)
         if dataset.dtype.kind not in "fiub":
             raise UserError(f"{self.place}: {name}", expected="numbers", found=dataset.dtype)
-        with _refusals(f"{self.place}: {name}"):
+        with reading(f"{self.place}: {name}"):
             values = dataset[()]
         with np.errstate(over="ignore"):  # what is too large becomes inf, which the checks name
             return values.astype(np.float32) if values.dtype.kind == "f" else values
@@ -281,7 +198,7 @@ class Demonstration:
             raise UserError(f"{self.place}: {name}: {error}") from error
         out = []
         for start in range(0, len(pixels), _FRAMES_PER_READ):
-            with _refusals(f"{self.place}: {name}"):
+            with reading(f"{self.place}: {name}"):
                 frames = pixels[start : start + _FRAMES_PER_READ]
             out += [self._options.encoder(orient(frame, orientation)) for frame in frames]
         return out
@@ -345,20 +262,8 @@ class Demonstration:
                     f"{self.place}: {name} and actions differ in length",
                     expected=f"{steps} steps, as actions",
                     found=length,
-                    fix=_AGAIN,
+                    fix=AGAIN,
                 )
-
-
-@contextlib.contextmanager
-def _refusals(place: str) -> Iterator[None]:
-    """Turns what HDF5 raises of damaged files, nearly anything, into one line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"{place}: HDF5 cannot read it ({said})", fix=_AGAIN) from error
 
 
 def is_image(dataset: Any) -> bool:
