@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vla_jax.data import index_files, sealed
+from vla_jax.data import fresh_folder, index_files, sealed
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.sealed import Sealed
 from vla_jax.runtime import progress
@@ -32,15 +32,15 @@ def keep(
 def _open_or_make(
     index: FrameIndex, name: str, write: Callable[[pathlib.Path], Mapping[str, Any]]
 ) -> Sealed:
-    places = _places(index)
+    places, is_cache = _places(index), index.cache_dir is not None
     for place in reversed(places):
         if (found := _open(place / name)) is not None:
             return found
     for place in places:
         try:
-            with sealed.replacing(place / name, is_cache=index.cache_dir is not None) as fresh:
+            with fresh_folder.replacing(place / name, is_cache=is_cache) as fresh:
                 sealed.seal(fresh, write(fresh))
-        except sealed.UnwritableError:
+        except fresh_folder.UnwritableError:
             if place == places[-1]:
                 raise
         else:

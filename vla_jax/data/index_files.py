@@ -1,4 +1,4 @@
-"""The folder of a frame index: where it lies, and its arrays. `sealed.py` writes and checks it.
+"""The folder of a frame index: where it lies, and its arrays. `sealed.py` seals and checks it.
 
 index.json                  what it was made of, its statistics; sizes and checksums of all files
 starts.npy records.npy      per episode: first frame; shard, start and length of its record

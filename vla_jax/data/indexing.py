@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from vla_jax.core.errors import UserError, listed, nearest
-from vla_jax.data import frame_index, index_files, schema, sealed, tfrecord
+from vla_jax.data import frame_index, fresh_folder, index_files, schema, sealed, tfrecord
 from vla_jax.data.episode_walk import LeftOut, OnCorrupt, Walk
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.index_writer import IndexWriter
@@ -137,7 +137,7 @@ def _build(
     begins, left_out = list(itertools.accumulate((mark.size for mark in marks), initial=0)), []
     in_cache = cache_dir is not None
     with (
-        sealed.replacing(folder, is_cache=in_cache) as fresh,
+        fresh_folder.replacing(folder, is_cache=in_cache) as fresh,
         IndexWriter(fresh, columns) as writer,
     ):
         for item in Walk(directory, found, files, marks, columns, on_corrupt=on_corrupt):

@@ -18,7 +18,7 @@ from awscrt.checksums import crc32c
 
 from vla_jax.core.arrays import Int
 from vla_jax.core.errors import UserError
-from vla_jax.data import index_files, sealed, tfrecord
+from vla_jax.data import fresh_folder, index_files, sealed, tfrecord
 from vla_jax.data.episode_walk import OnCorrupt
 from vla_jax.data.flaw import Flaw, refuse
 from vla_jax.data.sealed import DamagedError, Sealed
@@ -140,7 +140,7 @@ def ensure(
                 raise refuse(found.flaws)
             return found
     counts = form.counts(directory, split)
-    with sealed.replacing(folders[0], is_cache=cache_dir is not None) as folder:
+    with fresh_folder.replacing(folders[0], is_cache=cache_dir is not None) as folder:
         manifest = _build(folder, name, files, form, layout, counts, on_progress, on_corrupt)
         sealed.seal(folder, {"made_of": made_of, **manifest})
     made = _open(folders[0], name, files, made_of)
