@@ -37,7 +37,7 @@ HOMES = {
     "jinja2": ("eval/html.py",),
     "markupsafe": ("eval/html.py",),
     "ml_dtypes": ("models/pretrained/tensors.py",),
-    "orbax": ("runtime/checkpoint.py",),
+    "orbax": ("runtime/checkpoint_store.py",),
     "psutil": ("runtime/memory.py",),
     "pyarrow": ("data/ingest",),
     "scipy": (
@@ -163,7 +163,11 @@ def test_every_module_lies_in_a_row(path):
         ("envs/tabletop/a.py", "try:\n  import tensorflow\nexcept ImportError: pass", "the head"),
         ("policy/selftest.py", "from vla_jax.core import errors", "stands alone"),
         ("policy/export/a.py", "import torch", "torch belongs"),
-        ("runtime/mesh.py", "import orbax.checkpoint", "orbax belongs in runtime/checkpoint.py"),
+        (
+            "runtime/mesh.py",
+            "import orbax.checkpoint",
+            "orbax belongs in runtime/checkpoint_store.py",
+        ),
     ],
 )
 def test_the_rules_catch_what_they_forbid(path, source, complaint):

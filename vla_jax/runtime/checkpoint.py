@@ -8,26 +8,19 @@ written (`checkpoint_files.py`) is passed over, by name, and the one before it i
 """
 
 import dataclasses
-import logging
 import math
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-import jax
-import orbax.checkpoint.experimental.v1 as ocp
-from absl import logging as absl_logging
 from etils import epath
 
 from vla_jax.core import errors, trees
 from vla_jax.core.fields import Checked, Count
-from vla_jax.runtime import checkpoint_files, checkpoint_tree, peers, progress
+from vla_jax.runtime import checkpoint_files, checkpoint_store, progress
 from vla_jax.runtime.checkpoint_files import ITEMS, PARAMS, TRAINING
+from vla_jax.runtime.checkpoint_store import BEST, LOADER
 from vla_jax.runtime.disk_errors import errors_of
-
-_LOADER = "loader"
-_BEST = "best"  # the one metric that Orbax is given
-_SMALL = 16 * 2**20  # bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,23 +42,6 @@ class CheckpointConfig(Checked):
     best: str | None = None
     best_is: Literal["high", "low"] = "high"
 
-    def preservation(self) -> Any:
-        """Returns which checkpoints stay, for Orbax."""
-        policies = ocp.training.preservation_policies
-        stays: list[Any] = [policies.LatestN(self.keep)]
-        if self.keep_every is not None:
-            stays.append(policies.EveryNSteps(self.keep_every))
-        if self.best is not None:
-            stays.append(
-                policies.BestN(
-                    get_metric_fn=lambda metrics: metrics[_BEST],
-                    reverse=self.best_is == "low",
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
-        return policies.AnyPreservationPolicy(stays)
-
 
 class Checkpoints:
     """The checkpoints in one directory, used as a context manager that waits for the last save."""
@@ -83,7 +59,7 @@ class Checkpoints:
           UserError: the directory does not exist (for reading) or cannot be made (for writing),
             or there are checkpoints but all are damaged.
         """
-        _silence_orbax()
+        checkpoint_store.silence()
         self._directory = epath.Path(directory).resolve()  # May be gs://.
         self._writes = config is not None
         if config is None and not self._directory.is_dir():
@@ -117,14 +93,15 @@ class Checkpoints:
             """Is called in every process of several that has written what it has to."""
             checkpoint_files.record_part(self._directory, self._saving)
 
-        # Orbax copies its options deeply: a bound method would bring a copy of all this along.
-        recording = _Recording(post_finalization_callback=record)
-        recording.before_the_others = record_part
-        return ocp.training.Checkpointer(
+        return checkpoint_store.open_writer(
             self._directory,
-            preservation_policy=config.preservation(),
-            cleanup_tmp_directories=True,
-            context=ocp.Context(async_options=recording, array_options=_written_whole()),
+            checkpoint_store.preservation(
+                keep=config.keep,
+                keep_every=config.keep_every,
+                best=None if config.best is None else config.best_is,
+            ),
+            before_the_others=record_part,
+            before_the_commit=record,
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -172,14 +149,14 @@ class Checkpoints:
         if nested := trees.nest(trees.named_leaves(rest)):
             items[TRAINING] = nested
         self._wait()  # Orbax would wait as well; `record` must know whose files it sees.
-        self._saving, self._custom = step, {_LOADER: dict(loader)}
+        self._saving, self._custom = step, {LOADER: dict(loader)}
         with errors_of(f"save step {step} in", self._directory):
             # Forced: the default policy drops a save while an earlier one is still under way.
             self._checkpointer.save_checkpointables_async(
                 step,
                 items,
                 force=True,
-                metrics=None if best is None or not math.isfinite(best) else {_BEST: best},
+                metrics=None if best is None or not math.isfinite(best) else {BEST: best},
                 custom_metadata=self._custom,
             )
 
@@ -203,7 +180,7 @@ class Checkpoints:
         step = self._resolve(step, ITEMS)
         rest = {name: tree for name, tree in abstract.items() if name != PARAMS}
         wanted = {PARAMS: abstract[PARAMS], TRAINING: rest}
-        restored, loader = self._read(step, wanted)
+        restored, loader = checkpoint_store.read(self._directory / str(step), wanted)
         arrays = {PARAMS: restored[PARAMS], **restored[TRAINING]}
         return step, arrays, loader
 
@@ -221,7 +198,9 @@ class Checkpoints:
           UserError: as `restore`.
         """
         step = self._resolve(step, (PARAMS,))
-        return self._read(step, {PARAMS: abstract_params})[0][PARAMS]
+        wanted = {PARAMS: abstract_params}
+        restored, _ = checkpoint_store.read(self._directory / str(step), wanted)
+        return restored[PARAMS]
 
     def loader_state(self, step: int | None = None) -> dict[str, Any]:
         """Reads the loader state of a checkpoint, no array.
@@ -233,7 +212,7 @@ class Checkpoints:
           UserError: there is no such checkpoint.
         """
         directory = self._directory / str(self._resolve(step))
-        return dict(_metadata(directory, PARAMS).custom_metadata[_LOADER])
+        return checkpoint_store.loader_state(directory)
 
     def close(self) -> None:
         """Waits until the save under way is on disk.
@@ -280,81 +259,3 @@ class Checkpoints:
             found="only damaged ones" if step is None else "a damaged one",
             fix="Restore its files from a copy",
         )
-
-    def _read(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Reads the trees `wanted` by name, and the loader state."""
-        placed = jax.tree_util.tree_map(checkpoint_tree.with_sharding, wanted)
-        named = {item: trees.named_leaves(tree) for item, tree in placed.items()}
-        directory = self._directory / str(step)
-        loader: Any = None
-        for item, leaves in named.items():
-            stored = {}
-            if (directory / item).exists():
-                # Not `checkpointables_metadata`, which opens the arrays of all items.
-                metadata = _metadata(directory, item)
-                stored, loader = trees.named_leaves(metadata.metadata), metadata.custom_metadata
-            prefix = f"{PARAMS}/" if item == PARAMS else ""
-            checkpoint_tree.check_fit(f"checkpoint {directory}", prefix, leaves, stored)
-        loaded = ocp.load_checkpointables(
-            directory, {item: trees.nest(leaves) for item, leaves in named.items() if leaves}
-        )
-        out = {}
-        for item, tree in wanted.items():
-            leaves = trees.named_leaves(loaded.get(item, {}))
-            structure = jax.tree_util.tree_structure(tree)
-            out[item] = jax.tree_util.tree_unflatten(
-                structure, [leaves[name] for name in named[item]]
-            )
-        return out, dict(loader[_LOADER])
-
-
-class _Recording(ocp.options.AsyncOptions):
-    """Options of Orbax, and what a process does between its own writing and that of the others."""
-
-    before_the_others: Callable[[], None]
-
-    def v0(self) -> Any:
-        """Returns what Orbax asks for, with a barrier that first records."""
-        options = super().v0()
-        if peers.count() > 1:
-            before = self.before_the_others
-
-            def record_and_meet(*, key: str, timeout_ms: int) -> None:
-                if key.startswith("async_write_complete"):
-                    before()
-                peers.client().wait_at_barrier(key, timeout_ms)
-
-            options.barrier_sync_fn = record_and_meet
-        return options
-
-
-def _metadata(directory: epath.Path, item: str) -> Any:
-    """Reads what is said of a tree.
-
-    Raises:
-      UserError: it is damaged, in a checkpoint of a version without checksums.
-    """
-    try:
-        return ocp.metadata(directory, checkpointable_name=item)
-    except Exception as error:  # of tensorstore, of JSON, of Orbax
-        reason = f"{type(error).__name__} {error}"
-        raise errors.UserError(
-            f"checkpoint {directory}: damaged ({reason[:200]})",
-            fix="Remove it, so that the one before it is used, or restore its files",
-        ) from error
-
-
-def _written_whole() -> Any:
-    """Lets one replica write an array that is small; to cut it for all holds the caller up."""
-    options = ocp.options.ArrayOptions
-    return options(saving=options.Saving(min_slice_bytes_for_replica_parallel=_SMALL))
-
-
-def _silence_orbax() -> None:
-    """Keeps what Orbax logs for its own developers, also from its threads, out of our output."""
-    absl_logging.get_absl_logger().addFilter(_is_for_users)  # Adding it again changes nothing.
-
-
-def _is_for_users(record: logging.LogRecord) -> bool:
-    # Errors included: they are raised as well, when the save is waited for.
-    return f"{os.sep}orbax{os.sep}" not in record.pathname
