@@ -1,10 +1,8 @@
 import copy
 import json
 
-import fsspec
 import numpy as np
 import pytest
-import small_rlds
 
 from vla_jax.core.errors import UserError
 from vla_jax.data import records, schema
@@ -253,41 +251,3 @@ def test_shards_that_lack_a_number_are_told(tmp_path):
     )
     with pytest.raises(UserError, match=message):
         schema.read_splits(tmp_path)
-
-
-def test_the_title_is_that_of_the_metadata_or_of_the_path(tmp_path):
-    directory = tmp_path / "bridge" / "0.1.0"
-    directory.mkdir(parents=True)
-    assert schema.title(directory) == ("bridge", "0.1.0")
-    assert schema.title(f"{directory}/") == ("bridge", "0.1.0")
-    info(directory)
-    assert schema.title(directory) == ("d", "1.0.0")
-
-
-def test_datasets_are_found_below_a_parent(tmp_path, tensorflow):
-    places = ("a/1.0.0", "b/config/2.0.0", "b/other/2.0.0")
-    for place in places:
-        small_rlds.write(tensorflow, tmp_path / place, [small_rlds.values(1)])
-        (tmp_path / place / ".vla_index" / "train").mkdir(parents=True)
-    (tmp_path / "notes.txt").touch()
-    expected = [str(tmp_path / place) for place in places]
-    assert schema.find_datasets(tmp_path) == expected
-    assert schema.find_datasets(tmp_path / "a" / "1.0.0") == expected[:1]
-    assert schema.find_datasets(tmp_path / "b") == expected[1:]
-
-
-def test_datasets_are_found_on_remote_storage_too(tmp_path, tensorflow):
-    small_rlds.write(tensorflow, tmp_path / "1.0.0", [small_rlds.values(1)])
-    memory = fsspec.filesystem("memory")
-    memory.put(str(tmp_path / "1.0.0"), "/find/d/1.0.0", recursive=True)
-    assert schema.find_datasets("memory://find") == ["memory://find/d/1.0.0"]
-    assert schema.read_split("memory://find/d/1.0.0", "train").shard_lengths == (1,)
-    assert schema.title("memory://find/d/1.0.0/") == ("d", "1.0.0")
-
-
-def test_a_directory_without_datasets_is_refused(tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"expected a TFDS version directory.*found none"):
-        schema.find_datasets(tmp_path)
-    with pytest.raises(UserError, match="No such file"):
-        schema.find_datasets(tmp_path / "absent")

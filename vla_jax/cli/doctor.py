@@ -21,12 +21,12 @@ def main(arguments: Sequence[str]) -> None:
     """
     values, (directory,) = flags.parse("doctor", arguments, _define, ("DATASET_DIR",))
     # Imported late, so that a typing error in a flag is told at once.
-    from vla_jax.data import schema
+    from vla_jax.data import version_directories
     from vla_jax.data.doctor import report
     from vla_jax.data.doctor.examination import examine
     from vla_jax.data.robots import table
 
-    name, version = schema.title(directory)
+    name, version = version_directories.title(directory)
     known = values.robot or (name if name in table.ROBOTS else None)
     with progress.Phases() as phases:
         examination = examine(

@@ -12,9 +12,9 @@ from vla_jax.runtime import progress
 def main(arguments: Sequence[str]) -> None:
     """Indexes every dataset in the directories and prints what was found."""
     values, directories = flags.parse("index", arguments, _define, ("DIR...",))
-    from vla_jax.data import schema
+    from vla_jax.data import schema, version_directories
 
-    found = [path for directory in directories for path in schema.find_datasets(directory)]
+    found = [path for directory in directories for path in version_directories.find(directory)]
     rows = []
     for directory in found:
         present = schema.read_splits(directory)
@@ -54,10 +54,10 @@ def _index(directory: str, split: str, values: absl_flags.FlagValues) -> tuple:
 
 def _wanted(directory: str, arrays: Sequence[str] | None):
     """Returns what to index: of a dataset with an adapter, the numbers that it reads."""
-    from vla_jax.data import indexing, schema
+    from vla_jax.data import indexing, schema, version_directories
     from vla_jax.data.robots.table import ROBOTS
 
-    robot = ROBOTS.get(schema.title(directory)[0])
+    robot = ROBOTS.get(version_directories.title(directory)[0])
     if robot is None:
         return indexing.Wanted(arrays=tuple(arrays) if arrays else None)
     texts = indexing.small(schema.read_schema(directory), "text")

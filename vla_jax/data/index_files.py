@@ -19,7 +19,8 @@ import numpy as np
 
 from vla_jax.core import paths
 from vla_jax.core.errors import UserError
-from vla_jax.data import schema, sealed
+from vla_jax.data import sealed, version_directories
+from vla_jax.data.metadata import Directory
 from vla_jax.runtime import storage
 
 BESIDE = ".vla_index"
@@ -27,7 +28,7 @@ _BLOCK = 1 << 16  # rows that are looked at together, when looking for constants
 
 
 def candidates(
-    directory: schema.Directory, split: str, cache_dir: str | os.PathLike[str] | None
+    directory: Directory, split: str, cache_dir: str | os.PathLike[str] | None
 ) -> list[pathlib.Path]:
     """Returns the folders where the index of a split may lie; the first is the one to write.
 
@@ -36,7 +37,7 @@ def candidates(
     """
     folders = []
     if cache_dir is not None:
-        name, version = schema.title(directory)
+        name, version = version_directories.title(directory)
         path = os.fspath(directory)
         path = path.rstrip("/") if storage.is_remote(path) else os.path.realpath(path)
         digest = hashlib.sha256(path.encode()).hexdigest()[:12]

@@ -8,7 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from vla_jax.core.errors import UserError, listed, nearest
-from vla_jax.data import frame_index, fresh_folder, index_files, schema, sealed, tfrecord
+from vla_jax.data import (
+    frame_index,
+    fresh_folder,
+    index_files,
+    schema,
+    sealed,
+    tfrecord,
+    version_directories,
+)
 from vla_jax.data.episode_walk import LeftOut, OnCorrupt, Walk
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.index_writer import IndexWriter
@@ -130,7 +138,7 @@ def _build(
 ) -> FrameIndex:
     """Makes an index; with `keep` not in the place of one that has more features."""
     found = schema.read_split(directory, split)
-    name, version = schema.title(directory)
+    name, version = version_directories.title(directory)
     files = storage.Files([storage.join(directory, shard) for shard in found.shards])
     marks = [ShardMark.of(files, k) for k in range(len(files))]
     folder = index_files.candidates(directory, split, cache_dir)[0]

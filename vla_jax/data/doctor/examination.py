@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from vla_jax.core.errors import UserError
-from vla_jax.data import indexing, schema
+from vla_jax.data import indexing, schema, version_directories
 from vla_jax.data.doctor import actions, content, episodes, shards
 from vla_jax.data.doctor import recording as recording_lib
 from vla_jax.data.doctor.finding import COST, Finding, conclude, grade, listed
@@ -82,7 +82,7 @@ def examine(
       UserError: this is no dataset, it has no such split, or the index cannot be written. What is
         wrong inside the data is found, not raised.
     """
-    name, _ = schema.title(directory)
+    name, _ = version_directories.title(directory)
     found_split = schema.read_split(directory, split)
     in_bytes = indexing.in_megabytes(on_progress)
     found = [shards.records(directory, found_split, everything=everything, on_progress=in_bytes)]

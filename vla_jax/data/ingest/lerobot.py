@@ -13,7 +13,12 @@ import numpy as np
 from vla_jax.core import paths
 from vla_jax.core.errors import UserError, listed
 from vla_jax.core.words import is_blank
-from vla_jax.data.ingest import lerobot_episodes, lerobot_info, lerobot_statistics
+from vla_jax.data.ingest import (
+    lerobot_episodes,
+    lerobot_info,
+    lerobot_statistics,
+    lerobot_tasks,
+)
 from vla_jax.data.ingest.encoding import intact
 from vla_jax.data.ingest.episode import Episode
 from vla_jax.data.ingest.film import Films
@@ -61,7 +66,7 @@ class LeRobot:
         self._films = (
             Films(_PURPOSE, fps=info.fps, tolerance=options.tolerance_s) if self._videos else None
         )
-        self._tasks = lerobot_episodes.read_tasks(source, info, self._tables)
+        self._tasks = lerobot_tasks.read(source, info, self._tables)
         self._episodes = lerobot_episodes.read(source, info, self._videos, self._tables)
         self._orientation: Orientation = options.orientation_or("as_stored")
         self.docs = {
