@@ -11,7 +11,7 @@ from vla_jax.eval import latency, open_loop, round_trip, vqa
 from vla_jax.eval.closed_loop import Outcome
 from vla_jax.eval.rate import Rate
 from vla_jax.eval.record import Record
-from vla_jax.experiment import parts, sources, trials
+from vla_jax.experiment import flaws, sources, trials
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.sources import Data
 from vla_jax.experiment.trials import OnProgress, Trials
@@ -111,7 +111,7 @@ def ask(
     for name, questions in web.items():
         if policy is None:
             break
-        read = functools.partial(parts.sound(config, policy.encoder), questions)
+        read = functools.partial(flaws.sound(config, policy.encoder), questions)
         answers = vqa.answer_all(policy, questions, config.evaluation.questions, read=read)
         found = vqa.rates(answers, locations=config.tokenizer.locations)
         rates |= {f"{name}/{k}" if several else k: rate for k, rate in found.items()}
@@ -167,7 +167,7 @@ def _latency(
     """Times the decisions; `ROBOT/...` where there are several robots."""
     return {
         f"{name}/decode_ms" if len(policies) > 1 else "decode_ms": latency.decode_ms(
-            policies[name], parts.sound(config, policies[name].encoder)(episodes, 0)[1]
+            policies[name], flaws.sound(config, policies[name].encoder)(episodes, 0)[1]
         )
         for name, episodes in held_out.items()
         if name in policies
@@ -183,7 +183,7 @@ def _errors(
         if name not in policies:
             continue
         count = min(config.evaluation.frames, len(episodes))
-        sound = parts.sound(config, policies[name].encoder)
+        sound = flaws.sound(config, policies[name].encoder)
         chosen = [sound(episodes, i * len(episodes) // count)[1] for i in range(count)]
         found = open_loop.action_error(policies[name], chosen)
         errors |= {f"{name}/{k}" if len(policies) > 1 else k: v for k, v in found.items()}

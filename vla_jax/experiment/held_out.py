@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from vla_jax.data.loader import collate
-from vla_jax.experiment import evaluation, parts, sources
+from vla_jax.experiment import evaluation, flaws, parts, sources
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.sources import Data
 from vla_jax.policy.policy import Policy
@@ -45,7 +45,7 @@ class HeldOut:
         part, parts_in_all = sharding.batch_part(model.mesh)
         size = config.loader.batch_size // parts_in_all
         numbers = {name: number for number, name in enumerate(data.names)}
-        sound = parts.sound(config, encoder)
+        sound = flaws.sound(config, encoder)
         self._batches = [
             collate(
                 [sound(source, i)[1] for i in chosen],

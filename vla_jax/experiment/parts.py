@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,16 +10,14 @@ import jax
 from vla_jax.actions import bins
 from vla_jax.actions.bins import Bins, BinsConfig
 from vla_jax.actions.normalize import Normalizer
-from vla_jax.core.batch import Example
-from vla_jax.core.errors import TextError, UserError
-from vla_jax.data import collate, flaw, ledger
+from vla_jax.core.errors import UserError
+from vla_jax.data import ledger
 from vla_jax.data.episodes import Episodes
-from vla_jax.data.flaw import Flaw
 from vla_jax.data.loader import Loader
-from vla_jax.data.skipped import Skipped
 from vla_jax.data.source import Source
-from vla_jax.experiment import pretraining, sources
+from vla_jax.experiment import flaws, pretraining, sources
 from vla_jax.experiment.config import RunConfig
+from vla_jax.experiment.flaws import MOST_TEXTS
 from vla_jax.experiment.model import Model
 from vla_jax.experiment.pretraining import Start
 from vla_jax.experiment.sources import Data
@@ -36,7 +34,6 @@ from vla_jax.tokens.tokenizer import Tokenizer
 
 _MOST_STEPS = 1_000_000  # whose actions say where quantiles lie
 _MOST_CHUNKS = 20_000  # of each robot, that FAST is trained on
-_MOST_TEXTS = 100_000  # of each web set, that are looked through for action tokens and length
 _NAMED = 8  # skipped items that are printed
 
 
@@ -49,7 +46,7 @@ def make_encoder(config: RunConfig, data: Data, weights: Start | None = None) ->
     given = None if weights is None else weights.tokenizer
     if config.tokenizer.path is not None:
         given = Tokenizer.load(config.tokenizer.path)
-    texts = _texts(config, data, None if given is None else _MOST_TEXTS)
+    texts = _texts(config, data, None if given is None else MOST_TEXTS)
     tokenizer = given or _train(config, texts)
     pretraining.check_tokenizer(weights, config, tokenizer)
     tokenizer, actions = _make_actions(config, data, tokenizer, texts)
@@ -161,51 +158,6 @@ def make_bins(config: BinsConfig, robot: Episodes) -> Bins:
     return bins.make(config, values, robot.spec.discrete, robot.name)
 
 
-def known_flaws(config: RunConfig, encoder: Encoder, examples: Iterable[Source]) -> list[Flaw]:
-    """Lays out the distinct texts of sources, and returns what may not be trained on.
-
-    Of very large question sets the texts of `_MOST_TEXTS` examples are looked at; the others are
-    looked at when they are drawn.
-
-    Returns:
-      The flaws, texts that are too long first, the longest before the others.
-    """
-    found: list[Flaw] = []
-    for source in examples:
-        found += source.flaws
-        for number, text, role in source.distinct(_MOST_TEXTS):
-            try:
-                encoder.lay_out(text, role)
-            except TextError as error:
-                found.append(flaw.of_example(error, source.name, source.place(number), "text"))
-    return sorted(found, key=lambda bad: -bad.needed)
-
-
-def check(config: RunConfig, encoder: Encoder, data: Data) -> None:
-    """Checks the texts of all datasets, before anything of a run is written.
-
-    Raises:
-      UserError: some cannot be written and may not be skipped, or are too many to be skipped; or
-        more of the data was left out than may be.
-    """
-    sources = (*data.sources, *data.held_out.values())
-    Skipped(config.loader.most_skipped, known_flaws(config, encoder, sources))
-
-
-def sound(config: RunConfig, encoder: Encoder) -> Callable[[Source, int], tuple[int, Example]]:
-    """Returns what reads examples outside the loader, for measurements.
-
-    Given a source and a number, it returns the example, or the first one after it that can be used,
-    and its number; what is skipped is bounded as in training.
-    """
-    skipped = Skipped(config.loader.most_skipped)
-
-    def use(example: Example) -> None:
-        collate.check(example, encoder)
-
-    return lambda source, number: skipped.sound(source, number, use=use)
-
-
 def make_loader(
     config: RunConfig,
     examples: Sequence[Source],
@@ -227,7 +179,7 @@ def make_loader(
         seed=config.seed,
         start=start,
         process=part,
-        known=known_flaws(config, encoder, examples) if config.loader.on_corrupt == "skip" else (),
+        known=flaws.known(encoder, examples) if config.loader.on_corrupt == "skip" else (),
     )
     if (needed := loader.predicted_ram()) > memory.host():
         raise UserError(

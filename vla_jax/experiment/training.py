@@ -11,7 +11,7 @@ from vla_jax.core.config import to_json
 from vla_jax.core.errors import UserError
 from vla_jax.data import ledger
 from vla_jax.data.loader import Loader
-from vla_jax.experiment import frozen, parts, sources, warm_start
+from vla_jax.experiment import flaws, frozen, parts, sources, warm_start
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.hooks import Hooks
 from vla_jax.experiment.planning import fit
@@ -133,7 +133,7 @@ def _begin(
       UserError: something of the data or of the directory is not as the run needs it.
     """
     encoder = parts.make_encoder(config, data, weights)
-    parts.check(config, encoder, data)
+    flaws.check(config, encoder, data)
     workdir.claim(config, origin)
     workdir.save_encoder(encoder)
 
