@@ -61,6 +61,7 @@ ALONE = {
         "exported_images",
         "exported_manifest",
         "exported_policy",
+        "exported_tensors",
         "exported_tokens",
         "jax_policy",
         "selftest",

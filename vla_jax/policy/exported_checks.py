@@ -214,21 +214,6 @@ def check_centres(rows: Sequence[Sequence[float]], size: int, convention: str, w
         expect(is_rising, place, "ascending centres", "others")
 
 
-def check_shapes(
-    found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]] | None, where: str
-) -> None:
-    """Checks that tensors have the names and shapes that policy.json says."""
-    if wanted is None:
-        raise ValueError(
-            f"{where}/policy.json, field parameters: expected every tensor, found null"
-        )
-    for what, some, others in (("tensor", wanted, found), ("no tensor", found, wanted)):
-        absent = [name for name in some if name not in others]
-        expect(not absent, where, f"{what} {absent[:1]}", f"{len(absent)} such differences")
-    for name, shape in wanted.items():
-        expect([*found[name]] == [*shape], f"{where}: tensor {name}", [*shape], [*found[name]])
-
-
 def expect(holds: bool, what: str, expected: object, found: object) -> None:
     """Raises the error that something is not as expected, unless it is."""
     if not holds:
@@ -270,5 +255,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuses an object with a key twice, of which `json` would take the last."""
     out = dict(pairs)
     if len(out) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("a key appears twice in one object")
     return out

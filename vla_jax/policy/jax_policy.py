@@ -12,15 +12,14 @@ import os
 import pathlib
 from typing import Any
 
+import exported_tensors
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
 import selftest
-from exported_checks import check_shapes, expect
 from exported_policy import ExportedPolicy, Inputs, read
 from exported_tokens import Grammar
-from safetensors import SafetensorError
 from safetensors.flax import load_file
 
 
@@ -40,7 +39,11 @@ class Program:
             raise ValueError(f"dtype {dtype}: {folder} has no program for it ({file.name})")
         self._device = jax.local_devices(backend=device)[0]
         self._params: dict[str, Any] = {}
-        for name, value in _parameters(folder, description).items():
+        wanted = description["parameters"]
+        tensors = exported_tensors.read(
+            folder, wanted, load_file, lambda v: bool(jnp.isfinite(v).all())
+        )
+        for name, value in tensors.items():
             *parents, last = name.split("/")
             node = self._params
             for parent in parents:
@@ -68,29 +71,6 @@ class Program:
         if not np.isfinite(chosen).all():
             raise ValueError("the model's logits are not finite")
         return np.asarray(tokens[0]), np.asarray(logits[0][:, wanted])
-
-
-def _parameters(folder: pathlib.Path, description: dict[str, Any]) -> dict[str, jax.Array]:
-    """Reads the parameters by name, from one file or several.
-
-    Raises:
-      ValueError: a file is damaged, or there are other tensors than policy.json says, or numbers
-        that are not finite.
-    """
-    tensors: dict[str, jax.Array] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            found = load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file}: cannot be read ({error})") from error
-        for name, value in found.items():
-            expect(name not in tensors, f"{file}: tensor {name}", "it in one file", "it in two")
-            is_finite = bool(jnp.isfinite(value).all())
-            expect(is_finite, f"{file}: tensor {name}", "finite numbers", "others")
-        tensors |= found
-    shapes = {name: value.shape for name, value in tensors.items()}
-    check_shapes(shapes, description["parameters"], str(folder))
-    return tensors
 
 
 class JaxPolicy(ExportedPolicy):

@@ -11,11 +11,10 @@ import os
 import pathlib
 from typing import Any
 
+import exported_tensors
 import selftest
 import torch
-from exported_checks import check_shapes, expect
 from exported_policy import ExportedPolicy, read
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -71,26 +70,13 @@ class TorchPolicy(ExportedPolicy):
 def _parameters(
     folder: pathlib.Path, description: dict[str, Any], device: str
 ) -> dict[str, torch.Tensor]:
-    """Reads the parameters that count, by name, from one file or several.
-
-    Raises:
-      ValueError: a file is damaged, or there are other tensors than policy.json says, or numbers
-        that are not finite.
-    """
-    tensors: dict[str, torch.Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            found = load_file(file, device=device)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file}: cannot be read ({error})") from error
-        for name, value in found.items():
-            expect(name not in tensors, f"{file}: tensor {name}", "it in one file", "it in two")
-            expect(
-                bool(value.isfinite().all()), f"{file}: tensor {name}", "finite numbers", "others"
-            )
-        tensors |= found
-    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
-    check_shapes(shapes, description["parameters"], str(folder))
+    """Reads the parameters that count by name; raises what `exported_tensors.read` does."""
+    tensors = exported_tensors.read(
+        folder,
+        description["parameters"],
+        lambda file: load_file(file, device=device),
+        lambda value: bool(value.isfinite().all()),
+    )
     return {
         name: value for name, value in tensors.items() if not any(part in name for part in _UNUSED)
     }

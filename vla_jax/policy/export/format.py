@@ -16,6 +16,7 @@ ALWAYS = (
     "exported_checks.py",
     "exported_images.py",
     "exported_manifest.py",
+    "exported_tensors.py",
     "exported_tokens.py",
     "selftest.py",
 )
