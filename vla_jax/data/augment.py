@@ -17,7 +17,6 @@ from vla_jax.data.stream import uniform
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 _CROP, _COLOUR = 1, 2  # salts: switching one off does not change the other
 
-
 Kept = Annotated[float, Range(0, 1, above=True)]
 
 

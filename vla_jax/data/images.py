@@ -19,7 +19,7 @@ Resize = Literal["linear", "lanczos"]
 # meant to fill the memory.
 MOST_PIXELS = 2**26
 
-_PNG = b"\x89PNG\r\n\x1a\n"
+PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"  # not simplejpeg.is_jpeg: a truncated one would go to a laxer decoder
 
 
@@ -72,7 +72,7 @@ def size(data: bytes, name: str, *, most_pixels: int = MOST_PIXELS) -> tuple[int
     try:
         if data.startswith(_JPEG):
             height, width = map(int, simplejpeg.decode_jpeg_header(data)[:2])
-        elif data.startswith(_PNG) and data[12:16] == b"IHDR" and len(data) >= 24:
+        elif data.startswith(PNG) and data[12:16] == b"IHDR" and len(data) >= 24:
             width, height = struct.unpack(">II", data[16:24])
         else:
             with warnings.catch_warnings():  # what Pillow warns of is refused below

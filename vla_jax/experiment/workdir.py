@@ -56,15 +56,8 @@ _FREE = (
 _PLACES = re.compile(r"config\.(data_dir|mixture\.(robots|web)\..*\.dir): ")
 # What a run makes before its first checkpoint; without the first of them none is read.
 _MADE = (
-    *(
-        "policy.json",
-        "manifest.json",
-        "tokenizer.json",
-        "fast",
-        "frozen",
-        "checkpoints",
-        "mixture.json",
-    ),
+    *("policy.json", "manifest.json", "tokenizer.json", "fast", "frozen"),
+    *("checkpoints", "mixture.json"),
     *metrics.FILES,
 )
 _SAVED = re.compile(r"\d+(\.damaged)?")  # the name of a checkpoint, not of one being written

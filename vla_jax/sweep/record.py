@@ -81,9 +81,9 @@ def read(run: Run) -> Record:
         needs=record.get("needs", {}),
     )
     if why := "; ".join(_differences(here, run.lineage())):
-        # One that has saved nothing gives way: `Workdir.claim`.
-        state = State.STALE if workdir.has_saved() else State.NEW
-        return Record(run=run, state=state, why=why if state is State.STALE else "")
+        if not workdir.has_saved():  # It gives way: `Workdir.claim`.
+            return Record(run=run, state=State.NEW)
+        return Record(run=run, state=State.STALE, why=why)
     seconds = record.get("seconds", 0.0) + _lost(run, record)
     return Record(run=run, state=_state(run, workdir), seconds=seconds)
 

@@ -12,10 +12,6 @@ from vla_jax.core.errors import TextError
 _MARKERS = {"<image>": IMAGE_TOKEN, "<state>": STATE_TOKEN}
 _MARKER = re.compile("(<image>|<state>)")
 
-# What stands for images and state in a form, or in a prompt that is written as it is.
-_MARKERS = {"<image>": IMAGE_TOKEN, "<state>": STATE_TOKEN}
-_MARKER = re.compile("(<image>|<state>)")
-
 ROBOT = {
     # RT-2, section 3.2
     "rt2": "Q: what action should the robot take to {text}? A:",

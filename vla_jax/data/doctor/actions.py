@@ -4,12 +4,12 @@ import re
 
 import numpy as np
 
+from vla_jax.actions.spec import LARGEST
 from vla_jax.core.arrays import Bool, Int
 from vla_jax.data.doctor.finding import Finding, Symptom, conclude, listed, percent
 from vla_jax.data.doctor.recording import Recording
 
 _FAR, _VERY_FAR = 3.0, 10.0  # spans (q99 - q01) beyond the quantile: a note, a warning
-_LARGEST = 65504.0  # of float16; no pose, angle or speed is larger, in any unit in use
 _STILL = 0.01  # of a dimension's usual reach: less is no motion
 _OPEN = re.compile(r"\b([01])(?:\.0)?\s*(?:=|is|:)?\s*(?:fully )?open", re.IGNORECASE)
 
@@ -26,10 +26,10 @@ def finite(recording: Recording) -> Finding:
         if bad.any():
             sound &= ~bad
             symptoms.append(("error", _not_finite(name, bad, recording)))
-        huge = (np.isfinite(values) & (np.abs(values) > _LARGEST)).any(1) & recording.keep
+        huge = (np.isfinite(values) & (np.abs(values) > LARGEST)).any(1) & recording.keep
         if huge.any():
             at = recording.place(int(np.flatnonzero(huge)[0]))
-            text = f"{name} is beyond {_LARGEST:g} at {int(huge.sum())} steps, first at {at}"
+            text = f"{name} is beyond {LARGEST:g} at {int(huge.sum())} steps, first at {at}"
             symptoms.append(("warning", text))
     for name, values in recording.columns.arrays.items():
         bad = ~np.isfinite(values.reshape(len(recording), -1)).all(1) & recording.keep & sound

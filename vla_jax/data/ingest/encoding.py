@@ -14,9 +14,6 @@ from vla_jax.core.arrays import UInt8
 from vla_jax.core.errors import UserError
 from vla_jax.data import images
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-MOST_PIXELS = 1 << 26  # of an image, by its header; twice those of an 8K film
-
 
 class ImageFormat(NamedTuple):
     """How an image is encoded, and its size in pixels."""
@@ -74,12 +71,12 @@ def check_size(height: int, width: int) -> None:
     Raises:
       ValueError: it is one.
     """
-    if not 0 < height * width <= MOST_PIXELS:
-        raise ValueError(f"{height}x{width} pixels, expected 1 to {MOST_PIXELS:,}")
+    if not 0 < height * width <= images.MOST_PIXELS:
+        raise ValueError(f"{height}x{width} pixels, expected 1 to {images.MOST_PIXELS:,}")
 
 
 def _header(data: bytes) -> ImageFormat:
-    if data.startswith(_PNG):
+    if data.startswith(images.PNG):
         if len(data) < 33:
             raise ValueError(f"PNG of {len(data)} bytes is cut off")
         width, height, depth = struct.unpack(">IIB", data[16:25])
@@ -108,7 +105,7 @@ def intact(data: bytes | None, place: str) -> bytes:
         image_format(data)
     except ValueError as error:
         raise UserError(f"image {place}: {error}") from error
-    if data.startswith(_PNG):
+    if data.startswith(images.PNG):
         _check_sums(data, place)
     images.decode(data, place)
     return data

@@ -16,12 +16,8 @@ from vla_jax.models import flops
 from vla_jax.models.layers import Remat
 from vla_jax.runtime import chips, progress
 
-REMATS: tuple[Remat, ...] = (
-    "none",
-    "dots",
-    "narrow",
-    "full",
-)  # from fast and large to slow and small
+# From fast and large to slow and small.
+REMATS: tuple[Remat, ...] = ("none", "dots", "narrow", "full")
 _GAIN = 0.01  # of a step's arithmetic; what saves less is not worth two or three times the memory
 _SHARE = 0.9  # of a device's memory; the estimate may be wrong by some percent
 
