@@ -40,7 +40,7 @@ def test_reads_what_fits(tmp_path):
         ('{"parts": []}', "field parts: expected object, got array"),
         ("[]", "a.json: expected object, got array"),
         ("", r"a.json: not valid JSON \(Expecting value"),
-        ('{"parts": {}, "parts": {}}', "the key 'parts' stands twice"),
+        ('{"parts": {}, "parts": {}}', "the key 'parts' appears twice"),
         ('{"parts": {}, "count": ' + "9" * 5000 + "}", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
         (b"\xff\xfe{}", "not valid JSON"),

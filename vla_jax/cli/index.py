@@ -106,7 +106,7 @@ def _define(values: absl_flags.FlagValues) -> None:
         "on_corrupt",
         "error",
         ["error", "skip"],
-        "What a record that cannot be read does: it ends all, or is named and left out.",
+        "A record that cannot be read is an error, or is left out and named.",
         flag_values=values,
     )
     absl_flags.DEFINE_list(

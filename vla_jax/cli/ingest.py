@@ -136,13 +136,13 @@ def _define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_float(
         "tolerance_s",
         options.Options.tolerance_s,
-        "LeRobot: how far from its time stamp a frame of a film may be, seconds, where a film has "
-        "not as many frames as its episodes have steps.",
+        "LeRobot: how far from its time stamp a frame of a film may be, seconds, where the film's "
+        "frames are not as many as the steps of its episodes.",
         flag_values=values,
     )
     absl_flags.DEFINE_boolean(
         "check_statistics",
         True,
-        "LeRobot: hold the numbers against the statistics that the metadata have of them.",
+        "LeRobot: compare the numbers with the statistics in the metadata.",
         flag_values=values,
     )

@@ -90,8 +90,8 @@ def ensure(
       split: a whole split; parts of it are chosen by episode.
       wanted: what it shall have at least.
       cache_dir: where to write it; beside the data without.
-      on_corrupt: what a record that cannot be read does: it ends all (`error`), or is left out
-        (`skip`) and named in `left_out` of the index.
+      on_corrupt: whether a record that cannot be read is an error, or is left out (`skip`) and
+        named in `left_out` of the index.
       on_progress: is called with (what, bytes done, bytes in all) while it is made.
 
     Raises:

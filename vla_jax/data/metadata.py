@@ -57,7 +57,7 @@ class _FeaturesDict(msgspec.Struct, frozen=True):
 
 
 class Node(msgspec.Struct, frozen=True):
-    """A node of the tree of features, its children unchecked; a leaf has not the first two."""
+    """A node of the tree of features, its children unchecked; leaves lack the first two."""
 
     features_dict: _FeaturesDict | None = msgspec.field(default=None, name="featuresDict")
     sequence: _Sequence | None = None

@@ -84,7 +84,7 @@ def read(path: str | os.PathLike[str]) -> list[Record]:
 
     Raises:
       UserError: there is no such file, it is empty, a line is no record, a number is not
-        finite, or an episode stands twice; names the line and the field.
+        finite, or an episode appears twice; names the line and the field.
     """
     path = pathlib.Path(path)
     if not path.is_file():

@@ -92,7 +92,7 @@ class Model:
         if needed > there:
             raise UserError(
                 f"config.model: {self.size:,} parameters",
-                expected=f"at most the {there / 2**30:,.1f} GiB of memory that there are",
+                expected=f"at most the {there / 2**30:,.1f} GiB of memory of all processes",
                 found=f"{needed / 2**30:,.1f} GiB",
                 fix="Make it smaller, or take a machine that vla-jax plan says it fits",
             )

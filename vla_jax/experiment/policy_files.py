@@ -80,8 +80,8 @@ def load(folder: pathlib.Path) -> Encoder:
             exported_manifest.verify(folder, (POLICY, _TOKENIZER))
         else:
             progress.note(
-                f"{folder}: an older run without {exported_manifest.FILE}: nobody knows whether "
-                f"{POLICY} and {_TOKENIZER} are as they were written"
+                f"{folder}: an older run without {exported_manifest.FILE}: damage to {POLICY} and "
+                f"{_TOKENIZER} may go unnoticed"
             )
         policy = json_file.read(path, _Policy, fix=_ANOTHER)
         _check(policy, str(path))

@@ -78,7 +78,7 @@ def open_data(
     Args:
       config: the run.
       on_progress: called with a description, what is done and how much there is.
-      left_out: takes why a dataset cannot be opened, which is then left out; None: this is an
+      left_out: is told why a dataset cannot be opened, which is then left out; None: that is an
         error.
 
     Raises:
@@ -134,7 +134,7 @@ def _open_questions(
 
 @contextlib.contextmanager
 def _tolerance(left_out: list[str] | None) -> Iterator[None]:
-    """Lets `left_out`, where there is one, take what a dataset cannot be opened for."""
+    """Adds to `left_out`, where there is one, why a dataset cannot be opened."""
     try:
         yield
     except UserError as error:

@@ -153,7 +153,7 @@ def open_actions(folder: str | pathlib.Path, description: Mapping[str, Any]) -> 
     """Returns what reads the actions of an exported folder.
 
     Raises:
-      ValueError: the files of FAST are damaged, or it has not as many tokens as there are ids.
+      ValueError: the files of FAST are damaged, or its tokens are not as many as the ids.
     """
     return _Fast(folder, description) if description["bins"] is None else _Bins(description)
 

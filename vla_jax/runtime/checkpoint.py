@@ -3,7 +3,7 @@
 On disk a checkpoint is `DIRECTORY/STEP` with two Orbax trees, `params` and `training` (everything
 else), so that the parameters can be read without the optimizer. Leaves are stored by name in
 nested dicts, whatever containers held them. Nothing about the mesh is stored: arrays come back
-onto the shardings that the reader asks for. A checkpoint whose files have not the bytes that were
+onto the shardings that the reader asks for. A checkpoint whose files are not as they were
 written (`checkpoint_files.py`) is passed over, by name, and the one before it is used.
 """
 

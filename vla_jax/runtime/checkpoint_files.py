@@ -182,7 +182,7 @@ def _damage(directory: epath.Path, items: Collection[str]) -> str | None:
     except OSError as error:
         return f"{error.strerror}: {error.filename}"
     changed = [name for name, (_, crc) in found.items() if crc != expected[name][1]]
-    return f"{changed[0]} has not the bytes that were written" if changed else None
+    return f"{changed[0]} is not as it was written" if changed else None
 
 
 def _is_read(name: str, items: Collection[str]) -> bool:
@@ -211,12 +211,12 @@ def _expected(directory: epath.Path) -> Checksums:
         return {name: (size, None) for name, size in sizes.items()}
     listed = content["list"]
     if _digest(listed) != content.get("crc32c"):
-        raise UserError(f"{LIST} has not the bytes that were written")
+        raise UserError(f"{LIST} is not as it was written")
     metadata = _json(directory, _METADATA)
     names = {_NAMES: sorted(metadata)} if _NAMES in listed["metadata"] else {}
     metadata = {name: metadata.get(name) for name in listed["metadata"]} | names
     if _digest(metadata) != _digest(listed["metadata"]):
-        raise UserError(f"{_METADATA} has not the bytes that were written")
+        raise UserError(f"{_METADATA} is not as it was written")
     return json_file.convert(listed["files"], dict[str, tuple[int, int | None]], LIST)
 
 

@@ -90,7 +90,7 @@ def twice(path):
         (half_a_header, r"expected \d+ bytes, found 40\. Download it again"),
         (damaged_header, "a damaged header: not valid JSON"),
         (huge_header, "expected a safetensors file, found no header of one"),
-        (twice, "the key 'a' stands twice in one object"),
+        (twice, "the key 'a' appears twice in one object"),
         (header(a=("F32", [2, 3], [0, 20])), r"tensor a: expected 24 bytes for \(2, 3\), found 20"),
         (
             header(a=("F32", [2], [-8, 0])),

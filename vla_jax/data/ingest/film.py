@@ -153,7 +153,7 @@ class Films:
             raise UserError(f"{path}: a film without frames", fix=_AGAIN)
         found = np.array(sorted(ticks), np.int64)
         if (np.diff(found) <= 0).any():
-            raise UserError(f"{path}: two frames are shown at one time", fix=_AGAIN)
+            raise UserError(f"{path}: two frames are shown at the same time", fix=_AGAIN)
         return _Shown(found, found * tick, tick)
 
     def _decode(

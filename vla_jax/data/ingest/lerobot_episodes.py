@@ -81,7 +81,7 @@ def _in_order(numbers: Iterable[int], path: Path) -> None:
     for expected, found in enumerate(numbers):
         if found != expected:
             raise UserError(
-                f"{path}: episode {expected} is missing, or one stands twice",
+                f"{path}: episode {expected} is missing, or one appears twice",
                 expected=f"episode_index {expected}",
                 found=found,
                 fix="Fetch the dataset again",

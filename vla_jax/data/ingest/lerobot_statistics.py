@@ -1,4 +1,4 @@
-"""Holds the numbers of an episode against the statistics that its metadata have of it.
+"""Compares the numbers of an episode with the statistics of it in the metadata.
 
 A parquet file without checksums can be damaged unseen; the mean of an episode shows a changed
 number that lies between its smallest and largest, unless it changed by less than float32 rounds.

@@ -42,7 +42,7 @@ def read(root: Path, info: Info, tables: Tables) -> dict[int, str]:
         rows = list(zip(found["task_index"], found[texts[0]], strict=True))
     tasks = dict(rows)
     if len(tasks) != len(rows):
-        raise UserError(f"{path}: a task_index stands twice", fix="Fetch the file again")
+        raise UserError(f"{path}: a task_index appears twice", fix="Fetch the file again")
     if info.total_tasks is not None and info.total_tasks > len(tasks):
         raise UserError(
             f"{path}: fewer tasks than info.json counts",

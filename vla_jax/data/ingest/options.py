@@ -28,7 +28,7 @@ class Options:
       instruction: for episodes that have none.
       tolerance_s: how far from its time stamp a frame of a film may be, seconds, where frames
         cannot be counted; LeRobot's own default.
-      check_statistics: whether numbers are held against the statistics that the metadata have.
+      check_statistics: whether numbers are compared with the statistics in the metadata.
     """
 
     encoder: Encoder = dataclasses.field(default_factory=Encoder)

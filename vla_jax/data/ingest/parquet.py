@@ -1,6 +1,6 @@
 """Rows and columns of parquet files, as numpy: the one reader of parquet.
 
-What a file says about itself is held against what is read: checksums of pages where the writer
+What a file says about itself is compared with what is read: checksums of pages where the writer
 wrote them (few do), and the smallest and largest value and the number of empty cells of every
 column of every row group. Without checksums a number that changes inside these bounds is not
 noticed here.
@@ -173,9 +173,8 @@ class Tables:
     def _is_list(self, values: Any) -> bool:
         types = self._pyarrow.types
         kind = getattr(values, "storage", values).type
-        return any(is_(kind) for is_ in (types.is_list, types.is_large_list)) or (
-            types.is_fixed_size_list(kind)
-        )
+        lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+        return any(is_(kind) for is_ in lists)
 
     def _check_column(self, schema: Any, path: Path, name: str, kind: Kind) -> None:
         names = schema.names

@@ -1,4 +1,4 @@
-"""Holds a row group of a parquet file against the statistics that the file has of it."""
+"""Compares a row group of a parquet file with the statistics of it in the file."""
 
 from collections.abc import Iterator
 from typing import Any
