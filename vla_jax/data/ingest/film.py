@@ -12,9 +12,8 @@ from vla_jax.core import packages
 from vla_jax.core.arrays import Float, Int, UInt8
 from vla_jax.core.errors import UserError
 from vla_jax.data.ingest.encoding import check_size
+from vla_jax.data.ingest.refusal import AGAIN, refusing
 from vla_jax.runtime import progress
-
-_AGAIN = "Fetch the file again"
 
 
 class Span(NamedTuple):
@@ -140,8 +139,7 @@ class Films:
         return wanted
 
     def _read_times(self, path: Path) -> _Shown:
-        with self._refusals(path), self._av.open(str(path)) as container:
-            stream = self._stream(container, path)
+        with _opened(self._av, path) as (container, stream):
             ticks = [
                 packet.pts
                 for packet in container.demux(stream)
@@ -150,10 +148,10 @@ class Films:
             tick = float(stream.time_base)
             check_size(stream.height, stream.width)
         if not ticks:
-            raise UserError(f"{path}: a film without frames", fix=_AGAIN)
+            raise UserError(f"{path}: a film without frames", fix=AGAIN)
         found = np.array(sorted(ticks), np.int64)
         if (np.diff(found) <= 0).any():
-            raise UserError(f"{path}: two frames are shown at the same time", fix=_AGAIN)
+            raise UserError(f"{path}: two frames are shown at the same time", fix=AGAIN)
         return _Shown(found, found * tick, tick)
 
     def _decode(
@@ -161,8 +159,7 @@ class Films:
     ) -> Iterator[UInt8[np.ndarray, "y x 3"]]:
         if not len(ticks):
             return
-        with self._refusals(path), self._av.open(str(path)) as container:
-            stream = self._stream(container, path)
+        with _opened(self._av, path) as (container, stream):
             # Else a damaged frame is patched up with what its neighbours show.
             stream.codec_context.options = {"err_detect": "explode"}
             container.seek(int(ticks[0]), stream=stream)
@@ -174,21 +171,16 @@ class Films:
                     if frame is None:
                         break
                 if frame is None or frame.pts != tick or frame.is_corrupt:
-                    raise UserError(f"{place} step {t}: the frame is damaged", fix=_AGAIN)
+                    raise UserError(f"{place} step {t}: the frame is damaged", fix=AGAIN)
                 yield frame.to_ndarray(format="rgb24")
 
-    def _stream(self, container: Any, path: Path) -> Any:
-        if not container.streams.video:
-            raise UserError(f"{path}: no video in it", fix=_AGAIN)
-        return container.streams.video[0]
 
-    @contextlib.contextmanager
-    def _refusals(self, path: Path) -> Iterator[None]:
-        if not path.is_file():
-            raise UserError(f"{path}: no such film", fix="Fetch the whole dataset")
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:  # of damaged headers PyAV raises nearly anything
-            raise UserError(f"{path} cannot be decoded ({error})", fix=_AGAIN) from error
+@contextlib.contextmanager
+def _opened(av: Any, path: Path) -> Iterator[tuple[Any, Any]]:
+    """Opens a film: the container, and the stream of pictures in it."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such film", fix="Fetch the whole dataset")
+    with refusing(f"{path} cannot be decoded"), av.open(str(path)) as container:
+        if not container.streams.video:
+            raise UserError(f"{path}: no video in it", fix=AGAIN)
+        yield container, container.streams.video[0]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from vla_jax.core.errors import UserError, listed, nearest
+from vla_jax.data.ingest.refusal import refusing
 
 AGAIN = "Fetch or write the file again"
 
@@ -21,13 +22,8 @@ def reading(place: str) -> Iterator[None]:
     Raises:
       UserError: it cannot be.
     """
-    try:
+    with refusing(f"{place}: HDF5 cannot read it", AGAIN):
         yield
-    except UserError:
-        raise
-    except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"{place}: HDF5 cannot read it ({said})", fix=AGAIN) from error
 
 
 class Group:

@@ -16,11 +16,9 @@ import numpy as np
 from vla_jax.core import packages
 from vla_jax.core.errors import UserError, listed, nearest
 from vla_jax.data.ingest import parquet_statistics
+from vla_jax.data.ingest.refusal import AGAIN, refusing
 
 Kind = Literal["integers", "numbers", "texts", "lists of numbers", "lists of texts"]
-
-_AGAIN = "Fetch the file again"
-_SAID = 200  # characters of pyarrow's own words
 
 
 class Tables:
@@ -59,7 +57,7 @@ class Tables:
         for name, column in found.items():
             if column.null_count:
                 row = values[name].index(None)
-                raise UserError(f"{path}: column {name}, row {row}: empty", fix=_AGAIN)
+                raise UserError(f"{path}: column {name}, row {row}: empty", fix=AGAIN)
         return values
 
     def names(self, path: Path) -> dict[str, str]:
@@ -92,7 +90,7 @@ class Tables:
                     f"{place}: {path.name} is too {'short' if sum(sizes) < total else 'long'}",
                     expected=f"{total} rows, as the lengths of its episodes add up to",
                     found=sum(sizes),
-                    fix=_AGAIN,
+                    fix=AGAIN,
                 )
             ends = np.cumsum(sizes)
             wanted = (ends > first) & (ends - sizes < first + count)
@@ -141,7 +139,7 @@ class Tables:
         declared = np.dtype(dtype).kind if dtype else values.dtype.kind
         if values.dtype.kind not in "fiub" or _kind(declared) != _kind(values.dtype.kind):
             raise UserError(
-                f"{place}: {key}", expected=dtype or "numbers", found=column.type, fix=_AGAIN
+                f"{place}: {key}", expected=dtype or "numbers", found=column.type, fix=AGAIN
             )
         values = values.reshape(table.num_rows, *shape)
         with np.errstate(over="ignore"):  # what is too large becomes inf, which the checks name
@@ -196,20 +194,23 @@ class Tables:
             "texts": lambda t: types.is_string(t) or types.is_large_string(t),
         }[wanted]
         if inner is None or not is_kind(inner):
-            raise UserError(f"{path}: column {name}", expected=kind, found=found, fix=_AGAIN)
+            raise UserError(f"{path}: column {name}", expected=kind, found=found, fix=AGAIN)
 
     @contextlib.contextmanager
     def _open(self, path: Path) -> Iterator[Any]:
-        with self._refusals(path):
-            # Pages without a checksum are read as they are.
-            file = self._parquet.ParquetFile(path, page_checksum_verification=True)
+        with _refusing(path):
+            try:
+                # Pages without a checksum are read as they are.
+                file = self._parquet.ParquetFile(path, page_checksum_verification=True)
+            except FileNotFoundError as error:
+                raise UserError(f"{path}: no such file", fix="Fetch the whole dataset") from error
         try:
             yield file
         finally:
             file.close()
 
     def _read(self, file: Any, path: Path, groups: Sequence[int], columns: list[str] | None) -> Any:
-        with self._refusals(path):
+        with _refusing(path):
             tables = [file.read_row_group(n, columns) for n in groups]
             for n, table in zip(groups, tables, strict=True):
                 table.validate(full=True)
@@ -218,18 +219,9 @@ class Tables:
                 return file.schema_arrow.empty_table()
             return self._pyarrow.concat_tables(tables)
 
-    @contextlib.contextmanager
-    def _refusals(self, path: Path) -> Iterator[None]:
-        """Turns what pyarrow raises of damaged files, nearly anything, into one line."""
-        try:
-            yield
-        except UserError:
-            raise
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: no such file", fix="Fetch the whole dataset") from error
-        except Exception as error:
-            said = " ".join(str(error).split())[:_SAID]
-            raise UserError(f"{path}: pyarrow cannot read it ({said})", fix=_AGAIN) from error
+
+def _refusing(path: Path) -> contextlib.AbstractContextManager[None]:
+    return refusing(f"{path}: pyarrow cannot read it")
 
 
 def _kind(kind: str) -> str:
