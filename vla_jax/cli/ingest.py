@@ -133,6 +133,12 @@ def _define(values: absl_flags.FlagValues) -> None:
         lower_bound=0,
         flag_values=values,
     )
+    _define_lerobot(values)
+
+
+def _define_lerobot(values: absl_flags.FlagValues) -> None:
+    from vla_jax.data.ingest import options
+
     absl_flags.DEFINE_float(
         "tolerance_s",
         options.Options.tolerance_s,

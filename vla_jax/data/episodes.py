@@ -17,7 +17,7 @@ from vla_jax.core.words import is_blank
 from vla_jax.data import beside, standard, stream
 from vla_jax.data.blocks import Blocks, BlocksConfig
 from vla_jax.data.episode_walk import OnCorrupt
-from vla_jax.data.flaw import of_left_out, refuse
+from vla_jax.data.flaw import Flaw, of_left_out, refuse
 from vla_jax.data.frame_index import FrameIndex
 from vla_jax.data.robots.robot import Robot
 from vla_jax.tokens.encoder import Role
@@ -44,13 +44,13 @@ class Episodes:
 
     Attributes:
       episodes: number of episodes of this part.
-      flaws: the steps that were left out for an impossible number.
+      flaws: what was left out: records that cannot be read, steps with an impossible number.
       ram: bytes that reading may hold.
       dropped: why steps of these episodes are not examples, and how many.
 
     Raises:
       UserError: no episode or no usable step in this part, none of the views, an adapter whose
-        action is not as its spec says, a number that is not finite, or plans that there are not.
+        action is not as its spec says, something that is an error, or plans where there are none.
     """
 
     kind: Literal["robot", "web"] = "robot"
@@ -73,33 +73,21 @@ class Episodes:
     ):
         self.name, self.spec, self.robot = name or robot.name, robot.spec, robot
         self._index, self._history, self._chunk = index, history, chunk
-        self._cameras = {view: robot.images[view] for view in views if view in robot.images}
-        if not self._cameras:
-            raise UserError(
-                f"dataset {self.name}: config.loader.views {', '.join(views)}",
-                expected=f"at least one of its views {', '.join(robot.images)}",
-            )
+        self._cameras = _cameras(robot, views, self.name)
         self._standard = standard.open_standard(index, robot)
         self.state_size = len(robot.state_names) if robot.state is not None else 0
         self._starts = index.starts
-        self._wordings = [
-            (index.distinct_texts(feature), index.text_ids(feature))
-            for feature in robot.instruction
-        ]
+        self._wordings = [_texts(index, feature) for feature in robot.instruction]
         self._plan = _plan_feature(robot, self.name) if plans else None
-        key = standard.digest(
-            self._standard.fingerprint, robot.instruction, part, held_out, episodes
-        )
+        self._planned = [] if self._plan is None else [_texts(index, self._plan)]
+        meaning = self._standard.fingerprint
+        key = standard.digest(meaning, robot.instruction, part, held_out, episodes)
         self.fingerprint = standard.digest(key, list(self._cameras.items()), chunk, history)
         if self._plan is not None:
             self.fingerprint = standard.digest(self.fingerprint, self._plan)
         chosen = _part(index, part, held_out, episodes)
         self.episodes = int(chosen.sum())
-        impossible = self._standard.impossible.items()
-        self.flaws = [
-            *map(of_left_out, index.left_out),
-            *(flaw for frame, flaw in impossible if chosen[index.episode[frame]]),
-        ]
+        self.flaws = self._find_flaws(chosen)
         if self.flaws and on_corrupt == "error":
             raise refuse(self.flaws)
         kept = beside.keep(index, f"part-{key}", lambda folder: self._write_part(folder, chosen))
@@ -186,16 +174,12 @@ class Episodes:
         del most  # there are few, and the index knows them
         for texts, ids in self._wordings:
             yield from self._firsts(texts, ids, "instruction")
-        if self._plan is not None:
-            texts, ids = self._index.distinct_texts(self._plan), self._index.text_ids(self._plan)
+        for texts, ids in self._planned:
             yield from self._firsts(texts, ids, "plan")
 
     def plans(self) -> list[str]:
         """Returns the distinct plans of these frames, sorted; none where they are not wanted."""
-        if self._plan is None:
-            return []
-        index = self._index
-        return self._distinct([(index.distinct_texts(self._plan), index.text_ids(self._plan))])
+        return self._distinct(self._planned)
 
     def _firsts(
         self, texts: list[str], ids: np.ndarray, role: Role
@@ -231,9 +215,16 @@ class Episodes:
         return self._index.image_bytes(camera, step)
 
     def _instruction(self, k: int, draw: int) -> str:
-        wordings = [texts[ids[k]] for texts, ids in self._wordings]
-        wordings = [text for text in wordings if not is_blank(text)]
+        wordings = [text for texts, ids in self._wordings if not is_blank(text := texts[ids[k]])]
         return wordings[draw % len(wordings)]
+
+    def _find_flaws(self, chosen: np.ndarray) -> list[Flaw]:
+        """Returns what was left out: records of the dataset, and steps of the chosen episodes."""
+        impossible, episode = self._standard.impossible.items(), self._index.episode
+        return [
+            *map(of_left_out, self._index.left_out),
+            *(flaw for frame, flaw in impossible if chosen[episode[frame]]),
+        ]
 
     def _write_part(self, folder: pathlib.Path, chosen: np.ndarray) -> dict[str, Any]:
         """Writes which frames the part has; returns their statistics."""
@@ -265,6 +256,10 @@ class Episodes:
         return {**summary, "dropped": dropped}
 
 
+def _texts(index: FrameIndex, feature: str) -> tuple[list[str], np.ndarray]:
+    return index.distinct_texts(feature), index.text_ids(feature)
+
+
 def _plan_feature(robot: Robot, name: str) -> str:
     if robot.plan is None:
         raise UserError(
@@ -274,6 +269,17 @@ def _plan_feature(robot: Robot, name: str) -> str:
             fix="Set --config.prompts.plan=none",
         )
     return robot.plan
+
+
+def _cameras(robot: Robot, views: Sequence[str], name: str) -> dict[str, str]:
+    """Returns the image features of the views that a robot has; it has to have some."""
+    found = {view: robot.images[view] for view in views if view in robot.images}
+    if not found:
+        raise UserError(
+            f"dataset {name}: config.loader.views {', '.join(views)}",
+            expected=f"at least one of its views {', '.join(robot.images)}",
+        )
+    return found
 
 
 def _part(index: FrameIndex, part: Part, share: float, selected: range | None) -> np.ndarray:

@@ -203,11 +203,7 @@ def _run(
             position,
         )
         hooks.catch_up(start, state)
-        train_step = model.train_step(hooks.measure)
-        if peers.count() == 1:
-            train_step = Watched(train_step, "the train step")
-        else:  # one program, or an error
-            train_step = peers.compiled_together(train_step)
+        train_step = _watched(model.train_step(hooks.measure))
         with (
             Profiler(train_step, config.profiler, workdir.profile, start) as stepping,
             progress.Progress("train", total=config.loop.steps, start=start) as bar,
@@ -231,6 +227,13 @@ def _run(
         if peers.is_first():
             write_json(workdir.mixture, mixture)
     return state
+
+
+def _watched(train_step: Any) -> Any:
+    """Returns the step so that what it recompiles is told, or in several processes, is refused."""
+    if peers.count() == 1:
+        return Watched(train_step, "the train step")
+    return peers.compiled_together(train_step)  # one program, or an error
 
 
 def _writer(config: RunConfig, workdir: Workdir, start: int) -> MetricWriter:

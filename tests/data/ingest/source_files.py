@@ -91,6 +91,22 @@ def film(path, images):
             container.mux(packet)
 
 
+def _features(camera, *, filmed):
+    joints = [f"j{i}" for i in range(6)]
+    return {
+        camera: {"dtype": "video" if filmed else "image", "shape": [SIZE, SIZE, 3]},
+        "observation.state": {"dtype": "float32", "shape": [6], "names": joints},
+        "action": {"dtype": "float32", "shape": [6], "names": {"motors": joints}},
+        "next.reward": {"dtype": "float32", "shape": [1]},
+        "next.done": {"dtype": "bool", "shape": [1]},
+        "note": {"dtype": "string", "shape": [1]},
+        **{
+            name: {"dtype": "float32" if name == "timestamp" else "int64", "shape": [1]}
+            for name in ("timestamp", "frame_index", "episode_index", "index", "task_index")
+        },
+    }
+
+
 def lerobot(root, *, filmed=True, episodes=4, info=None, columns=None, images=None):
     """Writes a LeRobot v3 dataset: two episodes per data file, all in one video.
 
@@ -105,26 +121,7 @@ def lerobot(root, *, filmed=True, episodes=4, info=None, columns=None, images=No
     camera = "observation.images.top"
     lengths = [5 + e for e in range(episodes)]
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    features = {
-        camera: {"dtype": "video" if filmed else "image", "shape": [SIZE, SIZE, 3]},
-        "observation.state": {
-            "dtype": "float32",
-            "shape": [6],
-            "names": [f"j{i}" for i in range(6)],
-        },
-        "action": {
-            "dtype": "float32",
-            "shape": [6],
-            "names": {"motors": [f"j{i}" for i in range(6)]},
-        },
-        "next.reward": {"dtype": "float32", "shape": [1]},
-        "next.done": {"dtype": "bool", "shape": [1]},
-        "note": {"dtype": "string", "shape": [1]},
-        **{
-            name: {"dtype": "float32" if name == "timestamp" else "int64", "shape": [1]}
-            for name in ("timestamp", "frame_index", "episode_index", "index", "task_index")
-        },
-    }
+    features = _features(camera, filmed=filmed)
     (root / "meta").mkdir(parents=True)
     entries = {"codebase_version": "v3.0", "fps": FPS, "features": features, "robot_type": "so101"}
     (root / "meta/info.json").write_text(json.dumps(entries | (info or {})))
