@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import turns
-from loading import ours, peers, report
+from loading import checksum_cost, ours, peers, report
 from loading.datasets import ensure
 
 from vla_jax.runtime import progress
@@ -82,9 +82,9 @@ def _measure(row: str, root: pathlib.Path, arguments: argparse.Namespace) -> Any
     if row == _SOURCES:
         return ours.sources(root, _MANY, seconds=6 * seconds)
     if row == _CHECKS:
-        return ours.checks(root, seconds=6 * seconds)
+        return checksum_cost.batches(root, seconds=6 * seconds)
     if row == _INDEX:
-        return ours.index(root)
+        return checksum_cost.index(root)
     if row in _OURS:
         variant, blocks = _OURS[row]
         return dataclasses.asdict(ours.run(root, variant, blocks=blocks, seconds=seconds))
