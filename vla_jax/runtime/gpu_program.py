@@ -134,7 +134,7 @@ def _sent(op: str, line: re.Match[str], devices: int) -> float:
     is_started = line["op"] != op
     if op in ("all-gather", "reduce-scatter"):
         # Of an asynchronous one both ends are named: n parts and one.
-        parts = group + 1 if is_started else {"all-gather": group, "reduce-scatter": 1}[op]
+        parts = group + 1 if is_started else group if op == "all-gather" else 1
         return size / parts * (group - 1)
     if op == "all-reduce":
         return 2 * size * (group - 1) / group

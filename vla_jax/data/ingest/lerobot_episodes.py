@@ -21,6 +21,7 @@ from vla_jax.data.ingest.parquet import Kind, Tables
 Statistics = Mapping[str, Mapping[str, Any]]  # feature -> min, max, mean, count
 
 _AGAIN = "meta and data contradict each other: fetch the dataset again"
+_FETCH = "Fetch the dataset again"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,10 @@ def read(root: Path, info: Info, cameras: Sequence[str], tables: Tables) -> list
     Raises:
       UserError: a file is missing or damaged, or the numbers contradict each other.
     """
-    entries = (_read_v3 if info.major == 3 else _read_v2)(root, info, cameras, tables)
+    if info.major == 2:
+        entries = _read_v2(root, info, cameras)
+    else:
+        entries = _read_v3(root, info, cameras, tables)
     steps = sum(entry.length for entry in entries)
     for field, found in (("total_episodes", len(entries)), ("total_frames", steps)):
         said = getattr(info, field)
@@ -84,7 +88,7 @@ def _in_order(numbers: Iterable[int], path: Path) -> None:
                 f"{path}: episode {expected} is missing, or one appears twice",
                 expected=f"episode_index {expected}",
                 found=found,
-                fix="Fetch the dataset again",
+                fix=_FETCH,
             )
 
 
@@ -99,7 +103,7 @@ class _EpisodeStatistics(msgspec.Struct):
     stats: dict[str, dict[str, Any]]
 
 
-def _read_v2(root: Path, info: Info, cameras: Sequence[str], tables: Tables) -> list[Entry]:
+def _read_v2(root: Path, info: Info, cameras: Sequence[str]) -> list[Entry]:
     """Format 2: one table and one film per episode and camera."""
     path = root / "meta" / "episodes.jsonl"
     rows = json_file.read_lines(path, _Episode)
@@ -202,7 +206,7 @@ def _rows(path: Path, info: Info, cameras: Sequence[str], tables: Tables) -> lis
         row: dict[str, Any] = {name: columns[name][e] for name in kinds}
         row["statistics"] = {}
         for name in statistics:
-            _, key, statistic = name.split("/", 1)[0], *name.split("/", 1)[1].rsplit("/", 1)
+            key, statistic = name.removeprefix("stats/").rsplit("/", 1)
             row["statistics"].setdefault(key, {})[statistic] = columns[name][e]
         rows.append(row)
     return rows
@@ -222,7 +226,7 @@ def _check_starts(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
                     f"{what}: {name}",
                     expected=f"{value}, by the lengths of the episodes",
                     found=row[name],
-                    fix="Fetch the dataset again",
+                    fix=_FETCH,
                 )
         start += length
 
@@ -247,7 +251,7 @@ def _file(
                 f"{root / 'meta/episodes'}: episode {row['episode_index']}: {prefix}/{name}",
                 expected="0 or more",
                 found=value,
-                fix="Fetch the dataset again",
+                fix=_FETCH,
             )
     return lerobot_info.path_of(root, info, field, {**places, "video_key": key})
 
@@ -268,7 +272,7 @@ def _spans(
                 f"{folder}: episode {row['episode_index']}: videos/{key}/from_timestamp",
                 expected=f"{ends.get(path, 0.0):.3f} s or later, when the episode before it ends",
                 found=f"{start:.3f} s",
-                fix="Fetch the dataset again",
+                fix=_FETCH,
             )
         ends[path] = start + row["length"] / info.fps
         spans.append(Span(path=path, first=first, total=totals[path], start=start))
