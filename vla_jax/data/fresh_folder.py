@@ -9,10 +9,9 @@ import socket
 from collections.abc import Iterator
 
 from vla_jax.core.errors import UserError
-from vla_jax.data.sealed import MANIFEST, DamagedError, Sealed
+from vla_jax.data.sealed import ATTEMPTS, MANIFEST, DamagedError, Sealed
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_ATTEMPTS = 5  # while other processes put folders of their own in the same place
 
 
 class UnwritableError(UserError):
@@ -81,13 +80,13 @@ def _is_alive(process: int) -> bool:
 
 def _swap(fresh: pathlib.Path, folder: pathlib.Path) -> None:
     """Puts `fresh` in the place of `folder`, unless another process put the same there."""
-    for attempt in range(_ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         try:
             os.replace(fresh, folder)
             return
         except OSError as error:  # what is not an empty folder is not replaced in one call
             is_taken = error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
-            if not is_taken or attempt == _ATTEMPTS - 1:
+            if not is_taken or attempt == ATTEMPTS - 1:
                 raise
         if _is_same(fresh, folder):
             return  # others may be reading it

@@ -26,7 +26,7 @@ MANIFEST = "index.json"
 _OWN = "crc32c"  # the field of the manifest that has the checksum of all others
 _SECONDS = 0.5  # that an opening spends on checksums
 _CHUNK = 1 << 18  # bytes
-_ATTEMPTS = 5  # while other processes put folders of their own in the same place
+ATTEMPTS = 5  # while other processes put folders of their own in the same place
 _background = threading.Lock()  # one folder at a time
 
 
@@ -201,7 +201,7 @@ def load(path: pathlib.Path) -> np.ndarray:
 def _manifest(folder: pathlib.Path) -> bytes | None:
     """Returns the text of a manifest; None if there is no such folder."""
     path, reason = folder / MANIFEST, ""
-    for _ in range(_ATTEMPTS):
+    for _ in range(ATTEMPTS):
         try:
             return path.read_bytes()
         except OSError as error:
