@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 from ml_collections import config_dict
 
-from vla_jax.core import config, errors
+from vla_jax.core import config, errors, fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,3 +136,24 @@ def test_differences_name_the_changed_leaves_only():
         "config.sources.b.weight: 2.0 -> absent",
     ]
     assert config.differences(old, old) == []
+
+
+@dataclasses.dataclass(frozen=True)
+class Optional(fields.Checked):
+    sizes: tuple[fields.Size, ...] | None = None
+    pair: tuple[fields.Size, fields.NotNegative] | None = None
+    shares: dict[str, fields.NotNegative] | None = None
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ({"sizes": (1, 2, 0)}, r"sizes\[2\]"),
+        ({"pair": (1, -0.5)}, r"pair\[1\]"),
+        ({"shares": {"a": 1.0, "b": -1.0}}, r"shares\.b"),
+    ],
+)
+def test_numbers_inside_of_what_may_be_none_have_their_ranges(values, place):
+    Optional(), Optional(sizes=(3,), pair=(1, 0.0), shares={"a": 0.0})
+    with pytest.raises(errors.UserError, match=place):
+        Optional(**values)

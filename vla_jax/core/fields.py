@@ -113,10 +113,10 @@ def settle(hint: Any, value: Any, path: str) -> Any:
       UserError: a number is out of its range or not finite.
     """
     if isinstance(value, dict):
-        kind = typing.get_args(hint)[1]
+        kind = typing.get_args(without_none(hint))[1]
         return _same({k: settle(kind, v, f"{path}.{k}") for k, v in value.items()}, value)
     if isinstance(value, tuple):
-        kinds = typing.get_args(hint)
+        kinds = typing.get_args(without_none(hint))
         kinds = kinds[:1] * len(value) if kinds[-1:] == (...,) else kinds
         if len(kinds) != len(value):
             return value  # `build` says so; a class made in Python is the caller's

@@ -55,7 +55,7 @@ def _compare(said: Any, values: Any, place: str, group: int, what: str) -> None:
     exact = not isinstance(low, str | bytes) or max(len(said.min), len(said.max)) < _TRUNCATED
     if (low, high) == (said.min, said.max) if exact else said.min <= low and high <= said.max:
         return
-    # Writers of other languages order texts otherwise, and unsigned numbers stored as signed.
+    # Of writers that order texts or unsigned numbers otherwise pyarrow gives no statistics.
     _refuse(place, group, what, _range(said.min, said.max), _range(low, high))
 
 
