@@ -138,6 +138,21 @@ def test_an_opened_set_holds_no_object_per_example(directory):
     assert built < 8e6  # a window of the file and the rows not yet written
 
 
+def test_all_that_is_left_out_is_counted_when_the_index_is_opened_again(directory, passes):
+    blank = [{"image": "a.jpg", "question": " ", "answer": "yes"}] * 12_000
+    write_lines(directory / "train.jsonl", [*LINES, *blank])
+    first, again = (opened(directory, on_corrupt="skip") for _ in range(2))
+    assert len(passes) == 1
+    assert len(first.flaws) == len(again.flaws) == 12_000
+
+
+def test_a_set_of_which_too_much_cannot_be_used_is_refused(directory, monkeypatch):
+    monkeypatch.setattr(index, "_MOST_FLAWS", 2)
+    write_lines(directory / "train.jsonl", [*LINES, *[{**LINES[0], "question": ""}] * 3])
+    with pytest.raises(UserError, match=r"at most 2, found more, the last of them .*train\.jsonl"):
+        opened(directory, on_corrupt="skip")
+
+
 def test_a_row_costs_forty_bytes(directory):
     opened(directory)
     (path,) = directory.rglob("rows.npy")

@@ -30,7 +30,7 @@ from vla_jax.runtime.storage import Files
 OnProgress = Callable[[str, int, int], None]
 
 _VERSION = 5
-_MOST_NAMED = 10_000  # bad examples that are kept by name
+_MOST_FLAWS = 1_000_000  # each is kept by name
 _ROWS = "rows.npy"
 _TOGETHER = 1 << 14  # rows kept in memory before they are written
 _DTYPE = np.dtype(
@@ -210,6 +210,8 @@ def _build(
                     if on_corrupt == "error":
                         raise refuse([found])
                     flaws.append(found)
+                    if len(flaws) > _MOST_FLAWS:
+                        raise _too_many(name, found)
                     continue
                 place, texts = found
                 image = place.row.image_end - place.row.image_start
@@ -226,8 +228,17 @@ def _build(
     return {
         "fingerprint": digest.hexdigest(),
         "has_checksums": has_checksums,
-        "flaws": [flaw.to_json() for flaw in flaws[:_MOST_NAMED]],
+        "flaws": [flaw.to_json() for flaw in flaws],
     }
+
+
+def _too_many(name: str, last: Flaw) -> UserError:
+    return UserError(
+        f"dataset {name}: examples that cannot be used",
+        expected=f"at most {_MOST_FLAWS:,}",
+        found=f"more, the last of them {last.place}: {last.reason.removesuffix('.')}",
+        fix="Name the layout that the set has, or mend it",
+    )
 
 
 def _none(name: str, files: Files, flaws: Sequence[Flaw]) -> UserError:
