@@ -156,6 +156,7 @@ def test_a_report_is_written_of_an_unfinished_run(vla_jax, copy):
     assert code == 0, err
     path = Workdir(copy).report
     assert str(path) in out
+    assert "disagree" not in out  # of the evaluations that it has
     page = path.read_text()
     assert "config.loader.held_out" in page
     assert "not recorded" in page

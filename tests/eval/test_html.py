@@ -41,6 +41,7 @@ def content(**changes):
         "changes": [("config.a", "1", "2")],
         "origin": {"command": "vla-jax train", "file": "c.py", "changes": [("config.a", "1", "2")]},
         "about": [("revision", "abc")],
+        "notes": ["two files disagree & more"],
     }
     return values | changes
 

@@ -136,7 +136,8 @@ class Bench:
         if digest(value) == self._expected:
             return "held", said
         if re.search(
-            "damaged|passed over|skipped|made again|left out|corrupted|have changed", said
+            "damaged|passed over|skipped|made again|left out|corrupted|have changed|disagree|lost",
+            said,
         ):
             return "told", said
         if damage.kind in self._subject.uncovered:

@@ -151,6 +151,66 @@ def _use_run(folder):
     return [action.values, action.tokens, run.step, run.trained]
 
 
+def _make_report(folder):
+    from vla_jax.eval import record
+    from vla_jax.eval.rate import Rate
+    from vla_jax.experiment import trials
+    from vla_jax.experiment.workdir import write_json
+    from vla_jax.runtime.metrics import MetricWriter
+
+    run = untrained_run.write(folder)
+    config = json.loads((run / "config.json").read_text())
+    config["loop"]["log_every"] = 3
+    write_json(run / "config.json", config)
+    code = {"revision": "00ff", "versions": {"jax": "1"}}
+    records = [
+        record.Record(
+            split="seen" if k < 6 else "color",
+            seed=k,
+            options={"task": ("pick", "push")[k % 2]},
+            start=f"{k:x}",
+            instruction="go",
+            success=k % 3 > 0,
+            steps=3 + k,
+            info={"wrong_block": k % 2 > 0},
+        )
+        for k in range(9)
+    ]
+    known = {"name": "tabletop", "image_size": 64}
+    results = {
+        "success": {k: v.to_json() for k, v in trials.success(records).items()},
+        "wrong_block": {k: v.to_json() for k, v in trials.wrong_block(records).items()},
+        "vqa": {k: Rate.of([True, False, True]).to_json() for k in ("count", "where")},
+        "open_loop": {"error/x": 0.01, "token_accuracy": 0.5, "nll": 1.5},
+        "quantisation": {"x": 0.001},
+        "latency": {"decode_ms": 3.5},
+        "environment": known | {"digest": trials.digest(known, records)},
+        "film": [{"split": "seen", "seed": 1, "instruction": "go", "success": True, "steps": 4}],
+        "code": code,
+        "train": {"steps": 7, "seconds": 14.0, "samples_per_s": 3.5},
+    }
+    elsewhere = results | {"environment": {"name": "metaworld"}, "evaluated": {"step": 7}}
+    for place, found in ((run, results), (run / "evaluation" / "metaworld", elsewhere)):
+        record.write(place / record.FILE, records)
+        write_json(place / "results.json", found)
+    origin = {"command": "vla-jax train", "config": "a.py", "overrides": ["a: 1 -> 2"]}
+    write_json(run / "origin.json", origin | {"code": code})
+    counts = dict.fromkeys(("examples", "episodes", "drawn"), 3)
+    shares = ("weight", "requested", "effective", "realised", "epochs", "tokens", "supervised")
+    entry = {"name": "tabletop", **dict.fromkeys(shares, 0.5), **counts}
+    write_json(run / "mixture.json", {"sources": [entry], "left_out": ["tabletop: 3 steps"]})
+    with MetricWriter(run) as writer:
+        for step in (1, 4, 7):
+            writer.write(step, {"loss/tabletop": 1.0 / step, "success/seen": 0.1 * step})
+
+
+def _use_report(folder):
+    from vla_jax.experiment import page
+    from vla_jax.experiment.workdir import Workdir
+
+    return page.write(Workdir(folder / "run")).read_text()
+
+
 _STATE = {"a": np.arange(300, dtype=np.float32), "b": {"c": np.full((4, 5), 2.5, np.float32)}}
 
 
@@ -277,6 +337,7 @@ def _use_libero(folder):
 
 def _make_evaluations(folder):
     from vla_jax.eval import record
+    from vla_jax.experiment import trials
 
     for name, shift in (("a", 0), ("b", 1)):
         rows = [
@@ -293,7 +354,9 @@ def _make_evaluations(folder):
             for k in range(6)
         ]
         record.write(folder / name / record.FILE, rows)
-        results = {"environment": {"name": "tabletop", "digest": "x"}, "evaluated": {}}
+        known = {"name": "tabletop"}
+        environment = known | {"digest": trials.digest(known, rows)}
+        results = {"environment": environment, "evaluated": {}}
         (folder / name / "results.json").write_text(json.dumps(results))
 
 
@@ -305,6 +368,7 @@ def _use_evaluations(folder):
 
 
 _FOREIGN = "others write this format without checksums"
+_NO_SUM = "people read and mend these files"
 SUBJECTS: Mapping[str, Subject] = {
     "robot data": Subject(make=_make_robot, use=_use_robot, files=("tabletop/*/*/*",)),
     "robot index": Subject(make=_make_robot_indexed, use=_use_robot, files=("tabletop/**/*",)),
@@ -314,6 +378,13 @@ SUBJECTS: Mapping[str, Subject] = {
     "tar": Subject(make=_make_tar, use=_use_tar),
     "checkpoints": Subject(make=_make_checkpoints, use=_use_checkpoints),
     "run": Subject(make=_make_run, use=_use_run),
+    "report": Subject(
+        make=_make_report,
+        use=_use_report,
+        # config.json is one of "run", too; where another value is as good, the page shows it.
+        files=("run/[!c]*.json", "run/*.jsonl", "run/evaluation/**/*.json*"),
+        uncovered={"flip": _NO_SUM},
+    ),
     "export": Subject(make=_make_export, use=_use_export),
     "fast": Subject(make=_make_fast, use=_use_fast, uncovered={"flip": _FOREIGN, "type": _FOREIGN}),
     "npz": Subject(make=_make_npz, use=_use_npz),

@@ -40,7 +40,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     instruction: str
     success: bool
     steps: Annotated[int, msgspec.Meta(ge=0)]
-    info: Mapping[str, Any]
+    info: Mapping[str, bool | int | float | str]
 
     @classmethod
     def of(cls, split: str, outcome: Outcome) -> "Record":

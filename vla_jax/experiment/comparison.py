@@ -9,8 +9,9 @@ from vla_jax.core.errors import UserError
 from vla_jax.eval import compare, record
 from vla_jax.eval.compare import Difference
 from vla_jax.eval.record import Record
-from vla_jax.experiment import stored
+from vla_jax.experiment import contradictions, stored
 from vla_jax.experiment.workdir import RESULTS
+from vla_jax.runtime import progress
 
 
 def compare_runs(
@@ -61,7 +62,8 @@ def _read(path: str, env: str | None) -> tuple[dict[str, Any], list[Record]]:
     if env is not None and (folder / "evaluation" / env).is_dir():
         folder = folder / "evaluation" / env
     records = record.read(folder / record.FILE)
-    environment = (stored.results(folder) or {}).get("environment")
+    results = stored.results(folder) or {}
+    environment = results.get("environment")
     if environment is None:
         raise UserError(
             f"{folder / RESULTS}",
@@ -69,4 +71,6 @@ def _read(path: str, env: str | None) -> tuple[dict[str, Any], list[Record]]:
             found="none",
             fix="Evaluate again with this version: vla-jax eval",
         )
+    if line := contradictions.of_evaluation(results, records, str(folder)):
+        progress.note(line)
     return environment, records

@@ -7,7 +7,7 @@ from typing import Any
 
 from vla_jax.eval import record, report
 from vla_jax.eval.rate import Rate
-from vla_jax.experiment import evaluation, page
+from vla_jax.experiment import evaluation, page, page_files
 from vla_jax.experiment.config import RunConfig
 from vla_jax.experiment.evaluation import Results
 from vla_jax.experiment.sources import Data
@@ -33,7 +33,11 @@ def finish(
       data: the held-out examples.
       train: steps, seconds and samples_per_s of the training, for results.json.
       left_out: what could not be measured and why, for results.json.
+
+    Raises:
+      UserError: a file that the report shows is damaged; nothing was measured.
     """
+    page_files.read(workdir)
     with progress.Phases() as phases:
         results = evaluation.evaluate(config, policies, data, phases)
     more = {"train": dict(train)} | ({"left_out": list(left_out)} if left_out else {})

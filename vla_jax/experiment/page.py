@@ -8,13 +8,13 @@ from vla_jax.core import config as config_lib
 from vla_jax.core import files
 from vla_jax.data import ledger
 from vla_jax.envs import table
-from vla_jax.eval import html, record, report
+from vla_jax.eval import html, report
 from vla_jax.eval.rate import Rate
 from vla_jax.eval.record import Record
-from vla_jax.experiment import stored, trials
+from vla_jax.experiment import page_files, stored, trials
 from vla_jax.experiment.config import RunConfig
-from vla_jax.experiment.workdir import RESULTS, Workdir
-from vla_jax.runtime import metrics, progress
+from vla_jax.experiment.workdir import Workdir
+from vla_jax.runtime import progress
 
 _REPORT, _ALL = "report.html", "all"
 
@@ -32,28 +32,26 @@ def write(workdir: Workdir, results: Mapping[str, Any] | None = None) -> pathlib
     Raises:
       UserError: there is no run, or a file in it is damaged.
     """
-    config = config_lib.to_json(workdir.config())
+    found = page_files.read(workdir)
     results = results or stored.results(workdir.path)
-    rows = metrics.read(workdir.path)
-    others = sorted(workdir.evaluation.glob(f"*/{RESULTS}"))
-    evaluations = [_evaluation(workdir.path, results)]
-    for path in others:
-        of_its_own = path.parent.relative_to(workdir.path).as_posix()
-        found = stored.results(path.parent)
-        evaluations.append(_evaluation(path.parent, found, f" ({of_its_own})"))
-    origin = stored.origin(workdir.origin)
+    own = page_files.evaluation(workdir.path, results or {})
+    config = config_lib.to_json(found.config)
+    evaluations = [each for each in (own, *found.others) if each.records]
     content = {
         "title": workdir.path.resolve().name,
-        "subtitle": _subtitle(config, rows, results),
-        "evaluations": [found for found in evaluations if found],
+        "subtitle": _subtitle(config, found.rows, results),
+        "evaluations": [_shown(each) for each in evaluations],
         "questions": _questions(results),
         "demonstrations": _demonstrations(results, workdir),
-        "charts": _charts(rows),
-        "mixture": _mixture(workdir),
+        "charts": _charts(found.rows),
+        "mixture": _mixture(found.mixture),
         "changes": _changes(config_lib.to_json(RunConfig()), config),
-        "origin": _origin(origin),
-        "about": _about(results, origin),
+        "origin": _origin(found.origin),
+        "about": _about(results, found.origin),
+        "notes": page_files.notes(found, own),
     }
+    for note in content["notes"]:
+        progress.note(f"report: {note}")
     path = workdir.report
     tiles = _tiles(content["evaluations"], results)
     files.write_whole(path, html.render(content | {"tiles": tiles}).encode())
@@ -62,35 +60,31 @@ def write(workdir: Workdir, results: Mapping[str, Any] | None = None) -> pathlib
 
 def write_evaluation(folder: pathlib.Path, results: Mapping[str, Any]) -> pathlib.Path:
     """Writes the report of an evaluation that has a folder of its own; returns its path."""
-    evaluated = results["evaluated"]
+    evaluated, own = results["evaluated"], page_files.evaluation(folder, results)
     content = {
         "title": f"{evaluated['checkpoint']} in {results['environment']['name']}",
         "subtitle": ", ".join(f"{k} {v}" for k, v in evaluated.items() if k != "checkpoint"),
-        "evaluations": [_evaluation(folder, results)],
+        "evaluations": [_shown(own)] if own.records else [],
         "about": _about(results, None),
         "tiles": [],
         **dict.fromkeys(("questions", "demonstrations", "charts", "mixture", "origin")),
         "changes": None,
+        "notes": [],
     }
     files.write_whole(folder / _REPORT, html.render(content).encode())
     return folder / _REPORT
 
 
-def _evaluation(
-    folder: pathlib.Path, results: Mapping[str, Any] | None, where: str = ""
-) -> dict[str, Any] | None:
-    """Gathers the episodes of one environment; None where none was played."""
-    results = results or {}
-    environment = results.get("environment")
-    if not environment or not (folder / record.FILE).is_file():
-        return None
-    records = record.read(folder / record.FILE)
+def _shown(evaluation: page_files.Evaluation) -> dict[str, Any]:
+    """Returns what the page shows of the episodes of one environment."""
+    folder, results, records = evaluation.folder, evaluation.results, evaluation.records
+    environment = results["environment"]
     films = [folder / f"episodes.{suffix}" for suffix in ("webm", "gif")]
     film = next((path for path in films if path.is_file()), None)
     known = table.ENVIRONMENTS.get(environment["name"])
     leaves = config_lib.leaves({k: v for k, v in environment.items() if v is not None}, "")
     return {
-        "title": f"Closed loop: {environment['name']}{where}",
+        "title": f"Closed loop: {environment['name']}{evaluation.where}",
         "protocol": known.protocol if known else "",
         "splits": _splits(records),
         "wrong": bool(trials.wrong_block(records)),
@@ -186,8 +180,7 @@ def _charts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return charts
 
 
-def _mixture(workdir: Workdir) -> dict[str, Any] | None:
-    found = stored.mixture(workdir.mixture)
+def _mixture(found: stored.Mixture | None) -> dict[str, Any] | None:
     if found is None:
         return None
     header = [name.capitalize() for name in ledger.HEADER]

@@ -11,7 +11,7 @@ from vla_jax.data.ledger import Entry
 from vla_jax.eval.rate import Rate
 from vla_jax.experiment.workdir import RESULTS
 
-_EVALUATE = "Evaluate again: vla-jax eval WORKDIR"
+_EVALUATE = "Remove it, or evaluate again with vla-jax eval"
 
 
 class _Code(TypedDict):

@@ -129,9 +129,7 @@ class Trials:
             "image_size": self.image_size,
             "max_steps": self.environment.max_steps,
         }
-        episodes = [(record.key, record.start) for record in records]
-        text = json.dumps([known, episodes], sort_keys=True)
-        return known | {"digest": hashlib.sha256(text.encode()).hexdigest()[:16]}
+        return known | {"digest": digest(known, records)}
 
     def _play(
         self, policy: Actor, split: str, episodes: Sequence[Episode], on_progress: OnProgress
@@ -160,16 +158,29 @@ def records(outcomes: Mapping[str, Sequence[Outcome]]) -> list[Record]:
     return [Record.of(split, outcome) for split, found in outcomes.items() for outcome in found]
 
 
+def digest(known: Mapping[str, Any], records: Sequence[Record]) -> str:
+    """Returns the `digest` of a fingerprint.
+
+    Args:
+      known: the fingerprint's other fields.
+      records: the episodes played.
+    """
+    episodes = [(record.key, record.start) for record in records]
+    text = json.dumps([dict(known), episodes], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def success(records: Sequence[Record]) -> Rates:
     """Returns the rate of success per split, and `SPLIT/TASK` where it has several tasks."""
     rates = {}
     for split in dict.fromkeys(record.split for record in records):
         found = [record for record in records if record.split == split]
         rates[split] = Rate.of(record.success for record in found)
-        tasks = dict.fromkeys(record.options.get("task") for record in found)
-        for task in tasks if len(tasks) > 1 else ():
-            of_task = [record.success for record in found if record.options.get("task") == task]
-            rates[f"{split}/{task}"] = Rate.of(of_task)
+        tasks: dict[str, list[bool]] = {}  # by name: a file may hold anything
+        for record in found:
+            tasks.setdefault(str(record.options.get("task")), []).append(record.success)
+        for task, successes in tasks.items() if len(tasks) > 1 else ():
+            rates[f"{split}/{task}"] = Rate.of(successes)
     return rates
 
 
@@ -177,7 +188,7 @@ def wrong_block(records: Sequence[Record]) -> Rates:
     """Returns, where the environment tells, the rate of first grasps of another block per split."""
     told = [record for record in records if "wrong_block" in record.info]
     return {
-        split: Rate.of(record.info["wrong_block"] for record in told if record.split == split)
+        split: Rate.of(bool(record.info["wrong_block"]) for record in told if record.split == split)
         for split in dict.fromkeys(record.split for record in told)
     }
 

@@ -121,7 +121,7 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
       has none. A last line cut short by a kill is left out.
 
     Raises:
-      UserError: another line is no JSON object of numbers with a step.
+      UserError: it cannot be read, or another line is no JSON object of numbers with a step.
     """
     path = pathlib.Path(workdir) / FILE
     return _rows(path) if path.exists() else []
@@ -155,7 +155,10 @@ def _wandb_run(project: str, workdir: pathlib.Path, about: Mapping[str, Any]) ->
 
 
 def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    lines = path.read_bytes().split(b"\n")
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise errors.UserError(f"{path}: {error.strerror}", fix="Move it away") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
