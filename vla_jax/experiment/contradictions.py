@@ -36,8 +36,8 @@ def of_evaluation(results: Mapping[str, Any], records: Sequence[Record], where: 
         if said.get(split) != _plain(found.get(split))
     ]
     environment = dict(results["environment"])
-    digest = environment.pop("digest", None)
-    if not differences and digest not in (None, trials.digest(environment, records)):
+    actual = environment.pop("digest", unknown := object())
+    if not differences and actual not in (unknown, trials.digest(environment, records)):
         differences.append("other episodes, or others' beginnings, by the digest of environment")
     if not differences:
         return None
