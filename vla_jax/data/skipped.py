@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from vla_jax.core.batch import Example
 from vla_jax.core.errors import UserError
 from vla_jax.data.flaw import Flaw, Kind, of_example, refuse
+from vla_jax.data.sealed import DamagedError
 from vla_jax.data.source import Source
 from vla_jax.runtime import progress
 
@@ -87,6 +88,7 @@ class Skipped:
           Its number, and the example.
 
         Raises:
+          DamagedError: a file of the index is damaged, which is no fault of the example.
           UserError: it may not be skipped, too many were, or there is none.
         """
         for _ in range(len(source)):
@@ -95,6 +97,8 @@ class Skipped:
                 example = read or source.example(number, draw)
                 kind = "picture"
                 use(example)
+            except DamagedError:
+                raise
             except UserError as error:
                 self.note(of_example(error, source.name, source.place(number), kind), error)
                 number, read = (number + 1) % len(source), None
