@@ -74,6 +74,20 @@ def test_an_episode_left_out_is_counted_and_named(vla_jax, source, tmp_path):
     assert "demo_1 step 2: action dimension [6]: expected a finite number, found nan" in out
 
 
+def test_a_dry_run_tells_what_would_be_left_out(vla_jax, refused, source):
+    with h5py.File(source, "a") as file:
+        file["data/demo_1/actions"][2, 6] = np.nan
+    flags = (str(source), "--format=libero_hdf5", "--dry-run")
+    assert "To leave it out: --on_corrupt=skip" in refused("ingest", *flags)
+    code, out, err = vla_jax("ingest", *flags, "--on-corrupt=skip")
+    assert (code, err) == (0, "")
+    assert "the first 3 of 5 episodes, 1 damaged ones passed over" in out
+    assert "would be left out: " in out
+    assert "demo_1 step 2: action dimension [6]" in out
+    assert "not read, sound or not: the other 1 episodes" in out
+    assert "at most 0" in refused("ingest", *flags, "--on-corrupt=skip", "--max-skipped=0")
+
+
 def test_mistakes_are_told_in_one_line(refused, source, tmp_path):
     assert "expected --format=..." in refused("ingest", str(source))
     assert "lerobot" in refused("ingest", str(source), "--format=zarr")

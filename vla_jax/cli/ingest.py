@@ -37,7 +37,8 @@ def main(arguments: Sequence[str]) -> None:
     for note in reader.notes:
         progress.note(note)
     if directory is None:
-        _show(preview.preview(reader))
+        allowed = {"on_corrupt": values.on_corrupt, "max_skipped": values.max_skipped}
+        _show(preview.preview(reader, **allowed))
         return
     with progress.Progress(f"ingest {values.name}", total=len(reader)) as bar:
         written = formats.ingest(
@@ -64,13 +65,18 @@ def _directory(values: absl_flags.FlagValues) -> pathlib.Path:
 
 def _show(found: "Preview") -> None:
     progress.table(
-        f"the first {len(found.episodes)} of {found.total} episodes",
+        f"the first {len(found.episodes)} of {found.total} episodes"
+        + f", {len(found.skipped)} damaged ones passed over" * bool(found.skipped),
         ("feature of a step", "format", "lowest", "highest"),
         found.rows(),
     )
     progress.note(f"steps: {', '.join(map(str, found.steps))}")
     for text in found.instructions:
         progress.note(f"instruction: {text}")
+    for reason in found.skipped:
+        progress.note(f"would be left out: {reason}")
+    if unread := found.total - found.read:
+        progress.note(f"not read, sound or not: the other {unread} episodes")
     progress.note(
         f"nothing was written; the whole would take about {found.size / 1e6:.1f} MB. "
         "Run it again without --dry-run"
@@ -93,7 +99,7 @@ def _report(written: "Ingested") -> None:
 
 
 def _define(values: absl_flags.FlagValues) -> None:
-    from vla_jax.data.ingest import formats, options
+    from vla_jax.data.ingest import formats, options, sound
 
     absl_flags.DEFINE_enum(
         "format", None, list(formats.FORMATS), "Format of SOURCE.", flag_values=values
@@ -106,7 +112,8 @@ def _define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_boolean(
         "dry_run",
         False,
-        "Show the schema, ranges and instructions of three episodes; write nothing.",
+        "Show schema, ranges and instructions of three sound episodes, and what would be left out "
+        "before the third; write nothing.",
         flag_values=values,
     )
     absl_flags.DEFINE_boolean(
@@ -128,7 +135,7 @@ def _define(values: absl_flags.FlagValues) -> None:
     )
     absl_flags.DEFINE_integer(
         "max_skipped",
-        formats.MAX_SKIPPED,
+        sound.MAX_SKIPPED,
         "With --on_corrupt=skip: how many episodes may be left out.",
         lower_bound=0,
         flag_values=values,

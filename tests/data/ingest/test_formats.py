@@ -220,6 +220,41 @@ def test_a_preview_finds_damage_in_the_first_three_only():
     preview.preview(Made(5, e3=refuse))
 
 
+def said(call):
+    """What a call returns, or the message with which it is refused."""
+    try:
+        return call()
+    except UserError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("damaged", [(), (0,), (1, 2), (0, 2, 3), (0, 1, 2, 3, 4)])
+@pytest.mark.parametrize("most", [0, 2, 100])
+@pytest.mark.parametrize("on_corrupt", ["error", "skip"])
+def test_a_preview_passes_over_what_an_ingest_leaves_out(tmp_path, damaged, most, on_corrupt):
+    allowed = {"on_corrupt": on_corrupt, "max_skipped": most}
+    reader = Made(5, **{f"e{i}": refuse for i in damaged})
+    written = said(lambda: ingest(reader, tmp_path, **allowed))
+    found = said(lambda: preview.preview(reader, 5, **allowed))
+    if isinstance(written, str):
+        assert found == written
+    else:
+        assert found.skipped == written.skipped == [f"file episode {i}: damaged." for i in damaged]
+        assert (len(found.episodes), found.read) == (written.episodes, 5)
+
+
+def test_a_preview_ends_with_the_third_sound_episode():
+    reader = Made(9, e0=refuse, e2=refuse, e6=refuse)
+    found = preview.preview(reader, on_corrupt="skip")
+    assert (found.read, reader.read, found.total) == (5, 5, 9)
+    assert found.skipped == ["file episode 0: damaged.", "file episode 2: damaged."]
+
+
+def test_a_preview_of_nothing_is_refused():
+    with pytest.raises(UserError, match="no episodes"):
+        preview.preview(Made(0))
+
+
 @pytest.mark.parametrize(
     ("name", "package"),
     [("libero_hdf5", "h5py"), ("robomimic_hdf5", "h5py"), ("lerobot", "pyarrow")],

@@ -3,22 +3,21 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
-from vla_jax.core.errors import UserError, listed
+from vla_jax.core.errors import listed
 from vla_jax.data.ingest import rlds
-from vla_jax.data.ingest.episode import Checks, Episode, Reader
+from vla_jax.data.ingest.episode import Episode, Reader
 from vla_jax.data.ingest.lerobot import LeRobot
 from vla_jax.data.ingest.libero import Libero
 from vla_jax.data.ingest.options import Options
 from vla_jax.data.ingest.robomimic import Robomimic
+from vla_jax.data.ingest.sound import MAX_SKIPPED, OnCorrupt, Sound
 
 FORMATS: dict[str, Callable[[Path, Options], Reader]] = {
     "libero_hdf5": Libero,
     "robomimic_hdf5": Robomimic,
     "lerobot": LeRobot,
 }
-MAX_SKIPPED = 100  # as many as loader.max_skipped allows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,7 @@ def ingest(
     *,
     name: str,
     description: str,
-    on_corrupt: Literal["error", "skip"] = "error",
+    on_corrupt: OnCorrupt = "error",
     max_skipped: int = MAX_SKIPPED,
     on_progress: Callable[[Episode | None], None] = lambda episode: None,
 ) -> Ingested:
@@ -51,30 +50,18 @@ def ingest(
       directory: must not exist.
       name: the dataset's name.
       description: one paragraph, stored in the metadata, with what was left out.
-      on_corrupt: whether an episode (or a file of them) that cannot be read or does not pass the
-        checks ends it, or is left out and listed.
-      max_skipped: how many may be left out.
+      on_corrupt: as for `Sound`.
+      max_skipped: as for `Sound`.
       on_progress: called after each episode, with None for one that was left out.
 
     Raises:
       UserError: the directory exists or cannot be written; an episode does not pass, or with
         `skip` more than `max_skipped`.
     """
-    checks, skipped, texts = Checks(), [], set()
+    sound, texts = Sound(reader, on_corrupt, max_skipped, lambda: on_progress(None)), set()
 
     def episodes() -> Iterator[Episode]:
-        for i in range(len(reader)):
-            try:
-                episode = checks(reader.episode(i))
-            except UserError as error:
-                if on_corrupt == "error":
-                    raise UserError(
-                        str(error).removesuffix("."), fix="To leave it out: --on_corrupt=skip"
-                    ) from error
-                skipped.append(str(error))
-                _check_bound(skipped, max_skipped, len(reader))
-                on_progress(None)
-                continue
+        for episode in sound:
             texts.update(episode.instructions)
             yield episode
             on_progress(episode)
@@ -83,27 +70,11 @@ def ingest(
         episodes(),
         directory,
         name=name,
-        description=lambda: f"{description}{_left_out(skipped)}",
+        description=lambda: f"{description}{_left_out(sound.skipped)}",
         docs=reader.docs,
     )
-    return Ingested(**vars(written), instructions=len(texts), skipped=skipped)
+    return Ingested(**vars(written), instructions=len(texts), skipped=sound.skipped)
 
 
 def _left_out(skipped: Sequence[str]) -> str:
     return f" Left out, {len(skipped)}: {listed(skipped)}" if skipped else ""
-
-
-def _check_bound(skipped: Sequence[str], most: int, episodes: int) -> None:
-    if len(skipped) > most:
-        raise UserError(
-            f"{len(skipped)} of {episodes} episodes are damaged; the last: "
-            f"{skipped[-1].removesuffix('.')}",
-            expected=f"at most {most} (--max_skipped)",
-            found=len(skipped),
-        )
-    if len(skipped) == episodes:
-        raise UserError(
-            f"every episode is damaged; the last: {skipped[-1].removesuffix('.')}",
-            expected="at least one that is sound",
-            found="none",
-        )

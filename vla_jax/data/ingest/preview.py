@@ -1,12 +1,15 @@
 """What an ingest would write, from its first episodes; nothing is written."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
+from vla_jax.core.errors import UserError
 from vla_jax.data.ingest.encoding import ImageFormat
-from vla_jax.data.ingest.episode import Checks, Episode, Reader, Schema
+from vla_jax.data.ingest.episode import Episode, Reader, Schema
+from vla_jax.data.ingest.sound import MAX_SKIPPED, OnCorrupt, Sound
 
 EPISODES = 3
 
@@ -19,11 +22,15 @@ class Preview:
       episodes: them.
       schema: what each of their features is.
       total: episodes of the whole dataset.
+      read: how many of them were read for this.
+      skipped: why each of these that was left out was.
     """
 
     episodes: Sequence[Episode]
     schema: Schema
     total: int
+    read: int
+    skipped: Sequence[str]
 
     @property
     def steps(self) -> list[int]:
@@ -43,7 +50,7 @@ class Preview:
             + sum(values.nbytes for values in episode.arrays.values())
             for episode in self.episodes
         )
-        return round(taken / len(self.episodes) * self.total)
+        return round(taken / len(self.episodes) * (self.total - len(self.skipped)))
 
     def range(self, feature: str) -> tuple[str, str]:
         """Returns the lowest and the highest value of each dimension of a numeric feature."""
@@ -61,19 +68,35 @@ class Preview:
         ]
 
 
-def preview(reader: Reader, count: int = EPISODES) -> Preview:
-    """Reads and checks the first episodes.
+def preview(
+    reader: Reader,
+    count: int = EPISODES,
+    *,
+    on_corrupt: OnCorrupt = "error",
+    max_skipped: int = MAX_SKIPPED,
+) -> Preview:
+    """Reads and checks the first episodes that are sound.
 
     Args:
       reader: one of `formats.FORMATS`.
       count: how many, or all that there are.
+      on_corrupt: as for `Sound`.
+      max_skipped: as for `Sound`.
 
     Raises:
-      UserError: one of them is damaged or unlike the first.
+      UserError: one is damaged or unlike the first, with `skip` too many, or there are none.
     """
-    checks = Checks()
-    episodes = [checks(reader.episode(i)) for i in range(min(count, len(reader)))]
-    return Preview(episodes=episodes, schema=checks.schema or {}, total=len(reader))
+    sound = Sound(reader, on_corrupt, max_skipped)
+    episodes = list(itertools.islice(sound, count))
+    if not episodes:
+        raise UserError("the dataset: no episodes", expected="at least one", found="none")
+    return Preview(
+        episodes=episodes,
+        schema=sound.schema,
+        total=len(reader),
+        read=sound.read,
+        skipped=sound.skipped,
+    )
 
 
 def _spell(values: np.ndarray) -> str:
