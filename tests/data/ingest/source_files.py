@@ -148,6 +148,7 @@ def lerobot(root, *, filmed=True, episodes=4, info=None, columns=None, images=No
             place = {"chunk_index": 0, "file_index": 0, "from_timestamp": float(starts[e]) / FPS}
             row |= {f"videos/{camera}/{name}": value for name, value in place.items()}
         rows.append(row)
+    (root / "meta/stats.json").write_text(json.dumps(overall(lengths)))
     (root / "meta/episodes/chunk-000").mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows), root / "meta/episodes/chunk-000/file-000.parquet")
     _tables(root, lengths, starts, None if filmed else camera, columns)
@@ -155,6 +156,20 @@ def lerobot(root, *, filmed=True, episodes=4, info=None, columns=None, images=No
         frames = [image for e, steps in enumerate(lengths) for image in pictures(e, steps)]
         film(root / f"videos/{camera}/chunk-000/file-000.mp4", (images or list)(frames))
     return root
+
+
+def overall(lengths):
+    """The statistics of all episodes together, as meta/stats.json has them."""
+    rows = [vectors(e, steps) for e, steps in enumerate(lengths)]
+    whole = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
+    return {
+        key: {
+            name: [float(value) for value in getattr(np, name)(values, axis=0)]
+            for name in ("min", "max", "mean", "std")
+        }
+        | {"count": [len(values)]}
+        for key, values in whole.items()
+    }
 
 
 def vectors(e, steps):
@@ -193,6 +208,8 @@ def lerobot_v2(root, *, version="v2.1", episodes=3, info=None):
         {"episode_index": e, "tasks": [TASKS[e % 2]], "length": steps}
         for e, steps in enumerate(lengths)
     ]
+    if version == "v2.0":
+        (root / "meta/stats.json").write_text(json.dumps(overall(lengths)))
     if version == "v2.1":
         lines["episodes_stats"] = [
             {"episode_index": e, "stats": statistics(e, steps)} for e, steps in enumerate(lengths)

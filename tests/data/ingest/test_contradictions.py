@@ -222,6 +222,50 @@ def test_version_2_holds_numbers_against_its_statistics(tmp_path):
     assert "episode 1: action dimension 4: its min is not" in refused(root)
 
 
+def overall_of(root, change):
+    path = root / "meta/stats.json"
+    said = json.loads(path.read_text())
+    change(said)
+    path.write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize("make", ["lerobot", "lerobot_v2"])
+def test_what_the_statistics_of_all_episodes_do_not_cover_is_noted_once(tmp_path, capsys, make):
+    more = {"filmed": False} if make == "lerobot" else {"version": "v2.0"}
+    root = getattr(source_files, make)(tmp_path / "x", **more)
+    assert LeRobot(root, Options()).notes == LeRobot(root, Options(check_statistics=False)).notes
+    read_all(root)
+    assert "stats.json" not in capsys.readouterr().out
+
+    def other(said):
+        said["action"]["max"][3] -= 0.1
+        said["observation.state"]["min"][0] = float("nan")
+
+    overall_of(root, other)
+    read_all(root)
+    out = " ".join(capsys.readouterr().out.split())
+    assert (
+        out.count("action dimension 3 is ") == out.count("observation.state dimension 0 is ") == 1
+    )
+    read_all(root, Options(check_statistics=False))
+    assert "stats.json" not in capsys.readouterr().out
+
+
+def test_statistics_of_another_number_of_steps_are_noted(tmp_path):
+    root = source_files.lerobot(tmp_path / "x", filmed=False)
+    overall_of(root, lambda said: said["action"].update(count=[1000]))
+    assert any("stats.json is of 1,000 steps" in note for note in LeRobot(root, Options()).notes)
+
+
+def test_damaged_statistics_of_all_episodes_are_refused(tmp_path):
+    root = source_files.lerobot(tmp_path / "x", filmed=False)
+    overall_of(root, lambda said: said["action"].update(min=[0.0, "a"]))
+    assert "stats.json: min of action in the metadata: expected 6 numbers" in refused(root)
+    (root / "meta/stats.json").write_text("{")
+    assert "stats.json: not valid JSON" in refused(root)
+    read_all(root, Options(check_statistics=False))
+
+
 def test_actions_may_be_called_so(tmp_path):
     root = source_files.lerobot(tmp_path / "x", filmed=False)
     info = json.loads((root / "meta/info.json").read_text())

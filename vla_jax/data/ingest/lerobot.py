@@ -4,6 +4,7 @@ Source: huggingface/lerobot, docs/source/lerobot-dataset-v3.mdx and
 src/lerobot/datasets/dataset_reader.py.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ class LeRobot:
         self.docs = {
             self._names[key]: _dimensions(self._features[key].names) for key in self._numeric
         }
-        self.notes = self._describe()
+        self._overall = self._statistics()
+        self.notes = [*self._describe(), *(self._overall.notes if self._overall else ())]
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -111,6 +113,13 @@ class LeRobot:
             notes.append(f"Left out, neither RGB nor numbers: {listed(left_out)}.")
         return notes
 
+    def _statistics(self) -> lerobot_statistics.Overall | None:
+        if not self._options.check_statistics:
+            return None
+        sizes = {key: math.prod(self._features[key].shape) for key in self._numeric}
+        steps = sum(entry.length for entry in self._episodes)
+        return lerobot_statistics.Overall(self._root, sizes, steps)
+
     def _check_rows(self, entry: Entry, table: Any, place: str) -> None:
         """Checks that the rows are the episode's own, all of them and in order."""
         rows = f"{place}: rows {entry.first} to {entry.first + entry.length - 1}"
@@ -145,6 +154,8 @@ class LeRobot:
         values = self._tables.numbers(table, key, shape, place, form.dtype)
         if self._options.check_statistics and (said := entry.statistics.get(key)):
             lerobot_statistics.check(values, said, f"{place}: {key}")
+        if self._overall is not None:
+            self._overall.compare(key, values, place)
         return values
 
     def _stored(self, table: Any, key: str, place: str) -> list[bytes]:
