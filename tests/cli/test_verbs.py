@@ -9,7 +9,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from vla_jax.cli import act
 from vla_jax.cli.main import main
@@ -82,8 +82,54 @@ def test_act_refuses_sixteen_bits_that_pillow_would_hide(refused, run, tmp_path)
     assert "found mode RGB with 16 bits per channel" in line
 
 
-def test_an_image_is_read_as_it_is(picture):
-    np.testing.assert_array_equal(act.read_image(str(picture)), PIXELS)
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "webp"])
+def test_an_image_is_read_as_it_is(tmp_path, suffix):
+    file = tmp_path / f"view.{suffix}"
+    Image.fromarray(PIXELS).save(file, **({"lossless": True} if suffix == "webp" else {}))
+    np.testing.assert_array_equal(act.read_image(str(file)), PIXELS)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "ppm"])
+def test_sixteen_bits_are_refused_in_every_format(tmp_path, suffix):
+    file = tmp_path / f"deep.{suffix}"
+    cv2.imwrite(str(file), PIXELS.astype(np.uint16) * 256)
+    with pytest.raises(UserError, match=r"16 bits per channel|format PPM is not read"):
+        act.read_image(str(file))
+
+
+@pytest.mark.parametrize(("suffix", "calls"), [("png", 1), ("jpg", 1), ("bmp", 0)])
+def test_a_picture_is_decoded_once(tmp_path, monkeypatch, suffix, calls):
+    file, seen = tmp_path / f"view.{suffix}", []
+    Image.fromarray(PIXELS).save(file)
+    decode = act.images_lib.decode
+    monkeypatch.setattr(act.images_lib, "decode", lambda *a: seen.append(a) or decode(*a))
+    if calls:  # then Pillow decodes nothing
+        monkeypatch.setattr(ImageFile.ImageFile, "load", lambda picture: pytest.fail("decoded"))
+    assert act.read_image(str(file)).shape == PIXELS.shape
+    assert len(seen) == calls
+
+
+def test_no_picture_is_decoded_that_its_header_refuses(tmp_path, monkeypatch):
+    for name in ("decode", "check"):
+        monkeypatch.setattr(act.images_lib, name, lambda *a: pytest.fail("decoded"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda picture: pytest.fail("decoded"))
+    file = tmp_path / "view.png"
+    cv2.imwrite(str(file), PIXELS[..., 0])
+    with pytest.raises(UserError, match="found mode L"):
+        act.read_image(str(file))
+    cv2.imwrite(str(file), np.zeros((9000, 9000, 3), np.uint8))
+    with pytest.raises(UserError, match=r"too large.*9000 x 9000"):
+        act.read_image(str(file))
+
+
+def test_a_flipped_bit_of_a_png_is_found(picture):
+    sound = picture.read_bytes()
+    for place in range(40, len(sound) - 12, 97):
+        data = bytearray(sound)
+        data[place] ^= 1
+        picture.write_bytes(data)
+        with pytest.raises(UserError):
+            act.read_image(str(picture))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +145,9 @@ def test_act_refuses_what_is_no_image(refused, run, tmp_path, content, message):
 def test_images_that_cannot_be_whole_are_refused(picture, tmp_path):
     cut, huge = tmp_path / "cut.png", tmp_path / "huge.png"
     cut.write_bytes(picture.read_bytes()[:-40])
-    with pytest.raises(UserError, match=r"cut\.png: expected a PNG or JPEG file, found a damaged"):
+    with pytest.raises(
+        UserError, match=r"cut\.png: expected a PNG or JPEG file, found a damaged or"
+    ):
         act.read_image(str(cut))
     Image.new("1", (20_000, 20_000)).save(huge)
     with pytest.raises(UserError, match=r"huge\.png"):

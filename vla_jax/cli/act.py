@@ -2,12 +2,13 @@
 
 import io
 import pathlib
+import re
+import warnings
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from absl import flags as absl_flags
-from PIL import Image
+from PIL import Image, ImageFile
 
 from vla_jax.cli import flags
 from vla_jax.core.arrays import Float, UInt8
@@ -15,6 +16,8 @@ from vla_jax.core.errors import UserError
 from vla_jax.core.paths import expand
 from vla_jax.data import images as images_lib
 from vla_jax.runtime import compilation, progress
+
+_ALIKE = ("BMP", "TIFF", "WEBP")  # other formats whose header tells how deep a pixel is
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -66,18 +69,33 @@ def read_image(file: str) -> UInt8[np.ndarray, "y x 3"]:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"image {path}", expected="an image file", found=error.strerror) from error
-    images_lib.size(data, str(path))  # refuses one of too many pixels before it is decoded
+    images_lib.size(data, str(path))  # refuses one of too many pixels before there is memory for it
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            mode = picture.mode
-            picture.load()
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as picture:
+            warnings.simplefilter("ignore")  # Pillow warns before it raises
+            _check_mode(picture, path)
+            if picture.format in _ALIKE:
+                return np.array(picture)  # decoded here
+            if picture.format not in ("JPEG", "PNG"):
+                raise ValueError(f"the format {picture.format} is not read")
+            picture.verify()  # a PNG's checksums, which OpenCV does not look at; decodes nothing
+    except UserError:
+        raise
     except Exception as error:  # every format has exceptions of its own
         raise UserError(
-            f"image {path}", expected="a PNG or JPEG file", found=f"a damaged one ({error})"
+            f"image {path}",
+            expected="a PNG or JPEG file",
+            found=f"a damaged or another one ({error})",
         ) from error
-    raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if raw is not None and raw.dtype != np.uint8:
-        mode = f"{mode} with {8 * raw.dtype.itemsize} bits per channel"
+    return images_lib.decode(data, str(path))
+
+
+def _check_mode(picture: ImageFile.ImageFile, path: pathlib.Path) -> None:
+    """Refuses, by its header, what is not RGB with 8 bits per channel."""
+    mode = picture.mode
+    # Pillow's own mode of 16 bits is RGB, too; what it will read the file's pixels as is not.
+    if deeper := re.search(r"RGB;(16|32)", str(picture.tile)):
+        mode = f"{mode} with {deeper[1]} bits per channel"
     if mode != "RGB":
         raise UserError(
             f"image {path}",
@@ -85,7 +103,6 @@ def read_image(file: str) -> UInt8[np.ndarray, "y x 3"]:
             found=f"mode {mode}",
             fix="Convert it first, e.g. PIL.Image.open(FILE).convert('RGB').save(FILE)",
         )
-    return images_lib.check(images_lib.decode(data, str(path)), str(path))
 
 
 def _numbers(items: Sequence[str]) -> Float[np.ndarray, " s"]:
