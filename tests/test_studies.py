@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from vla_jax.cli import sweep as sweep_verb
+from vla_jax.sweep import plan
 from vla_jax.sweep import sweep as sweep_lib
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -19,6 +20,21 @@ SWEEPS = sorted(path.parent.name for path in (REPOSITORY / "experiments").glob("
 def data(tmp_path_factory):
     """One directory of generated datasets for all."""
     return tmp_path_factory.mktemp("data")
+
+
+TABLES = [name for name in SWEEPS if (REPOSITORY / "experiments" / name / "results.csv").exists()]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_of_a_committed_table_is_one_of_todays_runs(name, monkeypatch, tmp_path):
+    """A field that is new, renamed or gone would have all of them trained again."""
+    monkeypatch.chdir(REPOSITORY)
+    _, definition = sweep_lib.load(f"experiments/{name}/sweep.py")
+    runs = plan.plan(definition, tmp_path, sweep_verb._resolve, [])
+    with open(f"experiments/{name}/results.csv") as file:
+        known = {f"{row['arm']} {row['seed']}": row["made_from"] for row in csv.DictReader(file)}
+    today = {f"{run.arm} {run.seed}": run.made_from for run in runs if run.measured}
+    assert today == known
 
 
 @pytest.mark.parametrize("name", SWEEPS)

@@ -142,9 +142,9 @@ def test_a_large_picture_is_decoded_reduced_unless_lanczos(fill, make_source, mo
     asked = []
     decode = images.decode
 
-    def spy(data, name, at_least=None):
+    def spy(data, name, at_least=None, **limits):
         asked.append(at_least)
-        return decode(data, name, at_least=at_least)
+        return decode(data, name, at_least=at_least, **limits)
 
     monkeypatch.setattr(images, "decode", spy)
     for settings in ({}, {"augment": AugmentConfig(crop=0.25)}, {"resize": "lanczos"}):

@@ -257,6 +257,19 @@ def test_more_damage_than_allowed_stops_the_run(batches, sources):
         batches(40, on_corrupt="skip", max_skipped=2)
 
 
+def test_images_of_more_pixels_than_allowed_are_bad_items(batches, open_loader):
+    assert batches(1, max_pixels=40 * 48)
+    one_less = {"max_pixels": 40 * 48 - 1}
+    with pytest.raises(
+        UserError, match=r"expected at most 1,919 pixels.*config\.loader\.max_pixels"
+    ):
+        batches(1, **one_less)
+    loader = open_loader(on_corrupt="skip", max_skipped=3, **one_less)
+    with pytest.raises(UserError, match=r"damaged examples.*at most 3"):
+        next(loader)
+    assert set(loader.skipped.counts()) == {"picture"}
+
+
 def test_a_dataset_that_is_damaged_throughout_ends_too(batches, sources):
     sources[1].damaged |= set(range(31))
     with pytest.raises(UserError, match=r"dataset hand: no example of it can be read"):
@@ -355,6 +368,7 @@ def test_collate_makes_the_batch_of_training_without_its_augmentation(sources, e
         ({"history": 0}, r"\.history"),
         ({"chunk": 0}, r"\.chunk"),
         ({"max_skipped": -1}, r"\.max_skipped: expected 0\.\."),
+        ({"max_pixels": 0}, r"\.max_pixels: expected 1\.\."),
         ({"views": ()}, r"config\.loader\.views"),
         ({"views": ("wrist", "wrist")}, r"config\.loader\.views: expected different names"),
         ({"held_out": 1.0}, r"\.held_out: expected 0 <= x < 1"),

@@ -129,6 +129,18 @@ def test_a_run_may_go_on_with_other_threads_and_skip_what_is_damaged(begun):
     assert begun.config() == other
 
 
+def test_a_run_from_before_a_limit_of_pixels_goes_on_with_one(begun):
+    path = begun.path / "config.json"
+    before = json.loads(path.read_text())
+    del before["loader"]["max_pixels"]
+    path.write_text(json.dumps(before))
+    assert begun.config() == CONFIG
+    begun.claim(CONFIG)
+    loader = dataclasses.replace(CONFIG.loader, max_pixels=10**6)
+    begun.claim(dataclasses.replace(CONFIG, loader=loader))
+    assert begun.config().loader == loader
+
+
 def test_a_directory_of_something_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(UserError, match=r"expected a new or empty directory.*Take another"):

@@ -42,10 +42,11 @@ class Layout:
     resize: images.Resize = "linear"
     augment: AugmentConfig = AugmentConfig()
     state: int = 0
+    max_pixels: int = images.MOST_PIXELS
 
 
-def check(example: Example, encoder: Encoder) -> None:
-    """Checks that texts and images of an example can be used.
+def check(example: Example, encoder: Encoder, max_pixels: int) -> None:
+    """Checks that texts and images of an example can be used, the latter of so many pixels.
 
     Raises:
       UserError: a text cannot be written, or an image is damaged.
@@ -54,7 +55,7 @@ def check(example: Example, encoder: Encoder) -> None:
     for view, window in example.images.items():
         for data in window:
             if data is not None:
-                images.decode(data, view)
+                images.decode(data, view, most_pixels=max_pixels)
 
 
 class Collator:
@@ -180,10 +181,11 @@ class Rows:
     def _place(self, row: int, slot: int, data: bytes, name: str) -> None:
         layout, out = self._collator.layout, self._images[row, slot]
         if layout.resize == "lanczos":
-            image = images.decode(data, name)
+            image = images.decode(data, name, most_pixels=layout.max_pixels)
         else:
             side = 1.0 if self._crops is None else self._crops[row, 0]
-            image = images.decode(data, name, at_least=math.ceil(layout.image_size / side))
+            at_least = math.ceil(layout.image_size / side)
+            image = images.decode(data, name, at_least=at_least, most_pixels=layout.max_pixels)
         if self._crops is not None:
             image = image[box(self._crops[row], *image.shape[:2])]
         if self._colours is None or layout.augment.on_device:

@@ -24,7 +24,7 @@ _JPEG = b"\xff\xd8\xff"  # not simplejpeg.is_jpeg: a truncated one would go to a
 
 
 def decode(
-    data: bytes, name: str, *, at_least: int | None = None, most_pixels: int = MOST_PIXELS
+    data: bytes, name: str, *, at_least: int | None = None, most_pixels: int | None = None
 ) -> UInt8[np.ndarray, "y x 3"]:
     """Decodes a JPEG or PNG to RGB, 0..255.
 
@@ -33,7 +33,8 @@ def decode(
       name: what it is, for messages.
       at_least: sides that suffice, pixels: a JPEG of twice this or more comes out at 1/2, 1/4 or
         1/8 if that divides its sides, which takes less time than the whole. None decodes it whole.
-      most_pixels: of an image; one of more is refused by its header, before there is memory for it.
+      most_pixels: of an image, as a run's config says; `MOST_PIXELS` outside of a run. One of more
+        is refused by its header, before there is memory for it.
 
     Raises:
       UserError: the bytes are neither, damaged, or those of too large an image.
@@ -58,13 +59,13 @@ def decode(
     return image
 
 
-def size(data: bytes, name: str, *, most_pixels: int = MOST_PIXELS) -> tuple[int, int]:
+def size(data: bytes, name: str, *, most_pixels: int | None = None) -> tuple[int, int]:
     """Returns rows and columns of an encoded image, from its header.
 
     Args:
       data: the encoded image, or its beginning.
       name: what it is, for messages.
-      most_pixels: that an image may have.
+      most_pixels: as for `decode`.
 
     Raises:
       UserError: it has none, or more pixels than there may be.
@@ -83,7 +84,7 @@ def size(data: bytes, name: str, *, most_pixels: int = MOST_PIXELS) -> tuple[int
         raise _too_large(name, str(error), most_pixels) from error
     except (OSError, ValueError, SyntaxError) as error:  # Pillow raises any of them
         raise _no_image(data, name, error) from error
-    if height * width > most_pixels:
+    if height * width > (MOST_PIXELS if most_pixels is None else most_pixels):
         raise _too_large(name, f"{width} x {height}", most_pixels)
     return height, width
 
@@ -95,12 +96,13 @@ def _no_image(data: bytes, name: str, error: Exception | None = None) -> UserErr
     return UserError(f"image {name}", expected="JPEG or PNG bytes", found=found)
 
 
-def _too_large(name: str, found: str, most: int) -> UserError:
+def _too_large(name: str, found: str, most: int | None) -> UserError:
+    fix = "Make it smaller before it is used; models see a few hundred pixels a side"
     return UserError(
         f"image {name} is too large",
-        expected=f"at most {most:,} pixels, by its header",
+        expected=f"at most {MOST_PIXELS if most is None else most:,} pixels, by its header",
         found=found,
-        fix="Make it smaller before it is used; models see a few hundred pixels a side",
+        fix=fix if most is None else f"{fix}. Or raise config.loader.max_pixels",
     )
 
 

@@ -49,6 +49,8 @@ class LoaderConfig(Checked):
         (`error`), or give way to the next example of its dataset (`skip`), noted by name.
       max_skipped: items that may be skipped by one process; a text counts once, however many
         examples have it.
+      max_pixels: of a stored image; one that has more by its header is a bad item, and is not
+        decoded.
 
     Raises:
       UserError: a value out of its range.
@@ -68,6 +70,7 @@ class LoaderConfig(Checked):
     blocks: BlocksConfig = BlocksConfig()
     on_corrupt: Literal["error", "skip"] = "error"
     max_skipped: Natural = 100
+    max_pixels: Annotated[int, Range(1, 2**30)] = images.MOST_PIXELS
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,6 +101,7 @@ class LoaderConfig(Checked):
             resize=self.resize,
             augment=self.augment if augmented else AugmentConfig(),
             state=state,
+            max_pixels=self.max_pixels,
         )
 
 
@@ -243,7 +247,8 @@ class Loader:
         What the index maps is not counted: it is the system's to keep or to drop.
         """
         batches = self._config.prefetch + _HELD_BY_CONSUMER
-        largest = max(map(_pixels, self._sources), default=0)
+        most = self._config.max_pixels
+        largest = max((_pixels(source, most) for source in self._sources), default=0)
         # In full, cropped and resized, at worst.
         decoding = self._config.threads * 3 * largest
         blocks = sum(source.ram for source in self._sources)
@@ -261,13 +266,13 @@ class Loader:
         )
 
 
-def _pixels(source: Source) -> int:
+def _pixels(source: Source, max_pixels: int) -> int:
     """Returns the bytes of the largest decoded image of the first example that is not damaged."""
     for i in range(min(len(source), _LOOKED_AT)):
         try:
             example = source.example(i)
             encoded = [data for window in example.images.values() for data in window if data]
-            sizes = [images.size(data, example.name) for data in encoded]
+            sizes = [images.size(data, example.name, most_pixels=max_pixels) for data in encoded]
         except UserError:  # told with its place when it is drawn, or skipped
             continue
         return max((3 * height * width for height, width in sizes), default=0)

@@ -55,6 +55,6 @@ def sound(config: RunConfig, encoder: Encoder) -> Callable[[Source, int], tuple[
     skipped = Skipped(config.loader.most_skipped)
 
     def use(example: Example) -> None:
-        collate.check(example, encoder)
+        collate.check(example, encoder, config.loader.max_pixels)
 
     return lambda source, number: skipped.sound(source, number, use=use)

@@ -247,6 +247,7 @@ def make_policies(
                 centre=config.loader.augment.centre,
                 state=config.model.state,
                 statistics=encoder.states.get(name),
+                max_pixels=config.loader.max_pixels,
             ),
         )
         for name, robot in sources.robots(config).items()

@@ -50,7 +50,7 @@ _FREE = (
     *_OF_A_HOST,
     *(f"config.{section}." for section in ("checkpoint", "mesh", "metrics", "profiler")),
     *(f"config.loop.{field}" for field in ("on_nonfinite", "max_nonfinite")),
-    *(f"config.loader.{field}" for field in ("on_corrupt", "max_skipped")),
+    *(f"config.loader.{field}" for field in ("on_corrupt", "max_skipped", "max_pixels")),
 )
 # Where datasets lie. What they hold is what counts: their fingerprints are in the checkpoints.
 _PLACES = re.compile(r"config\.(data_dir|mixture\.(robots|web)\..*\.dir): ")

@@ -1,6 +1,7 @@
 """What a policy looks at: images of the present and the past, and where the robot is."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -53,6 +54,7 @@ class Observer:
       centre: share of the area of images that is looked at (`AugmentConfig.centre`).
       state: size of the state the model takes, 0 for none.
       statistics: of the robot's state; None where it has none.
+      max_pixels: of a stored image (`images.decode`).
     """
 
     def __init__(
@@ -65,11 +67,12 @@ class Observer:
         centre: float = 1.0,
         state: int = 0,
         statistics: Statistics | None = None,
+        max_pixels: int | None = None,
     ):
         self.views, self.history, self.image_size = tuple(views), history, image_size
         self.resize: images_lib.Resize = resize
         self.centre, self._crop = centre, augment.centre(centre)
-        self.state = state
+        self.state, self._max_pixels = state, max_pixels
         self._normalizer = None if statistics is None else Normalizer(statistics)
 
     def look(
@@ -114,9 +117,12 @@ class Observer:
         """
         side = math.sqrt(self.centre)
         at_least = math.ceil(self.image_size / side) if self.resize == "linear" else None
+        decode = functools.partial(
+            images_lib.decode, at_least=at_least, most_pixels=self._max_pixels
+        )
         windows = {
             view: [
-                None if data is None else images_lib.decode(data, example.name, at_least=at_least)
+                None if data is None else decode(data, example.name)
                 for data in example.images.get(view, ())[-self.history :]
             ]
             for view in self.views
