@@ -103,6 +103,119 @@ def test_every_flag_behind_a_verb_is_one_of_its_own():
     assert wrong == []
 
 
+class ParsedError(Exception):
+    """Stands for all that a verb does once its arguments are taken."""
+
+
+@pytest.fixture
+def typed(monkeypatch):
+    """Hands arguments to a verb, whose own parser reads them; nothing is executed after it.
+
+    Where a text names the verb and flags alone, the rest is what the verb asks for.
+    """
+    parse, parse_run = cli_flags.parse, cli_flags.parse_run
+
+    def only_parse(verb, arguments, define, positional=()):
+        has_paths = any(not argument.startswith("-") for argument in arguments)
+        parse(verb, [*arguments, *(() if has_paths else positional)], define, positional)
+        raise ParsedError
+
+    def only_parse_run(verb, arguments, define, required=("config",)):
+        with monkeypatch.context() as real:
+            real.setattr(cli_flags, "parse", parse)
+            given = [argument for argument in arguments if not argument.startswith("--config=")]
+            named = {argument.partition("=")[0].lstrip("-") for argument in given}
+            more = [f"--{name}=a" for name in required if name not in named | {"config"}]
+            parse_run(verb, [SMOKE, *given, *more], define, required)
+        raise ParsedError
+
+    monkeypatch.setattr(cli_flags, "parse", only_parse)
+    monkeypatch.setattr(cli_flags, "parse_run", only_parse_run)
+
+    def call(verb, arguments):
+        """Returns what the parser says against them; None where it takes them."""
+        module = importlib.import_module(f"vla_jax.cli.{main._MODULES.get(verb, verb)}")
+        try:
+            module.main(list(arguments))
+        except ParsedError:
+            return None
+        except UserError as error:
+            return str(error)
+        raise AssertionError(f"{verb} {arguments}: nothing was parsed")
+
+    return call
+
+
+def words(text):
+    """The arguments that begin a text: flags, what is filled in, and names in capitals."""
+    for word in text.split():
+        plain = word.rstrip(",.")
+        if not re.fullmatch(r"--[\w.-]+(=\S+)?|\0|[A-Z][A-Z.]*", plain):
+            return
+        yield plain
+        if plain != word:  # the sentence goes on
+            return
+
+
+def test_every_command_is_taken_by_the_parser_of_its_verb(typed):
+    found = matches(r"vla-jax ([a-z][a-z-]+)(?: (?!--help)([^;:\n]*))?")
+    commands = {(where, match[1], tuple(words(match[2] or ""))) for where, match in found}
+    assert sum(bool(arguments) for _, _, arguments in commands) >= 8
+    wrong = []
+    for where, verb, arguments in sorted(commands):
+        if f"{verb} {' '.join(arguments)}" in ("act --state",):  # how a message begins
+            continue
+        # What is filled in is a path, or all flags.
+        path = [argument.replace(HOLE, "a") for argument in arguments]
+        flags = [argument for argument in arguments if argument != HOLE]
+        said = typed(verb, path)
+        if said is not None and typed(verb, flags) is not None:
+            wrong.append((where, verb, arguments, said))
+    assert wrong == []
+
+
+def fixed(pattern):
+    """Flags with a value that is neither filled in nor a name in capitals."""
+    return {
+        (where, match[1], value)
+        for where, match in matches(pattern)
+        if (value := match[2].rstrip(".,:)'\"")) and not re.search(r"[A-Z\0]|\.\.\.", value)
+    }
+
+
+def test_every_flag_with_a_value_is_taken_by_a_verb(typed):
+    found = fixed(r"(?<![\w-])--(?!config\b)([a-z][a-z0-9_-]*)=([^\s;]+)")
+    wrong, known = [], 0
+    for where, name, value in sorted(found):
+        verbs = [verb for verb in main.VERBS if name.replace("_", "-") in FLAGS[verb]]
+        said = [typed(verb, [f"--{name}={value}"]) for verb in verbs]
+        known += bool(verbs)  # others are those of other programs
+        wrong += [(where, said)] if said and None not in said else []
+    assert known >= 5
+    assert wrong == []
+
+
+def test_every_field_with_a_value_is_taken(typed):
+    # A text that begins with one names what is refused.
+    found = fixed(r"(?<=[^\w.])(?:--)?(config\.[a-z_.]+)=([^\s;]+)")
+    assert len(found) >= 5
+    wrong = [
+        (where, said)
+        for where, name, value in sorted(found)
+        if not name.startswith("config.a.")  # as --help spells it
+        if (said := typed("train", [f"--{name}={value}", "--workdir=a"]))
+    ]
+    assert wrong == []
+
+
+def test_the_parsers_do_refuse(typed):
+    assert "absent" in typed("eval", ["--absent=1"])
+    assert typed("index", ["--on_corrupt=maybe"]) is not None
+    assert typed("report", ["a", "b"]) is not None
+    assert "no such field" in typed("train", ["--config.loader.absent=1"])
+    assert typed("train", ["--config.loader.on_corrupt=maybe"]) is not None
+
+
 def test_every_flag_that_is_named_is_one_of_some_verb():
     known = set().union(*FLAGS.values())
     known |= {f"no{name}" for name in known} | FOREIGN | {"help", "config", "flag"}
