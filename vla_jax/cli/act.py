@@ -1,6 +1,7 @@
 """`vla-jax act WORKDIR --image=FILE --instruction="..."`: one decision, printed."""
 
 import io
+import os
 import pathlib
 import re
 import warnings
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     progress.note(f"policy of step {run.step}")
 
 
-def read_image(file: str) -> UInt8[np.ndarray, "y x 3"]:
+def read_image(file: str | os.PathLike[str]) -> UInt8[np.ndarray, "y x 3"]:
     """Reads an image file that is RGB with 8 bits per channel, and converts nothing silently.
 
     Raises:

@@ -4,6 +4,8 @@ import contextlib
 import os
 import pathlib
 
+from vla_jax.core import paths
+
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes a file under another name beside `path` and then renames it; makes its folder.
@@ -11,7 +13,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
       OSError: the file system refuses; names the path, and nothing is left behind.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(paths.expand(path))
     growing = partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,5 +29,5 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
 
 def partial(path: str | os.PathLike[str]) -> pathlib.Path:
     """Returns the name of a file while it is written, which a kill leaves behind."""
-    path = pathlib.Path(path)
+    path = pathlib.Path(paths.expand(path))
     return path.with_name(f".{path.name}.partial")

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from vla_jax.core import paths
 from vla_jax.core.errors import UserError
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ def read(path: str | os.PathLike[str], kind: type[T], *, fix: str | None = None)
         and the field.
     """
     try:
-        data = pathlib.Path(path).read_bytes()
+        data = pathlib.Path(paths.expand(path)).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}", fix=fix) from error
     return decode(data, kind, os.fspath(path), fix=fix)
@@ -50,7 +51,7 @@ def read_lines(path: str | os.PathLike[str], kind: type[T], *, fix: str | None =
       UserError: as `read`; names the file, the line and the field.
     """
     try:
-        lines = pathlib.Path(path).read_bytes().split(b"\n")
+        lines = pathlib.Path(paths.expand(path)).read_bytes().split(b"\n")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}", fix=fix) from error
     return list(_decode_lines(lines, kind, os.fspath(path), fix))

@@ -38,12 +38,12 @@ def candidates(
     folders = []
     if cache_dir is not None:
         name, version = version_directories.title(directory)
-        path = os.fspath(directory)
+        path = paths.expand(directory)
         path = path.rstrip("/") if storage.is_remote(path) else os.path.realpath(path)
         digest = hashlib.sha256(path.encode()).hexdigest()[:12]
         folders.append(pathlib.Path(paths.expand(cache_dir), name, f"{version}-{digest}", split))
     if not storage.is_remote(directory):
-        folders.append(pathlib.Path(directory, BESIDE, split))
+        folders.append(pathlib.Path(paths.expand(directory), BESIDE, split))
     if not folders:
         raise UserError(
             f"dataset {directory}: its index cannot lie on remote storage",

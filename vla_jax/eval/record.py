@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from vla_jax.core import files, json_file
+from vla_jax.core import files, json_file, paths
 from vla_jax.core.errors import UserError
 from vla_jax.eval.closed_loop import Outcome
 
@@ -86,7 +86,7 @@ def read(path: str | os.PathLike[str]) -> list[Record]:
       UserError: there is no such file, it is empty, a line is no record, a number is not
         finite, or an episode appears twice; names the line and the field.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(paths.expand(path))
     if not path.is_file():
         raise UserError(
             f"{path}",

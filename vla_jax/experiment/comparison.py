@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vla_jax.core import config as config_lib
+from vla_jax.core import paths
 from vla_jax.core.errors import UserError
 from vla_jax.eval import compare, record
 from vla_jax.eval.compare import Difference
@@ -57,7 +58,7 @@ def to_json(
 
 def _read(path: str, env: str | None) -> tuple[dict[str, Any], list[Record]]:
     """Returns the environment and the episodes of an evaluation."""
-    folder = pathlib.Path(path)
+    folder = pathlib.Path(paths.expand(path))
     folder = folder.parent if folder.is_file() else folder
     if env is not None and (folder / "evaluation" / env).is_dir():
         folder = folder / "evaluation" / env

@@ -1,12 +1,13 @@
 """Config files: `FILE.py:variant` and fields set beside it -> RunConfig."""
 
 import inspect
+import os
 from collections.abc import Sequence
 
 from ml_collections import config_dict
 
 from vla_jax.core import config as config_lib
-from vla_jax.core import overrides, user_code
+from vla_jax.core import overrides, paths, user_code
 from vla_jax.core.errors import UserError
 from vla_jax.data.mixtures import MIXTURES
 from vla_jax.experiment.config import RunConfig
@@ -14,7 +15,7 @@ from vla_jax.experiment.config import RunConfig
 _WANTED = "get_config() that returns a ConfigDict, as vla_jax.experiment.config.defaults() makes it"
 
 
-def load(path: str, fields: Sequence[tuple[str, str]] = ()) -> RunConfig:
+def load(path: str | os.PathLike[str], fields: Sequence[tuple[str, str]] = ()) -> RunConfig:
     """Reads a config file and sets fields.
 
     Args:
@@ -25,6 +26,7 @@ def load(path: str, fields: Sequence[tuple[str, str]] = ()) -> RunConfig:
     Raises:
       UserError: the file is missing or fails, and where; a field or value is refused.
     """
+    path = paths.expand(path)
     tree = _tree(path)
     for field, text in fields:
         overrides.apply(RunConfig, tree, field, text, _implied(tree))

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from vla_jax.core import paths
 from vla_jax.eval import record, report
 from vla_jax.eval.rate import Rate
 from vla_jax.experiment import evaluation, page, page_files
@@ -65,7 +66,7 @@ def leave(results: Results, folder: str | os.PathLike[str], about: Mapping[str, 
       folder: made if it does not exist; results of the same names are replaced.
       about: the checkpoint, for results.json.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(paths.expand(folder))
 
     def write_rest(content: Mapping[str, Any]) -> pathlib.Path:
         return page.write_evaluation(folder, content)

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-from vla_jax.core import json_file
+from vla_jax.core import json_file, paths
 from vla_jax.data.ledger import Entry
 from vla_jax.eval.rate import Rate
 from vla_jax.experiment.workdir import RESULTS
@@ -81,7 +81,7 @@ def results(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     Raises:
       UserError: it is damaged; names the field.
     """
-    path = pathlib.Path(folder) / RESULTS
+    path = pathlib.Path(paths.expand(folder)) / RESULTS
     if not path.exists():
         return None
     values = json_file.read(path, dict[str, Any], fix=_EVALUATE)

@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vla_jax.core import config as config_lib
-from vla_jax.core import files, json_file
+from vla_jax.core import files, json_file, paths
 from vla_jax.core.errors import UserError, listed
 from vla_jax.experiment import policy_files
 from vla_jax.experiment.config import RunConfig
@@ -79,7 +79,7 @@ class Workdir:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = pathlib.Path(path)
+        self.path = pathlib.Path(paths.expand(path))
         self.checkpoints = self.path / "checkpoints"
         self.frozen = self.path / "frozen"
         self.nonfinite = self.path / "nonfinite"

@@ -87,7 +87,7 @@ def verify(folder: str | os.PathLike[str], needed: tuple[str, ...] = ("policy.js
       ValueError: a file differs, is missing or cannot be read, or the manifest is damaged or gone;
         names the file, and says how to accept it if it was changed on purpose.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(folder).expanduser()
     try:
         of = read(folder)
         if absent := [name for name in needed if name not in of]:
@@ -119,7 +119,7 @@ def accept(folder: str | os.PathLike[str]) -> list[str]:
       ValueError: the manifest is damaged.
       OSError: it cannot be read or written.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(folder).expanduser()
     names = [name for name in read(folder) if (folder / name).is_file()]
     write(folder, digests(folder, names))
     return names

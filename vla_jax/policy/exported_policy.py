@@ -259,7 +259,7 @@ def read(
       ValueError: the folder is no exported policy, is incomplete or of another format version, a
         file is not as it was written, or the description makes no sense.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(folder).expanduser()
     path = folder / "policy.json"
     if not path.is_file():
         raise ValueError(f"{folder} is no exported policy: it has no policy.json")

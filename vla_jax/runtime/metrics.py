@@ -14,7 +14,7 @@ from typing import Any, SupportsFloat
 
 import tensorboardX
 
-from vla_jax.core import errors, files, json_file
+from vla_jax.core import errors, files, json_file, paths
 
 FILES = FILE, _EVENTS, _WANDB_ID = "metrics.jsonl", "events", "wandb_id"
 
@@ -53,7 +53,7 @@ class MetricWriter:
         Raises:
           UserError: a line of the existing file is not JSON, or W&B is wanted and not installed.
         """
-        self._path = pathlib.Path(workdir) / FILE
+        self._path = pathlib.Path(paths.expand(workdir)) / FILE
         self._path.parent.mkdir(parents=True, exist_ok=True)
         _drop_after(self._path, start_step)
         self._wandb = None
@@ -123,7 +123,7 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
       UserError: it cannot be read, or another line is no JSON object of numbers with a step.
     """
-    path = pathlib.Path(workdir) / FILE
+    path = pathlib.Path(paths.expand(workdir)) / FILE
     return _rows(path) if path.exists() else []
 
 

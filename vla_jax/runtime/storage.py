@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import fsspec
 
+from vla_jax.core import paths
 from vla_jax.core.errors import UserError
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ def join(directory: str | os.PathLike[str], name: str) -> str:
     """Returns the path of the file `name` in a local or remote directory."""
     if is_remote(directory):
         return f"{os.fspath(directory).rstrip('/')}/{name}"
-    return os.path.join(directory, name)
+    return os.path.join(paths.expand(directory), name)
 
 
 def names(directory: str | os.PathLike[str], pattern: str = "*") -> list[str]:
@@ -50,7 +51,7 @@ def names(directory: str | os.PathLike[str], pattern: str = "*") -> list[str]:
     """
     if not is_remote(directory):
         try:
-            found = os.listdir(directory)
+            found = os.listdir(paths.expand(directory))
         except OSError as error:
             raise UserError(f"directory {directory}: {error.strerror}") from error
     else:
@@ -64,7 +65,7 @@ def names(directory: str | os.PathLike[str], pattern: str = "*") -> list[str]:
 
 def exists(path: str | os.PathLike[str]) -> bool:
     """Whether there is a file or directory of this path."""
-    name = os.fspath(path)
+    name = paths.expand(path)
     return remotely(name, lambda fs: fs.exists(name)) if is_remote(name) else os.path.exists(name)
 
 
@@ -74,7 +75,7 @@ def contents(path: str | os.PathLike[str]) -> bytes:
     Raises:
       UserError: it cannot be read.
     """
-    name = os.fspath(path)
+    name = paths.expand(path)
     if is_remote(name):
         return remotely(name, lambda fs: fs.cat_file(name))
     try:

@@ -162,7 +162,7 @@ class Fast:
           folder: made if missing.
           shape: steps and dimensions of a chunk, where there is one robot.
         """
-        folder = pathlib.Path(folder)
+        folder = pathlib.Path(paths.expand(folder))
         folder.mkdir(parents=True, exist_ok=True)
         steps, size = shape or (None, None)
         name = "UniversalActionProcessor"

@@ -18,7 +18,7 @@ from typing import Annotated
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from vla_jax.core import files
+from vla_jax.core import files, paths
 from vla_jax.core.errors import UserError
 from vla_jax.core.fields import Checked, PathText, Range
 
@@ -139,10 +139,11 @@ class Tokenizer:
         Raises:
           UserError: the file is missing, is no tokenizer, or lacks a special token.
         """
+        path = paths.expand(path)
         if not pathlib.Path(path).is_file():
             raise UserError(f"tokenizer {path}", expected="a tokenizer.json", found="no such file")
         try:
-            inner = tokenizers.Tokenizer.from_file(str(path))
+            inner = tokenizers.Tokenizer.from_file(path)
         except Exception as error:  # the library raises bare Exception on malformed files
             raise UserError(f"tokenizer {path}: not a tokenizer.json ({error})") from error
         # What a processor was last called with is saved too: it cuts prompts, fills them with

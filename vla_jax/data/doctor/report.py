@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vla_jax.core import files
+from vla_jax.core import files, paths
 from vla_jax.data.doctor import plots
 from vla_jax.data.doctor.examination import Examination
 from vla_jax.data.doctor.finding import COST
@@ -36,7 +36,7 @@ _PLOTS = {"actions.png": "Actions", "episodes.png": "Episodes", "frames.png": "F
 
 def write(examination: Examination, directory: str | os.PathLike[str]) -> pathlib.Path:
     """Writes `report.html` and its plots, each whole or not at all; returns the HTML's path."""
-    folder = pathlib.Path(directory)
+    folder = pathlib.Path(paths.expand(directory))
     pictures = plots.draw(examination.recording) if examination.recording else {}
     page = _page(examination, pictures)
     for name, data in (pictures | {"report.html": page.encode()}).items():

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from vla_jax.core import paths
 from vla_jax.core.errors import listed
 from vla_jax.data.ingest import rlds
 from vla_jax.data.ingest.episode import Episode, Reader
@@ -66,6 +67,7 @@ def ingest(
             yield episode
             on_progress(episode)
 
+    directory = Path(paths.expand(directory))
     written = rlds.write(
         episodes(),
         directory,

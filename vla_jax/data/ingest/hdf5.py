@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_jax.core import json_file, packages
+from vla_jax.core import json_file, packages, paths
 from vla_jax.core.errors import UserError, listed
 from vla_jax.data.ingest.encoding import check_size
 from vla_jax.data.ingest.hdf5_group import AGAIN, Group, reading
@@ -53,7 +53,7 @@ class Demonstrations:
         self.counts: list[str] = []
         self._damaged: list[UserError] = []
         self._places: list[tuple[Path, str]] = []
-        for path in _files(source):
+        for path in _files(Path(paths.expand(source))):
             try:
                 self._places += [(path, name) for name in self._names(path)]
             except UserError as error:

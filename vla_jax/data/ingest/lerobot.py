@@ -50,6 +50,7 @@ class LeRobot:
           UserError: a package is missing, the folder is no LeRobot dataset of format v2 or v3, or
             its metadata are damaged or contradict each other.
         """
+        source = Path(paths.expand(source))
         self._tables = Tables(_PURPOSE)
         self._root, self._options = source, options
         self._info = info = lerobot_info.read(source)

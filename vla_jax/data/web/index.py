@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from awscrt.checksums import crc32c
 
+from vla_jax.core import paths
 from vla_jax.core.arrays import Int
 from vla_jax.core.errors import UserError
 from vla_jax.data import fresh_folder, index_files, sealed, tfrecord
@@ -124,7 +125,7 @@ def ensure(
     Raises:
       UserError: no files of the split, no example in them, or a bad one that is an error.
     """
-    directory = os.fspath(directory)
+    directory = paths.expand(directory)
     files = Files(form.files(directory, split))
     made_of = {
         "version": _VERSION,
