@@ -32,17 +32,23 @@ class Mask:
       valid: bool [b, s], False where a key is padding.
       everyone: number of leading keys that everyone may see (static): 0 is causal, images and
         prefix are a prefix-LM, all keys are no limit.
+      full: bool [b], True for an example whose queries see all of its keys; None where there is
+        none.
     """
 
     valid: Array
     everyone: int = dataclasses.field(metadata={"static": True})
+    full: Array | None = None
 
     def table(self, queries: int) -> Bool[Array, "b 1 q s"]:
         """Returns True where query q, of the last `queries` positions, may see key s."""
         index = jnp.arange(self.valid.shape[1])
         query = index[index.size - queries :]
         seen = (index[None, :] <= query[:, None]) | (index[None, :] < self.everyone)
-        return seen[None, None] & self.valid[:, None, None, :]
+        seen = seen[None, None]
+        if self.full is not None:
+            seen = seen | self.full[:, None, None, None]
+        return seen & self.valid[:, None, None, :]
 
 
 def rope(
@@ -82,6 +88,8 @@ def attend(
     if scale is None:
         scale = 1 / math.sqrt(query.shape[-1])
     backend = choose(backend, query, key, softcap=softcap)
+    if backend == "splash" and mask is not None and mask.full is not None:
+        backend = "xla"  # its kernel has one rule for all examples
     if backend == "xla":
         table = None if mask is None else mask.table(query.shape[1])
         return _attend_xla(query, key, value, table, scale, softcap)
@@ -203,7 +211,8 @@ def _attend_cudnn(query: Array, key: Array, value: Array, mask: Mask | None, sca
         jnp.pad(x, [(0, 0), (x.shape[1] % 2, 0), (0, 0), (0, 0)]) for x in (query, key, value)
     )
     odd = valid.shape[1] % 2
-    mask = Mask(
+    mask = dataclasses.replace(
+        mask,
         valid=jnp.pad(valid, [(0, 0), (odd, 0)]),
         everyone=mask.everyone + odd if mask.everyone else 0,
     )

@@ -61,13 +61,16 @@ def rms_norm(
 
 
 def layer_norm(
-    x: Float[Array, "... d"], scale: Float[Array, " d"], bias: Float[Array, " d"]
+    x: Float[Array, "... d"],
+    scale: Float[Array, " d"],
+    bias: Float[Array, " d"],
+    epsilon: float = 1e-6,
 ) -> Float[Array, "... d"]:
     """Normalises mean and variance in float32. Source: big_vision:models/vit.py (eps 1e-6)."""
     leading = range(x.ndim - 1)
     y = x.astype(jnp.float32)
     y = y - jnp.mean(y, axis=-1, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + 1e-6)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + epsilon)
     return (y * jnp.expand_dims(scale, leading) + jnp.expand_dims(bias, leading)).astype(x.dtype)
 
 

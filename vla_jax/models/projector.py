@@ -44,9 +44,16 @@ class Projector(nnx.Module):
 
 
 class StateProjector(nnx.Module):
-    """A state vector -> one token: the MLP of PaLM-E, section 4."""
+    """A state vector -> one token: the MLP of PaLM-E, section 4; OpenVLA-OFT's with exact GELU."""
 
-    def __init__(self, size: int, width: int, init: layers.Initializer):
+    def __init__(
+        self,
+        size: int,
+        width: int,
+        init: layers.Initializer,
+        activation: layers.Activation = "gelu",
+    ):
+        self.activation: layers.Activation = activation
         self.up = init.normal((size, width), ("patch", "embed"), size**-0.5)
         self.up_bias = init.constant((width,), ("norm",), 0)
         self.down = init.normal((width, width), ("patch", "embed"), width**-0.5)
@@ -54,5 +61,5 @@ class StateProjector(nnx.Module):
 
     def __call__(self, state: Float[Array, "b s"]) -> Float[Array, "b 1 d"]:
         """Returns the state's token."""
-        x = layers.activate(layers.dense(state[:, None], self.up, self.up_bias), "gelu")
+        x = layers.activate(layers.dense(state[:, None], self.up, self.up_bias), self.activation)
         return layers.dense(x, self.down, self.down_bias)

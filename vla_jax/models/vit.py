@@ -20,6 +20,9 @@ from vla_jax.core.errors import UserError
 from vla_jax.core.fields import Checked, Range, Size
 from vla_jax.models import attention, layers
 
+# Per layer and image, what features are scaled by (less 1), and what is added: [l, b, d] each.
+Modulation = tuple[Array, Array]
+
 Width = Annotated[int, Range(1, 2**17)]
 Channel = Annotated[float, Range(-10, 10)]
 Scale = Annotated[float, Range(0, 100, above=True)]
@@ -176,12 +179,18 @@ class ViTBlock(_Layer):
             self.mlp_scale = init.constant((d,), ("norm",), 1)
 
     def __call__(
-        self, x: Float[Array, "b p d"], backend: attention.Backend = "xla"
+        self,
+        x: Float[Array, "b p d"],
+        backend: attention.Backend = "xla",
+        modulation: Modulation | None = None,
     ) -> Float[Array, "b p d"]:
-        """Adds attention and feed-forward to the residual stream."""
+        """Adds attention and feed-forward to the residual stream, modulated in between."""
         y = layers.layer_norm(x, self.attention_norm_scale[...], self.attention_norm_bias[...])
         y = self._attend(y, y, backend)
         x = x + (layers.scale(y, self.attention_scale) if self.config.layer_scale else y)
+        if modulation is not None:
+            scale, shift = (part[:, None].astype(x.dtype) for part in modulation)
+            x = x * (1 + scale) + shift
         y = self._feed(layers.layer_norm(x, self.mlp_norm_scale[...], self.mlp_norm_bias[...]))
         return x + (layers.scale(y, self.mlp_scale) if self.config.layer_scale else y)
 
@@ -251,8 +260,17 @@ class ViT(nnx.Module):
         remat: layers.Remat = "none",
         unroll: int = 1,
         backend: attention.Backend = "xla",
+        modulation: Modulation | None = None,
     ) -> Float[Array, "b p d"]:
-        """Returns features of normalised `images`, row by row."""
+        """Returns features of normalised `images`, row by row.
+
+        Args:
+          images: normalised.
+          remat: what the backward pass recomputes.
+          unroll: layers per loop iteration.
+          backend: see `attention.attend`.
+          modulation: of the layers that count for the features (FiLM); None for none.
+        """
         x = images
         for i, stride in enumerate(self.config.strides):
             if i:
@@ -273,8 +291,9 @@ class ViT(nnx.Module):
         if self.config.depth:
             x, _ = layers.run_stack(
                 self.blocks,
-                lambda block, x, _: (block(x, backend), None),
+                lambda block, x, modulation: (block(x, backend, modulation), None),
                 x,
+                modulation,
                 remat=remat,
                 unroll=unroll,
             )

@@ -6,6 +6,7 @@ Every size, the tabletop's included, is this module with other values.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import einops
@@ -20,18 +21,23 @@ from vla_jax.models import attention, layers
 from vla_jax.models.attention import Backend
 from vla_jax.models.decoder import Decoder, KeyValue
 from vla_jax.models.projector import Projector, StateProjector
-from vla_jax.models.vit import ViT
+from vla_jax.models.vit import Modulation, ViT
 from vla_jax.models.vlm_config import VLMConfig
 
 
 class VLM(nnx.Module):
     """Images and text in, suffix logits out.
 
+    `OFT` (oft.py) is a VLM with an action head. What differs there are class attributes and what
+    is handed to `features` and `_arrange`.
+
     Args:
       config: sizes.
       vocabulary: number of token ids.
       rngs: key stream `params`.
     """
+
+    state_activation: layers.Activation = "gelu"
 
     def __init__(self, config: VLMConfig, vocabulary: int, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.param_dtype)
@@ -45,18 +51,24 @@ class VLM(nnx.Module):
         init = layers.Initializer(rngs, dtype)
         self.projector = Projector(config.projector, features, config.decoder.width, init)
         if config.state:
-            self.state = StateProjector(config.state, config.decoder.width, init)
+            self.state = StateProjector(
+                config.state, config.decoder.width, init, self.state_activation
+            )
         self.decoder = Decoder(config.decoder, vocabulary, rngs, dtype)
 
     def features(
-        self, images: UInt8[Array, "n y x 3"], backend: Backend = "xla"
+        self,
+        images: UInt8[Array, "n y x 3"],
+        backend: Backend = "xla",
+        modulations: Sequence[Modulation | None] = (None, None),
     ) -> Float[Array, "n p d"]:
-        """Returns what the tower(s) say of single images, 0..255."""
+        """Returns what the tower(s) say of single images, 0..255, each modulated on its own."""
         parts = []
-        for tower in (self.vision, *((self.fused_vision,) if self.config.fused_vision else ())):
+        towers = (self.vision, *((self.fused_vision,) if self.config.fused_vision else ()))
+        for tower, modulation in zip(towers, modulations, strict=False):
             pixels = tower.normalize(images.astype(jnp.dtype(self.config.dtype)))
             options = {"remat": self.config.remat, "unroll": self.config.unroll}
-            parts.append(tower(pixels, **options, backend=backend))
+            parts.append(tower(pixels, **options, backend=backend, modulation=modulation))
         x = jnp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
         side = self.config.shuffle
         if side == 1:
@@ -67,10 +79,14 @@ class VLM(nnx.Module):
         )
 
     def encode(
-        self, images: UInt8[Array, "b w y x 3"], backend: Backend = "xla"
+        self,
+        images: UInt8[Array, "b w y x 3"],
+        backend: Backend = "xla",
+        modulations: Sequence[Modulation | None] = (None, None),
     ) -> Float[Array, "b p d"]:
         """Returns the image tokens of all views."""
-        x = self.features(einops.rearrange(images, "b w y x c -> (b w) y x c"), backend)
+        single = einops.rearrange(images, "b w y x c -> (b w) y x c")
+        x = self.features(single, backend, modulations)
         return einops.rearrange(self.projector(x), "(b w) p d -> b (w p) d", w=images.shape[1])
 
     def _embed(
@@ -84,14 +100,30 @@ class VLM(nnx.Module):
         state_mask: Bool[Array, "b s"] | None,
         backend: Backend = "xla",
     ) -> tuple[Float[Array, "b s d"], Bool[Array, "b s"], "_Spans"]:
-        """Embeds images, state and text; also tells the valid slots, and how far each part goes."""
+        """Embeds images, state and text, see `_arrange`."""
         x = self.encode(images, backend)
-        patches = x.shape[1] // images.shape[1]
         if image_mask is None:
             image_mask = jnp.ones(images.shape[:2], bool)
-        seen = jnp.repeat(image_mask, patches, axis=1)
         said = self._state(state, state_mask, x.dtype)
         text = self.decoder.embed(jnp.maximum(tokens, 0), x.dtype)
+        return self._arrange(x, image_mask, said, text, tokens, prefix_length, prefix)
+
+    def _arrange(
+        self,
+        x: Float[Array, "b p d"],
+        image_mask: Bool[Array, "b w"],
+        said: tuple[Float[Array, "b 1 d"], Bool[Array, "b 1"]] | None,
+        text: Float[Array, "b t d"],
+        tokens: Int[Array, "b t"],
+        prefix_length: Int[Array, " b"],
+        prefix: int,
+    ) -> tuple[Float[Array, "b s d"], Bool[Array, "b s"], "_Spans"]:
+        """Puts image tokens, state and embedded text in order.
+
+        Returns:
+          The sequence, its valid slots, and how far each part goes.
+        """
+        seen = jnp.repeat(image_mask, x.shape[1] // image_mask.shape[1], axis=1)
         slot = jnp.arange(tokens.shape[1])[None, :]
         written = slot >= prefix - prefix_length[:, None]
         if self.config.images == "inline":

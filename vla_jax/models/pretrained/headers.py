@@ -1,10 +1,11 @@
-"""Which tensors a file has, and where: the headers of safetensors and of npz.
+"""Which tensors a file has, and where: the headers of safetensors, npz and PyTorch's files.
 
 They are read here rather than by the libraries, because those copy what they read and know local
 files only. Whatever they say is checked against the file's size before anything is read there.
 """
 
 import math
+import os
 import struct
 import zipfile
 from typing import Annotated, Any, TypedDict
@@ -14,11 +15,10 @@ from msgspec import Meta
 
 from vla_jax.core import json_file
 from vla_jax.core.errors import UserError
-from vla_jax.models.pretrained import storage
-from vla_jax.models.pretrained.tensors import BFLOAT16, Checksum, Tensor, truncated
+from vla_jax.models.pretrained import archive, storage, torch_file
+from vla_jax.models.pretrained.tensors import BFLOAT16, Tensor, truncated
 
 _HEADER_LIMIT = 100_000_000  # bytes, that of the safetensors library
-_DESCRIPTOR = 24  # bytes behind a member of a zip archive that was written in one go, at most
 _FLOATS = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -46,17 +46,19 @@ class _Entry(TypedDict):
 
 
 def tensors_of(file: str) -> dict[str, Tensor]:
-    """Lists the tensors of a safetensors or npz file; reads its headers only.
+    """Lists the tensors of a safetensors, npz or PyTorch (`.pt`) file; reads its headers only.
 
     Raises:
       UserError: it is incomplete or damaged.
     """
     system, path = storage.system(file)
+    archives = {".npz": _npz, ".pt": torch_file.tensors}
+    read_header = archives.get(os.path.splitext(file)[1], _safetensors)
 
     def read() -> dict[str, Tensor]:
         size = system.info(path)["size"]
         with system.open(path, "rb") as stream:
-            return (_npz if file.endswith(".npz") else _safetensors)(file, stream, size)
+            return read_header(file, stream, size)
 
     return storage.reading(file, read)
 
@@ -128,46 +130,19 @@ def _check_cover(file: str, entries: dict[str, _Entry], length: int) -> None:
 
 def _npz(file: str, stream: Any, size: int) -> dict[str, Tensor]:
     """Lists an npz; what is stored without compression can be mapped."""
-    try:
-        archive = zipfile.ZipFile(stream)
-    except (zipfile.BadZipFile, ValueError) as error:
-        raise UserError(
-            file, expected="an npz archive", found=f"{size} bytes that are none", fix=storage.AGAIN
-        ) from error
+    opened = archive.open_archive(file, stream, size, "an npz archive")
     out: dict[str, Tensor] = {}
-    end = 0
-    for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+    for info in archive.members(file, stream, opened):
         name = info.filename.removesuffix(".npy")
         if name in out:
             raise UserError(f"{file}: two members are called {info.filename}", fix=storage.AGAIN)
-        _check_gap(file, end, info.header_offset)
-        out[name] = _member(file, stream, archive, info)
-        end = _first_byte(stream, info) + info.compress_size
-    _check_gap(file, end, archive.start_dir)
+        out[name] = _member(file, stream, opened, info)
     return out
 
 
-def _check_gap(file: str, end: int, begin: int) -> None:
-    """Makes sure that no member is lost: there may only be a descriptor between two of them."""
-    if not 0 <= begin - end <= _DESCRIPTOR:
-        raise UserError(
-            f"{file}: the archive's directory is corrupted",
-            expected=f"a member or the directory at byte {end:,}",
-            found=f"the next at {begin:,}",
-            fix=storage.AGAIN,
-        )
-
-
-def _first_byte(stream: Any, info: zipfile.ZipInfo) -> int:
-    """Returns where the data of a member begin, behind its own header."""
-    stream.seek(info.header_offset + 26)
-    name, extra = struct.unpack("<HH", stream.read(4))
-    return info.header_offset + 30 + name + extra
-
-
-def _member(file: str, stream: Any, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Tensor:
+def _member(file: str, stream: Any, opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> Tensor:
     try:
-        with archive.open(info) as member:
+        with opened.open(info) as member:
             version = np.lib.format.read_magic(member)
             read = np.lib.format.read_array_header_1_0
             if version > (1, 0):
@@ -175,17 +150,16 @@ def _member(file: str, stream: Any, archive: zipfile.ZipFile, info: zipfile.ZipI
             shape, fortran, dtype = read(member)
             head = member.tell()
     except Exception as error:  # zipfile's, zlib's, EOFError, RuntimeError for an encrypted one
-        raise _no_array(file, info, str(error) or type(error).__name__) from error
+        found = str(error) or type(error).__name__
+        raise archive.damaged(file, info.filename, "an array", found) from error
     needed = head + math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or (needed != info.file_size and not dtype.hasobject):
-        raise _no_array(file, info, f"{info.file_size:,} bytes for {shape} of {dtype}")
+        found = f"{info.file_size:,} bytes for {shape} of {dtype}"
+        raise archive.damaged(file, info.filename, "an array", found)
     offset, checksum = None, None
     if info.compress_type == zipfile.ZIP_STORED:
-        first = _first_byte(stream, info)
-        if first + info.file_size > archive.start_dir or info.compress_size != info.file_size:
-            raise _no_array(file, info, "fewer bytes than the archive says")
-        offset = first + head
-        checksum = Checksum(offset=first, length=info.file_size, crc=info.CRC)
+        checksum = archive.stored(file, stream, opened, info)
+        offset = checksum.offset + head
     # numpy stores bfloat16, which it does not know, as two bytes without a meaning.
     real = BFLOAT16 if dtype == np.dtype("V2") else dtype
     return Tensor(
@@ -197,10 +171,4 @@ def _member(file: str, stream: Any, archive: zipfile.ZipFile, info: zipfile.ZipI
         member=info.filename,
         order="F" if fortran else "C",
         checksum=checksum,
-    )
-
-
-def _no_array(file: str, info: zipfile.ZipInfo, found: str) -> UserError:
-    return UserError(
-        f"{file}: {info.filename}", expected="an array", found=found, fix=storage.AGAIN
     )
