@@ -71,7 +71,7 @@ def _step(graph, params, token, cache):
 def normalized(monkeypatch):
     """The golden pixels of OpenVLA are normalised, another three channels for each tower."""
 
-    def features(self, pixels, backend="xla"):
+    def features(self, pixels, *_):
         return jnp.concatenate(
             [self.vision(pixels[..., :3]), self.fused_vision(pixels[..., 3:])], -1
         )

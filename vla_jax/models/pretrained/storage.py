@@ -72,7 +72,7 @@ def downloaded(path: str) -> str:
             f"{path}: huggingface_hub is not installed",
             fix="Install it with: pip install huggingface_hub",
         ) from error
-    patterns = ["*.json", "*.safetensors", "*.npz", "tokenizer.model"]
+    patterns = ["*.json", "*.safetensors", "*.npz", "*--*_checkpoint.pt", "tokenizer.model"]
     try:
         return huggingface_hub.snapshot_download(
             match[1], revision=match[2], allow_patterns=patterns

@@ -39,7 +39,10 @@ class PretrainedConfig(Checked):
 
 
 PREFIXES = {
-    "all": ("vision/", "fused_vision/", "projector/", "decoder/"),
+    "all": (
+        *("vision/", "fused_vision/", "projector/", "decoder/"),
+        *("state/", "action_head/", "film/", "fused_film/"),  # OpenVLA-OFT's
+    ),
     "vision": ("vision/", "fused_vision/"),
     "text": ("decoder/",),
 }
