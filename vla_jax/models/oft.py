@@ -8,6 +8,7 @@ Rows of text go through the same model as in any VLM, so that both may be in one
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated
 
 import einops
@@ -144,11 +145,8 @@ class OFT(VLM):
         dtype = jnp.dtype(self.config.dtype)
         text = self.decoder.embed(jnp.maximum(tokens, 0), dtype)
         text = jnp.where(is_slot[..., None], 0, text)
-        backend, modulations = self.config.backend, (None, None)
-        if self.oft.film:
-            prompt = self.prompt(text[:, :prefix], prefix_length)
-            films = (self.film, *((self.fused_film,) if self.config.fused_vision else ()))
-            modulations = [film(prompt, images.shape[1]) for film in films]
+        backend = self.config.backend
+        modulations = self._modulations(tokens, prefix_length, prefix, images.shape[1])
         x = self.encode(images, backend, modulations)
         if image_mask is None:
             image_mask = jnp.ones(images.shape[:2], bool)
@@ -182,6 +180,16 @@ class OFT(VLM):
         valid = jnp.arange(text.shape[1])[None] >= text.shape[1] - length[:, None]
         total = jnp.sum(jnp.where(valid[..., None], text, 0), axis=1) + stop[:, 0]
         return total / (length + 1).astype(text.dtype)[:, None]
+
+    def _modulations(
+        self, tokens: Int[Array, "b t"], prefix_length: Int[Array, " b"], prefix: int, views: int
+    ) -> Sequence[Modulation | None]:
+        if not self.oft.film:
+            return None, None
+        ids = jnp.maximum(tokens[:, :prefix], 0)
+        prompt = self.prompt(self.decoder.embed(ids, jnp.dtype(self.config.dtype)), prefix_length)
+        films = (self.film, *((self.fused_film,) if self.config.fused_vision else ()))
+        return [film(prompt, views) for film in films]
 
     def _slotted(
         self, tokens: Int[Array, "b t"], prefix: int, is_robot: Bool[Array, " b"] | None

@@ -28,8 +28,7 @@ from vla_jax.models.vlm_config import VLMConfig
 class VLM(nnx.Module):
     """Images and text in, suffix logits out.
 
-    `OFT` (oft.py) is a VLM with an action head. What differs there are class attributes and what
-    is handed to `features` and `_arrange`.
+    `OFT` (oft.py) is a VLM with an action head, which calls what has an underscore here.
 
     Args:
       config: sizes.
@@ -101,12 +100,19 @@ class VLM(nnx.Module):
         backend: Backend = "xla",
     ) -> tuple[Float[Array, "b s d"], Bool[Array, "b s"], "_Spans"]:
         """Embeds images, state and text, see `_arrange`."""
-        x = self.encode(images, backend)
+        modulations = self._modulations(tokens, prefix_length, prefix, images.shape[1])
+        x = self.encode(images, backend, modulations)
         if image_mask is None:
             image_mask = jnp.ones(images.shape[:2], bool)
         said = self._state(state, state_mask, x.dtype)
         text = self.decoder.embed(jnp.maximum(tokens, 0), x.dtype)
         return self._arrange(x, image_mask, said, text, tokens, prefix_length, prefix)
+
+    def _modulations(
+        self, tokens: Int[Array, "b t"], prefix_length: Int[Array, " b"], prefix: int, views: int
+    ) -> Sequence[Modulation | None]:
+        """Returns what a prompt does to each tower; here nothing."""
+        return None, None
 
     def _arrange(
         self,

@@ -9,13 +9,11 @@ are not merged, which take the place of those in the model's own file.
 
 import dataclasses
 import os
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, TypedDict
 
 import jax
-import ml_dtypes
 import numpy as np
 from flax import nnx
 from msgspec import Meta
@@ -24,8 +22,7 @@ from vla_jax.actions.bounds import Bounds, BoundsKind
 from vla_jax.core import json_file, paths, trees
 from vla_jax.core.errors import UserError, listed, nearest
 from vla_jax.models.oft import OFT, OFTConfig
-from vla_jax.models.pretrained import storage, table, torch_file
-from vla_jax.models.pretrained.filling import is_finite
+from vla_jax.models.pretrained import oft_towers, storage
 from vla_jax.models.pretrained.headers import tensors_of
 from vla_jax.models.pretrained.huggingface import both, norm
 from vla_jax.models.pretrained.openvla import openvla
@@ -37,8 +34,6 @@ from vla_jax.models.vlm_config import VLMConfig
 STATISTICS = "dataset_statistics.json"
 NOTE = "vla_jax_oft"  # the field of config.json for what no file of a release says
 HEAD, PROPRIO, VISION = "action_head", "proprio_projector", "vision_backbone"
-_ALPHA = 16  # of LoRA at most: adapters of rank r count min(r, 16) / r
-_RANK = 32  # of adapters where their code makes them
 
 
 class _Numbers(TypedDict, total=False):
@@ -108,16 +103,18 @@ class OFTWeights(Weights):
         given: VLMConfig | None = None,
     ):
         super().__init__(path, given)
-        self.heads = paths.expand(os.fspath(path if heads is None else heads))
+        self.heads = paths.expand(os.fspath(path if heads is None else heads)).rstrip("/")
+        if self.heads.startswith("hf://"):
+            self.heads = storage.downloaded(self.heads)
         said = (self.files.config or {}).get(NOTE, {})
         self.note = json_file.convert(said, _Note, f"{self.path}/config.json, field {NOTE}")
-        folder = storage.downloaded(self.heads) if self.heads.startswith("hf://") else self.heads
-        head = _part(folder, HEAD)
-        proprio = _part(folder, PROPRIO, optional=True)
-        vision = merged(_part(folder, VISION, optional=True))
+        head = _part(self.heads, HEAD)
+        proprio = _part(self.heads, PROPRIO, optional=True)
+        vision = oft_towers.merged(_part(self.heads, VISION, optional=True))
         dims = self._dims(head)
         up = next((t for name, t in proprio.items() if name.endswith("fc1.weight")), None)
-        config = dataclasses.replace(self.architecture.config, state=up.shape[-1] if up else 0)
+        state = up.shape[-1] if up is not None and up.shape else 0
+        config = dataclasses.replace(self.architecture.config, state=state)
         named = {
             f"{part}.{name}": tensor
             for part, tensors in ((HEAD, head), (PROPRIO, proprio))
@@ -129,7 +126,7 @@ class OFTWeights(Weights):
         self._sizes = {
             "chunk": self._chunk(chunk),
             "dims": dims,
-            "film": any(re.search(r"\.blocks\.\d+\.scale\.weight", name) for name in vision),
+            "film": any(map(oft_towers.FILM.search, vision)),
         }
 
     @property
@@ -159,18 +156,16 @@ class OFTWeights(Weights):
         Raises:
           UserError: there are none, of another dataset alone, or of another size than the model.
         """
-        place = f"{self.heads}/{STATISTICS}"
-        found = storage.json_object(place)
-        if found is None:
-            place = f"{self.path}/{STATISTICS}"
-            found = storage.json_object(place)
-        if found is None:
-            place = f"{self.path}/config.json, field norm_stats"
-            found = (self.files.config or {}).get("norm_stats") or {}
+        place, found = self._all_statistics()
         key = key or (next(iter(found)) if len(found) == 1 else None)
         if key is None or key not in found:
             near = nearest(key, list(found)) if key else "Give the name of one"
-            raise UserError(place, expected=f"dataset {key}", found=listed(found), fix=near)
+            raise UserError(
+                place,
+                expected=f"dataset {key}" if key else "one dataset",
+                found=listed(found) or "none",
+                fix=near,
+            )
         chosen: BoundsKind = self._agree("bounds", kind)
         what = f"{place}, field {key}"
         said = json_file.convert(found[key], _Statistics, what)
@@ -180,6 +175,16 @@ class OFTWeights(Weights):
         return action, _bounds(
             said.get("proprio", {}), chosen, f"{what}.proprio", self.config.state
         )
+
+    def _all_statistics(self) -> tuple[str, dict[str, Any]]:
+        """Returns where the statistics of datasets are, and what they are by name."""
+        for folder in dict.fromkeys((self.heads, self.path.rstrip("/"))):
+            place = f"{folder}/{STATISTICS}"
+            if not folder.startswith("hf://") and (found := storage.json_object(place)):
+                return place, found
+        place = f"{self.path}/config.json, field norm_stats"
+        said = (self.files.config or {}).get("norm_stats", {})
+        return place, json_file.convert(said, dict[str, Any], place)
 
     def _agree(self, field: str, given: Any) -> Any:
         """Returns what the caller gives or the folder says of a field of the note."""
@@ -222,68 +227,6 @@ class OFTWeights(Weights):
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Adapted(Tensor):
-    """A matrix with an adapter that is not merged.
-
-    Attributes:
-      base: the matrix.
-      a: [r, inputs], of a convolution [r, c, i, j].
-      b: [outputs, r], of a convolution [outputs, r, 1, 1].
-    """
-
-    base: Tensor
-    a: Tensor
-    b: Tensor
-
-    def read(self) -> np.ndarray:
-        """Returns the merged matrix, float32."""
-        base, a, b = (part.read().astype(np.float32) for part in (self.base, self.a, self.b))
-        rank = len(a)
-        delta = b.reshape(-1, rank) @ a.reshape(rank, -1)
-        return base + min(rank, _ALPHA) / rank * delta.reshape(base.shape)
-
-
-def merged(vision: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the tensors of a `vision_backbone` file by the names that a merged model has.
-
-    Raises:
-      UserError: an adapter does not fit its matrix.
-    """
-    out = {}
-    for name, tensor in vision.items():
-        if ".lora_" in name:
-            continue
-        plain = name.replace(".base_layer.", ".").replace(".block.", ".")
-        module = name.removesuffix(".base_layer.weight")
-        out[plain] = tensor if module == name else _adapted(module, tensor, vision)
-    return out
-
-
-def _adapted(module: str, base: Tensor, vision: Mapping[str, Tensor]) -> Tensor:
-    a, b = (vision.get(f"{module}.{part}.default.weight") for part in ("lora_A", "lora_B"))
-    rank = a.shape[0] if a is not None and a.shape else 0
-    ones = (1,) * (len(base.shape) - 2)
-    shapes = (rank, *base.shape[1:]), (base.shape[0], rank, *ones)
-    if a is None or b is None or not rank or (a.shape, b.shape) != shapes:
-        raise UserError(
-            f"{base.file}: tensor {module}",
-            expected=f"adapters lora_A and lora_B of a matrix of {base.shape}",
-            found=" and ".join("none" if x is None else str(x.shape) for x in (a, b)),
-        )
-    float32 = np.dtype(np.float32)
-    return Adapted(
-        file=base.file,
-        shape=base.shape,
-        dtype=float32,
-        kind="F32",
-        offset=None,
-        base=base,
-        a=a,
-        b=b,
-    )
-
-
 def _part(folder: str, name: str, *, optional: bool = False) -> dict[str, Tensor]:
     """Lists the tensors of the one file of a part; of none if it is optional and not there."""
     system, root = storage.system(folder)
@@ -323,69 +266,3 @@ def _bounds(said: _Numbers, kind: BoundsKind, what: str, size: int) -> Bounds:
 def note(chunk: int, bounds: BoundsKind) -> dict[str, Any]:
     """Returns the field of config.json that says what no file of a release does."""
     return {NOTE: {"chunk": chunk, "bounds": bounds}}
-
-
-def save_parts(
-    folder: str | os.PathLike[str],
-    config: OFTConfig,
-    params: Any,
-    *,
-    step: int,
-    dtype: Any = ml_dtypes.bfloat16,
-    rank: int = _RANK,
-) -> None:
-    """Writes the files that stand beside those of OpenVLA's model, as `finetune.py` does.
-
-    Args:
-      folder: an existing directory.
-      config: the model.
-      params: its parameters, nested dicts.
-      step: for the names of the files.
-      dtype: of the head and the towers; proprioception and FiLM are float32, as in releases.
-      rank: of the adapters of the towers, which are merged here and zero in the file; it has to be
-        the one that their code makes (`lora_rank`).
-
-    Raises:
-      UserError: a number does not fit its dtype.
-    """
-    leaves = trees.named_leaves(params)
-    shapes = {name: leaf.shape for name, leaf in leaves.items()}
-    parts: dict[str, dict[str, np.ndarray]] = {}
-    for entry in table.entries(family(config.vlm), shapes):
-        part, _, name = entry.name.partition(".")
-        if part not in (HEAD, PROPRIO, VISION) or (part == VISION and not config.film):
-            continue
-        places = [
-            leaves[p.leaf] if p.index is None else leaves[p.leaf][p.index] for p in entry.places
-        ]
-        is_film = re.search(r"blocks\.\d+\.(scale|shift)\.", name)
-        own = np.float32 if part == PROPRIO or is_film else dtype
-        with np.errstate(over="ignore"):  # refused below
-            value = np.asarray(entry.pack([np.asarray(p) for p in places])).astype(own)
-        if not is_finite(value):
-            raise UserError(f"parameter {entry.name}", expected="finite numbers", found="others")
-        if part == VISION:
-            parts.setdefault(part, {}).update(
-                _unmerged(entry.name, value, is_film is not None, rank)
-            )
-        else:
-            parts.setdefault(part, {})[name] = value
-    for part, tensors in parts.items():
-        torch_file.save(pathlib.Path(folder) / f"{part}--{step}_checkpoint.pt", tensors)
-
-
-def _unmerged(name: str, value: np.ndarray, is_film: bool, rank: int) -> dict[str, np.ndarray]:
-    """Returns the tensors of a towers' file, where each matrix has an adapter."""
-    if is_film:
-        return {name: value}
-    name = re.sub(r"(blocks\.\d+)\.", r"\1.block.", name)
-    module, _, kind = name.rpartition(".")
-    if not re.search(r"(\.(qkv|q|kv|proj|fc1|fc2))$", module):
-        return {name: value}
-    out = {f"{module}.base_layer.{kind}": value}
-    if kind == "weight":
-        ones = (1,) * (value.ndim - 2)
-        shapes = {"lora_A": (rank, *value.shape[1:]), "lora_B": (value.shape[0], rank, *ones)}
-        for part, shape in shapes.items():
-            out[f"{module}.{part}.default.weight"] = np.zeros(shape, np.float32)
-    return out

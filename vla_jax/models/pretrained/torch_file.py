@@ -1,87 +1,27 @@
 """Tensors as `torch.save` writes them, read and written without PyTorch.
 
-Source: torch:torch/serialization.py, torch/_utils.py. A file is a zip archive: `data.pkl`, a
-pickled dict of tensors by name, and the bytes of each tensor's storage as a member. Unpickling
-calls whatever a file names, so here it is a machine with the few instructions that a dict of
-tensors takes, which knows three names beside the storages, and functions of ours for them. A file
-that wants more is refused, by the name of what it wants.
+Source: torch:torch/serialization.py. A file is a zip archive: `data.pkl`, a dict of tensors by
+name (`torch_pickle.py`), and the bytes of each tensor's storage as a member.
 """
 
-import dataclasses
-import io
 import math
 import os
 import pathlib
-import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from vla_jax.core import files
 from vla_jax.core.errors import UserError
-from vla_jax.models.pretrained import archive, storage
-from vla_jax.models.pretrained.tensors import BFLOAT16, Checksum, Tensor
+from vla_jax.models.pretrained import archive, storage, torch_pickle
+from vla_jax.models.pretrained.tensors import Checksum, Tensor
+from vla_jax.models.pretrained.torch_pickle import FLOATS, OTHERS, Strided
 
-_DATA_LIMIT = 100_000_000  # bytes of data.pkl, which says 80 per tensor
+_DATA_LIMIT = 100_000_000  # bytes of data.pkl, which has a few hundred for each tensor
 _ALIGNMENT = 64  # of storages, as PyTorch has it
-_FLOATS = {
-    "DoubleStorage": np.dtype(np.float64),
-    "FloatStorage": np.dtype(np.float32),
-    "HalfStorage": np.dtype(np.float16),
-    "BFloat16Storage": BFLOAT16,
-}
-# The size of a number of those that are no floats: tensors that can be listed, not read.
-_OTHERS = {
-    "BoolStorage": 1,
-    "ByteStorage": 1,
-    "CharStorage": 1,
-    "ShortStorage": 2,
-    "IntStorage": 4,
-    "LongStorage": 8,
-    "ComplexFloatStorage": 8,
-    "ComplexDoubleStorage": 16,
-}
-_OPCODES = (
-    *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP),
-    *(pickle.MEMOIZE, pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINGET, pickle.LONG_BINGET),
-    *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BINFLOAT, pickle.LONG1),
-    *(pickle.BININT, pickle.BININT1, pickle.BININT2),
-    *(pickle.BINUNICODE, pickle.SHORT_BINUNICODE, pickle.BINUNICODE8),
-    *(pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
-    *(pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS),
-    *(pickle.EMPTY_DICT, pickle.SETITEM, pickle.SETITEMS),
-    *(pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.BINPERSID, pickle.REDUCE),
-)
-
-
-class _RefusedError(Exception):
-    """What a file wants and does not get."""
-
-
-class _Dict(dict):
-    """Stands for OrderedDict; what a module writes beside its tensors (`_metadata`) is dropped."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Storage:
-    """The bytes of tensors: their kind, the member that holds them, how many numbers they are."""
-
-    kind: str
-    member: str
-    count: int
-
-
-@dataclasses.dataclass(frozen=True)
-class _Strided:
-    """A tensor in a storage: offset, size and stride, in numbers."""
-
-    storage: _Storage
-    offset: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
 
 
 def tensors(file: str, stream: Any, size: int) -> dict[str, Tensor]:
@@ -136,11 +76,11 @@ def _read(
         raise archive.damaged(file, info.filename, "a member", found) from error
 
 
-def _placed(file: str, name: str, value: _Strided, member: str, place: Checksum) -> Tensor:
+def _placed(file: str, name: str, value: Strided, member: str, place: Checksum) -> Tensor:
     """Checks a tensor against the bytes of its storage."""
     kind = value.storage.kind
-    dtype = _FLOATS.get(kind)
-    width = dtype.itemsize if dtype else _OTHERS[kind]
+    dtype = FLOATS.get(kind)
+    width = dtype.itemsize if dtype else OTHERS[kind]
     what = f"{file}: tensor {name}"
     if place.length != value.storage.count * width:
         raise UserError(
@@ -187,11 +127,11 @@ def _is_packed(size: tuple[int, ...], stride: tuple[int, ...], order: str) -> bo
     return True
 
 
-def _unpickled(file: str, data: bytes) -> dict[str, _Strided]:
+def _unpickled(file: str, data: bytes) -> dict[str, Strided]:
     """Returns the dict of tensors that `data.pkl` says."""
     try:
-        value = _Machine(io.BytesIO(data)).load()
-    except _RefusedError as error:
+        value = torch_pickle.load(data)
+    except torch_pickle.RefusedError as error:
         raise UserError(
             file,
             expected="tensors by name and nothing else",
@@ -204,72 +144,11 @@ def _unpickled(file: str, data: bytes) -> dict[str, _Strided]:
     if not isinstance(value, dict):
         raise UserError(file, expected="a dict of tensors by name", found=type(value).__name__)
     for name, tensor in value.items():
-        if not isinstance(name, str) or not isinstance(tensor, _Strided):
+        if not isinstance(name, str) or not isinstance(tensor, Strided):
             raise UserError(
                 f"{file}: {name}", expected="a tensor by name", found=type(tensor).__name__
             )
     return value
-
-
-def _build(machine: Any) -> None:
-    """BUILD: what would be set on an object is dropped; only dicts have it here."""
-    machine.stack.pop()
-    if not isinstance(machine.stack[-1], _Dict):
-        raise _RefusedError("an object with a state")
-
-
-def _unknown(code: int) -> Callable[[Any], None]:
-    def refuse(_: Any) -> None:
-        raise _RefusedError(f"pickle instruction {bytes([code])!r}")
-
-    return refuse
-
-
-class _Machine(pickle._Unpickler):
-    """Unpickles dicts of tensors. Python's own, as the one in C makes room for what a file says."""
-
-    dispatch = (
-        {code: _unknown(code) for code in range(256)}
-        | {code[0]: pickle._Unpickler.dispatch[code[0]] for code in _OPCODES}
-        | {pickle.BUILD[0]: _build}
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        known = _GLOBALS.get(f"{module}.{name}")
-        if known is None and module == "torch" and (name in _FLOATS or name in _OTHERS):
-            return name
-        if known is None:
-            raise _RefusedError(f"{module}.{name}")
-        return known
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        match pid:
-            case ("storage", str(kind), str(member), str(), int(count)) if count >= 0:
-                return _Storage(kind, member, count)
-        raise _RefusedError("a reference that is no storage")
-
-
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Strided:
-    """Stands for `torch._utils._rebuild_tensor_v2`."""
-    numbers = (offset, *size, *stride)
-    is_sound = all(type(n) is int and 0 <= n < 2**63 for n in numbers)
-    if not isinstance(storage, _Storage) or not is_sound or len(size) != len(stride):
-        raise ValueError("a tensor without a storage, offset, size and stride")
-    return _Strided(storage, offset, tuple(size), tuple(stride))
-
-
-def _parameter(data: Any, *_: Any) -> _Strided:
-    """Stands for `torch._utils._rebuild_parameter`."""
-    if not isinstance(data, _Strided):
-        raise ValueError("a parameter without a tensor")
-    return data
-
-
-_GLOBALS: Mapping[str, Any] = {
-    "collections.OrderedDict": _Dict,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": _parameter,
-}
 
 
 def save(path: str | os.PathLike[str], values: Mapping[str, np.ndarray]) -> None:
@@ -284,7 +163,7 @@ def save(path: str | os.PathLike[str], values: Mapping[str, np.ndarray]) -> None
     growing = files.partial(path)
     try:
         with zipfile.ZipFile(growing, "w") as opened:
-            _write(opened, f"{path.stem}/data.pkl", _pickled(arrays))
+            _write(opened, f"{path.stem}/data.pkl", torch_pickle.dump(arrays))
             _write(opened, f"{path.stem}/byteorder", b"little")
             for number, array in enumerate(arrays.values()):
                 data = array.reshape(-1).view(np.uint8).data
@@ -302,40 +181,3 @@ def _write(opened: zipfile.ZipFile, name: str, data: Any) -> None:
     room = -(opened.fp.tell() + 34 + len(name)) % _ALIGNMENT
     info.extra = struct.pack("<2sH", b"FB", room) + b"Z" * room
     opened.writestr(info, data)
-
-
-def _pickled(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Returns `data.pkl`: protocol 2, a storage for each tensor."""
-    kinds = {dtype: kind for kind, dtype in _FLOATS.items()}
-    out = pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + pickle.MARK
-    parts = [out]
-    for number, (name, array) in enumerate(arrays.items()):
-        strides = [math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)]
-        parts += [
-            _text(name),
-            *(_global("torch._utils", "_rebuild_tensor_v2"), pickle.MARK),
-            *(pickle.MARK, _text("storage"), _global("torch", kinds[array.dtype])),
-            *(_text(str(number)), _text("cpu"), _number(array.size), pickle.TUPLE),
-            *(pickle.BINPERSID, _number(0), _numbers(array.shape), _numbers(strides)),
-            *(pickle.NEWFALSE, _global("collections", "OrderedDict")),
-            *(pickle.EMPTY_TUPLE, pickle.REDUCE, pickle.TUPLE, pickle.REDUCE),
-        ]
-    return b"".join([*parts, pickle.SETITEMS, pickle.STOP])
-
-
-def _text(value: str) -> bytes:
-    data = value.encode()
-    return pickle.BINUNICODE + struct.pack("<I", len(data)) + data
-
-
-def _global(module: str, name: str) -> bytes:
-    return pickle.GLOBAL + f"{module}\n{name}\n".encode()
-
-
-def _number(value: int) -> bytes:
-    data = pickle.encode_long(value)
-    return pickle.LONG1 + bytes([len(data)]) + data
-
-
-def _numbers(values: Any) -> bytes:
-    return pickle.MARK + b"".join(map(_number, values)) + pickle.TUPLE
