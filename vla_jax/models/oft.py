@@ -21,7 +21,7 @@ from vla_jax.core.fields import Checked, Natural, Range
 from vla_jax.models import attention, layers, variants
 from vla_jax.models.action_heads import MLPResNet
 from vla_jax.models.vit import Modulation, ViTConfig
-from vla_jax.models.vlm import VLM
+from vla_jax.models.vlm import VLM, seen_tokens
 from vla_jax.models.vlm_config import VLMConfig
 
 
@@ -148,10 +148,9 @@ class OFT(VLM):
         backend = self.config.backend
         modulations = self._modulations(tokens, prefix_length, prefix, images.shape[1])
         x = self.encode(images, backend, modulations)
-        if image_mask is None:
-            image_mask = jnp.ones(images.shape[:2], bool)
+        seen = seen_tokens(x, images, image_mask)
         said = self._state(state, state_mask, dtype)
-        x, valid, spans = self._arrange(x, image_mask, said, text, tokens, prefix_length, prefix)
+        x, valid, spans = self._arrange(x, seen, said, text, tokens, prefix_length, prefix)
         fed = is_fed.shape[1]
         valid = jnp.concatenate([valid[:, :-fed], valid[:, -fed:] & is_fed], axis=1)
         mask = attention.Mask(valid=valid, everyone=x.shape[1])

@@ -102,11 +102,10 @@ class VLM(nnx.Module):
         """Embeds images, state and text, see `_arrange`."""
         modulations = self._modulations(tokens, prefix_length, prefix, images.shape[1])
         x = self.encode(images, backend, modulations)
-        if image_mask is None:
-            image_mask = jnp.ones(images.shape[:2], bool)
+        seen = seen_tokens(x, images, image_mask)
         said = self._state(state, state_mask, x.dtype)
         text = self.decoder.embed(jnp.maximum(tokens, 0), x.dtype)
-        return self._arrange(x, image_mask, said, text, tokens, prefix_length, prefix)
+        return self._arrange(x, seen, said, text, tokens, prefix_length, prefix)
 
     def _modulations(
         self, tokens: Int[Array, "b t"], prefix_length: Int[Array, " b"], prefix: int, views: int
@@ -117,7 +116,7 @@ class VLM(nnx.Module):
     def _arrange(
         self,
         x: Float[Array, "b p d"],
-        image_mask: Bool[Array, "b w"],
+        seen: Bool[Array, "b p"],
         said: tuple[Float[Array, "b 1 d"], Bool[Array, "b 1"]] | None,
         text: Float[Array, "b t d"],
         tokens: Int[Array, "b t"],
@@ -129,7 +128,6 @@ class VLM(nnx.Module):
         Returns:
           The sequence, its valid slots, and how far each part goes.
         """
-        seen = jnp.repeat(image_mask, x.shape[1] // image_mask.shape[1], axis=1)
         slot = jnp.arange(tokens.shape[1])[None, :]
         written = slot >= prefix - prefix_length[:, None]
         if self.config.images == "inline":
@@ -274,6 +272,15 @@ class VLM(nnx.Module):
         )
         cache = Cache(key_value=key_value, valid=valid, position=position, index=cache.index + 1)
         return self.decoder.logits(x), cache
+
+
+def seen_tokens(
+    x: Float[Array, "b p d"], images: UInt8[Array, "b w y x 3"], mask: Bool[Array, "b w"] | None
+) -> Bool[Array, "b p"]:
+    """Returns which image tokens are of views that are there."""
+    if mask is None:
+        mask = jnp.ones(images.shape[:2], bool)
+    return jnp.repeat(mask, x.shape[1] // images.shape[1], axis=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
