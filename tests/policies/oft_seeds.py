@@ -138,13 +138,17 @@ def of_its_own(self, images):
 
 
 @functools.partial(jax.jit, static_argnames="graph")
-def run(graph, params, inputs, padding=None):
-    """Returns the states, what the decoder was given and said, the mask, the chunk and logits."""
+def run(graph, params, inputs, padding=None, embeds=None):
+    """Returns the states, what the decoder was given and said, the mask, the chunk and logits.
+
+    With `embeds`, the decoder is given these.
+    """
     model, seen = nnx.merge(graph, params), {}
     model.padding = padding
     call = Decoder.__call__
 
     def spy(self, x, positions, mask, *, asking, **options):
+        x = x if embeds is None else embeds
         hidden, cache = call(self, x, positions, mask, **options)
         allowed = jnp.broadcast_to(mask.table(x.shape[1])[:, 0], (*x.shape[:2], x.shape[1]))
         seen.update(embeds=x, positions=positions, valid=mask.valid, allowed=allowed, hidden=hidden)

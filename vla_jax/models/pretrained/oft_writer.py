@@ -7,7 +7,6 @@ import os
 import pathlib
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from vla_jax.core import trees
@@ -16,6 +15,7 @@ from vla_jax.models.oft import OFTConfig
 from vla_jax.models.pretrained import oft_towers, table, torch_file
 from vla_jax.models.pretrained.filling import is_finite
 from vla_jax.models.pretrained.oft import HEAD, PROPRIO, VISION, family
+from vla_jax.models.pretrained.tensors import BFLOAT16
 
 _RANK = 32  # of the adapters that their code makes, unless it is told otherwise
 
@@ -26,7 +26,7 @@ def save_parts(
     params: Any,
     *,
     step: int,
-    dtype: Any = ml_dtypes.bfloat16,
+    dtype: Any = BFLOAT16,
     rank: int = _RANK,
 ) -> None:
     """Writes the files of one step; the towers' with FiLM alone.
