@@ -89,6 +89,23 @@ def scale(x: Float[Array, "... d"], factor: nnx.Param) -> Float[Array, "... d"]:
     return x * jnp.expand_dims(factor[...].astype(x.dtype), range(x.ndim - 1))
 
 
+def drop(
+    x: Float[Array, "..."], rate: float, key: Array | None, shape: tuple[int, ...] | None = None
+) -> Float[Array, "..."]:
+    """Zeroes a share of `x` and scales the rest up (dropout); returns `x` itself without a key.
+
+    Args:
+      x: features.
+      rate: the share, 0..1.
+      key: draws what is zeroed.
+      shape: of the draw, broadcast to `x`; None for one per number.
+    """
+    if key is None or not rate:
+        return x
+    kept = jax.random.bernoulli(key, 1 - rate, x.shape if shape is None else shape)
+    return jnp.where(kept, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
+
+
 def product(
     equation: str, x: Float[Array, "..."], kernel: nnx.Param, accumulate: jnp.dtype | None = None
 ) -> Float[Array, "..."]:

@@ -28,8 +28,11 @@ RULES: Mapping[str, str | None] = {
     "layers": None,  # Scanned over: a split layer axis would move every layer at every step.
     "norm": None,
     "patch": None,
+    "window": None,  # Rows and columns of a convolution.
     "position": None,
     "rank": None,
+    "context": None,
+    "squeezed": None,
 }
 
 # The mesh axes over which the examples of a batch are spread.
