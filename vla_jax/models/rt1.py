@@ -201,7 +201,7 @@ class RT1(nnx.Module):
         self.config = config
         self.vision = FilmEfficientNet(config.vision, config.context, init)
         top = config.vision.filters(config.vision.top)
-        self.features = init.normal((top, f), ("mlp", "embed"), top**-0.5)
+        self.reduce = init.normal((top, f), ("mlp", "embed"), top**-0.5)
         self.film = Film(config.context, f, init)
         if config.token_learner:
             self.token_learner = TokenLearner(f, config.image_tokens, init)
@@ -249,16 +249,28 @@ class RT1(nnx.Module):
         key: Array | None = None,
     ) -> Float[Array, "b w n f"]:
         """Returns the image tokens of each frame; see `__call__`."""
+        x = self.learn(self.features(images, context, train=train, key=key))
+        return einops.rearrange(x, "(b w) n f -> b w n f", w=images.shape[1])
+
+    def features(
+        self,
+        images: Float[Array, "b w y x 3"],
+        context: Float[Array, "b w c"],
+        *,
+        train: bool = False,
+        key: Array | None = None,
+    ) -> Float[Array, "bw h w f"]:
+        """Returns the map of features of each frame, all frames of all examples in a row."""
         dtype = jnp.dtype(self.config.dtype)
-        frames = images.shape[1]
         flat = einops.rearrange(context, "b w c -> (b w) c").astype(dtype)
         pixels = self.vision.normalize(einops.rearrange(images, "b w y x c -> (b w) y x c"))
         x = self.vision(pixels.astype(dtype), flat, train=train, key=key)
-        x = self.film(layers.dense(x, self.features), flat)
-        x = einops.rearrange(x, "b y x d -> b (y x) d")
-        if self.config.token_learner:
-            x = self.token_learner(x)
-        return einops.rearrange(x, "(b w) n d -> b w n d", w=frames)
+        return self.film(layers.dense(x, self.reduce), flat)
+
+    def learn(self, features: Float[Array, "b h w f"]) -> Float[Array, "b n f"]:
+        """Returns the tokens of maps of features: learned means of them, or the maps themselves."""
+        x = einops.rearrange(features, "b h w f -> b (h w) f")
+        return self.token_learner(x) if self.config.token_learner else x
 
     def hidden(
         self,
@@ -269,7 +281,9 @@ class RT1(nnx.Module):
     ) -> Float[Array, "b s d"]:
         """Returns the transformer's hidden states of all slots, frame by frame."""
         config = self.config
-        x = self.embed(image_tokens, actions)
+        x = self.sequence(image_tokens, actions)
+        position = (self.position[...] + self.position_bias[...][None]).astype(x.dtype)
+        x = layers.dense(x, self.input, self.input_bias) + position[None]
         keys = None if key is None else jax.random.split(key, config.depth)
         return layers.run_stack(
             self.blocks,
@@ -280,10 +294,10 @@ class RT1(nnx.Module):
             unroll=config.unroll,
         )[0]
 
-    def embed(
+    def sequence(
         self, image_tokens: Float[Array, "b w n f"], actions: Int[Array, "b w a"] | None
-    ) -> Float[Array, "b s d"]:
-        """Returns what goes into the transformer: image tokens and slots of actions, placed."""
+    ) -> Float[Array, "b s f"]:
+        """Returns what goes into the transformer: each frame's image tokens and its action's."""
         config = self.config
         b, w, _, f = image_tokens.shape
         slots = jnp.zeros((b, w, config.action_tokens, f), image_tokens.dtype)
@@ -297,9 +311,7 @@ class RT1(nnx.Module):
             rows = rows + self.action_bias[...].astype(rows.dtype)[None, None]
             slots = rows.reshape(slots.shape)
         x = jnp.concatenate([image_tokens, slots], axis=2)
-        x = einops.rearrange(x, "b w n f -> b (w n) f")
-        position = (self.position[...] + self.position_bias[...][None]).astype(x.dtype)
-        return layers.dense(x, self.input, self.input_bias) + position[None]
+        return einops.rearrange(x, "b w n f -> b (w n) f")
 
     def asking(self, hidden: Float[Array, "b s d"]) -> Float[Array, "b w a d"]:
         """Returns the hidden states that say an action's tokens: each the one before its slot."""

@@ -4,6 +4,7 @@ Source: open_x_embodiment:models/. The released folder holds one file of msgpack
 Flax reads and writes.
 """
 
+import io
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,7 +15,6 @@ from flax import nnx, serialization
 from vla_jax.core import files, trees
 from vla_jax.core.errors import UserError, listed
 from vla_jax.models.pretrained import filling, storage, table
-from vla_jax.models.pretrained.files import open_files
 from vla_jax.models.pretrained.table import Entry, Family, Piece, Row
 from vla_jax.models.rt1 import RT1, RT1Config
 
@@ -132,7 +132,7 @@ def _statistics(config: RT1Config) -> Iterable[Row]:
 
 def family(config: RT1Config) -> Family:
     """Returns the key table of a model."""
-    images = (Row("Conv_0/kernel", _MATRIX, "features"), *_film("FilmConditioning_0", "film"))
+    images = (Row("Conv_0/kernel", _MATRIX, "reduce"), *_film("FilmConditioning_0", "film"))
     learner = f"params/{_IMAGES}/TokenLearnerModuleV11_0/"
     transformer = _TRANSFORMER + _BLOCKS + _FEED_FORWARD[config.feed_forward]
     return Family(
@@ -150,8 +150,7 @@ def family(config: RT1Config) -> Family:
 
 def entries(config: RT1Config) -> list[Entry]:
     """Returns one entry per tensor of a model's checkpoint."""
-    leaves = {name: leaf.shape for name, leaf in _leaves(config).items()}
-    return table.entries(family(config), leaves)
+    return _entries(config, _leaves(config))
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -166,16 +165,16 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     path = os.fspath(path)
     system, root = storage.system(path)
-    if storage.reading(path, lambda: system.isfile(f"{root}/{FILE}")):
+    if storage.reading(path, lambda: system.isdir(root)):
         root, path = f"{root}/{FILE}", f"{path}/{FILE}"
-    elif not path.endswith(f"/{FILE}"):
-        return {name: tensor.read() for name, tensor in open_files(path).tensors.items()}
     data = storage.reading(path, lambda: system.cat_file(root))
+    if path.endswith(".npz"):
+        return storage.reading(path, lambda: dict(np.load(io.BytesIO(data), allow_pickle=False)))
     held = storage.reading(path, lambda: serialization.msgpack_restore(data))
-    if not isinstance(held, dict) or "params" not in held:
+    if not isinstance(held, dict) or not held.keys() >= {"params", "batch_stats"}:
         found = listed(sorted(map(str, held))) if isinstance(held, dict) else type(held).__name__
         raise UserError(path, expected="params and batch_stats", found=found)
-    wanted = {name: held[name] for name in ("params", "batch_stats") if name in held}
+    wanted = {name: held[name] for name in ("params", "batch_stats")}
     return trees.named_leaves(wanted)
 
 
@@ -190,7 +189,8 @@ def unpack(config: RT1Config, tensors: Mapping[str, np.ndarray], path: str) -> d
     Raises:
       UserError: they are not those of the model, or not finite.
     """
-    spelled = {entry.name: entry for entry in entries(config)}
+    leaves = _leaves(config)
+    spelled = {entry.name: entry for entry in _entries(config, leaves)}
     missing, unexpected = (sorted(a - b) for a, b in _both_ways(set(spelled), set(tensors)))
     misshaped = [
         f"{name} (expected {entry.shape}, found {tensors[name].shape})"
@@ -200,7 +200,7 @@ def unpack(config: RT1Config, tensors: Mapping[str, np.ndarray], path: str) -> d
     kinds = {"missing": missing, "unexpected": unexpected, "misshaped": misshaped}
     if lines := [f"{len(n)} {kind}: {listed(n)}" for kind, n in kinds.items() if n]:
         raise UserError(f"checkpoint {path} (RT-1) does not fit: {'; '.join(lines)}")
-    out = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in _leaves(config).items()}
+    out = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
     for name, entry in spelled.items():
         if not filling.is_finite(tensors[name]):
             raise UserError(f"checkpoint {path}: {name}", expected="finite numbers", found="others")
@@ -235,6 +235,10 @@ def write(folder: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> 
 def _leaves(config: RT1Config) -> dict[str, Any]:
     model = nnx.eval_shape(lambda: RT1(config, nnx.Rngs(0)))
     return trees.named_leaves(nnx.to_pure_dict(nnx.state(model)))
+
+
+def _entries(config: RT1Config, leaves: Mapping[str, Any]) -> list[Entry]:
+    return table.entries(family(config), {name: leaf.shape for name, leaf in leaves.items()})
 
 
 def _both_ways(a: set[str], b: set[str]) -> tuple[tuple[set[str], set[str]], ...]:
