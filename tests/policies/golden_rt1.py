@@ -121,16 +121,19 @@ class Seed:
         model, out = self.model(), {}
         frames = context.reshape(-1, context.shape[-1])
         pixels = model.vision.normalize(images.reshape(-1, *images.shape[2:]))
+        out["image_normalized_first"] = pixels[None, :1, :8, :8]
         out["block_channel_means"] = block_means(model.vision, pixels, frames)
         out["effnet_out"] = model.vision(pixels, frames)[:2]
-        out["features_after_1x1_and_film"] = model.features(images, context)
-        out["image_tokens"] = model.encode(images, context)
+        features = out["features_after_1x1_and_film"] = model.features(images, context)
+        learned = model.learn(features)
+        out["image_tokens"] = learned.reshape(*images.shape[:2], *learned.shape[1:])
         out["transformer_input"] = model.sequence(out["image_tokens"], given)
         for number in range(self.config.depth):
             cut = up_to(model, number + 1)
             out[f"transformer/block_{number}"] = cut.hidden(out["image_tokens"], given)
-        out["logits"] = model.logits(model.hidden(out["image_tokens"], given))
-        out["action_logits"] = model(images, context, given)
+        hidden = model.hidden(out["image_tokens"], given)
+        out["logits"] = model.logits(hidden)
+        out["action_logits"] = model.logits(model.asking(hidden))
         out["loss_eval_mode"] = loss(out["action_logits"], tokens)
         out["predicted_tokens_last_step"] = model.decode(out["image_tokens"], given)
         return out
