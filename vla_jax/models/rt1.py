@@ -104,8 +104,11 @@ RT1_TINY = RT1Config(
         image_size=48,
         width=1.0,
         depth=1.0,
-        stages=(Stage(filters=16, expansion=1), Stage(filters=32, stride=2, expansion=4),
-                Stage(filters=48, stride=2, expansion=4)),
+        stages=(
+            Stage(filters=16, expansion=1),
+            Stage(filters=32, stride=2, expansion=4),
+            Stage(filters=48, stride=2, expansion=4),
+        ),
         stem=16,
         top=128,
         drop_connect=0.0,
@@ -123,7 +126,7 @@ RT1_TINY = RT1Config(
     dropout=0.0,
     dtype="float32",
     unroll=3,
-)  # fmt: skip
+)
 
 
 def mask(config: RT1Config) -> Bool[np.ndarray, "s s"]:
