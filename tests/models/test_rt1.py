@@ -11,16 +11,16 @@ from flax import nnx
 
 from vla_jax.core import trees
 from vla_jax.core.errors import UserError
-from vla_jax.models import rt1
+from vla_jax.models import rt1, rt1_config
 from vla_jax.models.efficientnet import EfficientNetConfig, Stage
 from vla_jax.models.lora import Lora, LoraConfig
 from vla_jax.models.vlm import logical_axes
 from vla_jax.runtime import sharding
 
 CONFIG = dataclasses.replace(
-    rt1.RT1_TINY,
+    rt1_config.RT1_TINY,
     vision=dataclasses.replace(
-        rt1.RT1_TINY.vision,
+        rt1_config.RT1_TINY.vision,
         image_size=16,
         stages=(
             Stage(filters=8, stride=2, expansion=2),
@@ -244,7 +244,7 @@ def test_maps_as_tokens_have_to_be_as_many():
     with pytest.raises(UserError, match="image_tokens without a token_learner: expected 16"):
         dataclasses.replace(CONFIG, token_learner=False)
     assert EfficientNetConfig().grid == 10
-    assert rt1.RT1_TINY.vision.grid == 6
+    assert rt1_config.RT1_TINY.vision.grid == 6
 
 
 def test_numbers_of_filters_and_blocks_of_b3():

@@ -13,7 +13,8 @@ from flax import nnx
 from vla_jax.core import trees
 from vla_jax.models.efficientnet import EfficientNetConfig, Stage, convolve
 from vla_jax.models.pretrained import rt1 as keys
-from vla_jax.models.rt1 import RT1, RT1Config, loss
+from vla_jax.models.rt1 import RT1, loss
+from vla_jax.models.rt1_config import RT1Config
 
 HERE = pathlib.Path(__file__).parent / "data" / "rt1"
 

@@ -15,14 +15,14 @@ from golden_rt1 import HERE, Seed, folders
 
 from vla_jax.actions import rt1 as codec
 from vla_jax.core.errors import UserError
-from vla_jax.models import rt1
+from vla_jax.models import rt1, rt1_config
 from vla_jax.models.pretrained import rt1 as keys
 
 FEATURES = ("block_channel_means", "effnet_out", "features_after_1x1_and_film")
 PRESETS = {
-    "rt1x": rt1.RT1_X,
-    "rt1_linear": rt1.RT1_35M,
-    "rt1_swiglu": dataclasses.replace(rt1.RT1_35M, feed_forward="swiglu"),
+    "rt1x": rt1_config.RT1_X,
+    "rt1_linear": rt1_config.RT1_35M,
+    "rt1_swiglu": dataclasses.replace(rt1_config.RT1_35M, feed_forward="swiglu"),
 }
 PUBLISHED = {"rt1x": 56_896_809, "rt1_linear": 35_116_448}
 FOLDERS = folders()

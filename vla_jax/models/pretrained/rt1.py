@@ -16,7 +16,8 @@ from vla_jax.core import files, trees
 from vla_jax.core.errors import UserError, listed
 from vla_jax.models.pretrained import filling, storage, table
 from vla_jax.models.pretrained.table import Entry, Family, Piece, Row
-from vla_jax.models.rt1 import RT1, RT1Config
+from vla_jax.models.rt1 import RT1
+from vla_jax.models.rt1_config import RT1Config
 
 FILE = "checkpoint"
 _IMAGES = "image_tokenizer"
