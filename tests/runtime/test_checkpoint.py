@@ -347,7 +347,7 @@ except UserError as error:
 """
 
 
-def test_no_space_while_saving_costs_that_checkpoint_alone(tmp_path):
+def test_no_space_while_saving_costs_that_checkpoint_alone(tmp_path, quick_compile):
     # A limit of the process stands for a disk that fills up: writes fail half-way.
     run = subprocess.run(
         [sys.executable, "-c", LIMITED, str(tmp_path)],
@@ -355,6 +355,8 @@ def test_no_space_while_saving_costs_that_checkpoint_alone(tmp_path):
         capture_output=True,
         text=True,
         timeout=120,
+        # The same random numbers to the last bit.
+        env=os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {quick_compile}"},
     )
     assert run.returncode == 0, run.stderr
     (line,) = run.stdout.splitlines()

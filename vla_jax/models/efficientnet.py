@@ -87,7 +87,7 @@ class EfficientNetConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.stages:
-            raise UserError("config.model.vision.stages", expected="at least one", found="none")
+            raise UserError("EfficientNetConfig.stages", expected="at least one", found="none")
 
     def filters(self, base: int) -> int:
         """Returns a number of filters at this width: rounded, but never down by over a tenth."""

@@ -65,8 +65,8 @@ class RT1Config(Checked):
         super().__post_init__()
         if not self.token_learner and self.image_tokens != self.vision.grid**2:
             raise UserError(
-                "config.model.image_tokens without a token_learner",
-                expected=f"{self.vision.grid**2}, the map of config.model.vision",
+                "RT1Config.image_tokens without a token_learner",
+                expected=f"{self.vision.grid**2}, the map of its vision",
                 found=self.image_tokens,
             )
 
